@@ -1,0 +1,37 @@
+# Everything a developer runs. `make demo` and `make test` need nothing but Python 3.11 or 3.12 and the network.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test test-all check bench services
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
+	  || { echo "setup: $(PYTHON) is no Python 3.11 or 3.12; call make PYTHON=/path/to/one"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# The whole pipeline on the embedded digits, a few minutes on two cores.
+demo: setup
+	$(BIN)/ofa run configs/digits.toml
+
+# What tests need beyond Python: an S3 server (Ceph's radosgw) and Chromium. Debian and root only; else tests skip.
+services:
+	@tests/services.sh
+
+test: setup services
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup services
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
+
+bench: setup
+	$(BIN)/python -m bench.pipeline
