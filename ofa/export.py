@@ -1,0 +1,156 @@
+"""Networks as files: safetensors with everything needed to build them again, and ONNX that was checked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ofa.arch import Arch, ArchError
+from ofa.extract import PlainNet, extract
+from ofa.images import Scale, resize
+from ofa.spaces import get_space
+from ofa.supernet import Supernet
+
+_META = "ofa"  # the key of our description among a safetensors file's metadata
+
+
+class SoftVote(nn.Module):
+    """Several networks as one: images at one size in, the mean of the members' class probabilities out.
+
+    Every member sees the images at its own resolution. keep: classes that each member's vote counts for, its
+    likeliest; 0 counts all.
+    """
+
+    def __init__(self, members: Sequence[PlainNet], resolutions: Sequence[int], keep: int = 0) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.resolutions = list(resolutions)
+        self.keep = keep
+
+    def forward(self, images: Tensor) -> Tensor:
+        votes = [self._vote(m, images, r) for m, r in zip(self.members, self.resolutions, strict=True)]
+        return torch.stack(votes).mean(0)
+
+    def _vote(self, member: nn.Module, images: Tensor, resolution: int) -> Tensor:
+        probs: Tensor = member(resize(images, resolution)).softmax(1)
+        if self.keep:
+            top = probs.topk(self.keep, dim=1)
+            probs = torch.zeros_like(probs).scatter(1, top.indices, top.values)
+        return probs
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What one must know to use exported networks: archs of a space, its classes, and how pixels are scaled."""
+
+    space: str
+    classes: int
+    archs: tuple[Arch, ...]
+    scale: Scale
+    keep: int = 0  # of an ensemble, see `SoftVote`
+
+    @property
+    def input_resolution(self) -> int:
+        """Side of the images that go in, in pixels: an ensemble's members shrink them to their own."""
+        return self.archs[0].resolution if len(self.archs) == 1 else get_space(self.space).resolutions[-1]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "space": self.space,
+            "classes": self.classes,
+            "archs": [arch.to_json() for arch in self.archs],
+            "input": {
+                "layout": "NCHW",
+                "resolution": self.input_resolution,
+                "mean": list(self.scale.mean),  # subtracted from pixels on the 0..1 scale,
+                "std": list(self.scale.std),  # which are then divided by this
+            },
+            "output": "logits" if len(self.archs) == 1 else "probabilities",
+            "keep": self.keep,
+        }
+
+    @classmethod
+    def from_json(cls, doc: dict[str, Any]) -> Description:
+        mean, std = doc["input"]["mean"], doc["input"]["std"]
+        archs = tuple(Arch.from_json(arch) for arch in doc["archs"])
+        return cls(doc["space"], doc["classes"], archs, Scale(tuple(mean), tuple(std)), doc["keep"])
+
+
+def to_safetensors(network: nn.Module, description: Description) -> bytes:
+    """Weights and statistics, with the description in the file's metadata."""
+    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    return safetensors.torch.save(tensors, metadata={_META: json.dumps(description.to_json())})
+
+
+def from_safetensors(path: str) -> tuple[nn.Module, Description]:
+    """The network that `to_safetensors` wrote, in evaluation mode; any other file is an `ArchError`."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            description = Description.from_json(json.loads(file.metadata()[_META]))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ArchError(f"{path}: is no exported network ({error}); `ofa export` makes them") from None
+    space = get_space(description.space)
+    blank = Supernet(space, description.classes, torch.Generator().manual_seed(0))
+    members = [extract(blank, arch) for arch in description.archs]
+    network = members[0] if len(members) == 1 else SoftVote(
+        members, [arch.resolution for arch in description.archs], description.keep
+    )  # fmt: skip
+    network.load_state_dict(tensors)
+    return network.eval(), description
+
+
+def to_onnx(network: nn.Module, resolution: int) -> bytes:
+    """`network` as an ONNX model from `images` [N, 3, resolution, resolution] to `output`; N is free."""
+    images = torch.zeros(2, 3, resolution, resolution)
+    with _quiet():
+        program = torch.onnx.export(
+            network.eval(),
+            (images,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("images", min=1)},),
+            input_names=["images"],
+            output_names=["output"],
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto.SerializeToString()
+
+
+@torch.inference_mode()
+def onnx_difference(model: bytes, network: nn.Module, images: Tensor) -> float:
+    """The largest difference between what ONNX Runtime and PyTorch make of `images`, in one batch and singly."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for batch in (images, images[:1]):
+        [output] = session.run(None, {"images": batch.contiguous().numpy()})
+        worst = max(worst, float((torch.from_numpy(output) - network(batch)).abs().max()))
+    return worst
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter speaks of torchvision, which nothing here needs, and of its own deprecations."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,78 @@
+"""Where batch normalisation takes its mean and variance from, and how a sub-network gets its own.
+
+A sub-network's statistics differ from every other's (Once-for-All's issue tracker is full of networks that were
+evaluated with somebody else's), so they are a value next to the arch, never something the supernet stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ofa.layers import ElasticNorm, Norm
+
+if TYPE_CHECKING:
+    from ofa.arch import Arch
+    from ofa.supernet import Supernet
+
+# Of each norm by its qualified name: mean and biased variance, as many channels as the arch uses.
+Statistics = Mapping[str, tuple[Tensor, Tensor]]
+
+
+def by_batch(norm: ElasticNorm, x_NCHW: Tensor) -> Tensor:
+    """As in training: every batch by its own statistics."""
+    return norm.with_batch(x_NCHW)
+
+
+def by_buffers(norm: ElasticNorm, x_NCHW: Tensor) -> Tensor:
+    """By the statistics stored in the supernet, which are the largest network's."""
+    return norm.with_statistics(x_NCHW, norm.mean, norm.var)
+
+
+def by_statistics(net: Supernet, statistics: Statistics) -> Norm:
+    """By an arch's own statistics."""
+    names = net.norm_names
+
+    def norm(layer: ElasticNorm, x_NCHW: Tensor) -> Tensor:
+        return layer.with_statistics(x_NCHW, *statistics[names[layer]])
+
+    return norm
+
+
+@torch.no_grad()
+def calibrate(net: Supernet, arch: Arch, batches: Iterable[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """The mean and variance of every norm of `arch`, averaged over `batches` by their number of images.
+
+    Each batch is normalised by its own statistics on its way, as in training (the published re-calibration,
+    OFA's `set_running_statistics`); `net` is not touched. batches: images [N, 3, arch.resolution, arch.resolution].
+    """
+    names = net.norm_names
+    sums: dict[str, tuple[Tensor, Tensor]] = {}
+    images = 0
+
+    for batch_N3HW in batches:
+        count = len(batch_N3HW)
+
+        def observe(layer: ElasticNorm, x_NCHW: Tensor, count: int = count) -> Tensor:
+            normalised, mean, var = layer.observed(x_NCHW)
+            before = sums.get(names[layer], (torch.zeros_like(mean), torch.zeros_like(var)))
+            sums[names[layer]] = (before[0] + mean * count, before[1] + var * count)
+            return normalised
+
+        net.run(batch_N3HW, arch, observe)
+        images += count
+    assert images, "calibration needs at least one batch"
+    return {name: (mean / images, var / images) for name, (mean, var) in sums.items()}
+
+
+@torch.no_grad()
+def store(net: Supernet, statistics: Statistics) -> None:
+    """Writes statistics into the buffers of `net`, for `by_buffers`."""
+    for norm, name in net.norm_names.items():
+        if name in statistics:
+            mean, var = statistics[name]
+            norm.mean[: len(mean)] = mean
+            norm.var[: len(var)] = var

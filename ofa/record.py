@@ -1,0 +1,46 @@
+"""What was observed, in which unit, on what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ofa.arch import Arch, ArchError
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One observation of one sub-network.
+
+    `top1` is a fraction of the images of `split`; `macs` and `params` are exact counts; `latency_ms` is the
+    median time of one image on `device`, or None where nobody measured it, and `latency_spread_ms` half the
+    distance between its quartiles.
+    """
+
+    arch: Arch
+    top1: float
+    macs: int
+    params: int
+    latency_ms: float | None = None
+    latency_spread_ms: float | None = None
+    split: str = ""
+    device: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """A flat object; what is not known is left out."""
+        doc: dict[str, Any] = {"arch": self.arch.to_json()}
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value not in (None, ""):
+                doc[field.name] = value
+        return doc
+
+    @classmethod
+    def from_json(cls, doc: Mapping[str, Any]) -> Measured:
+        """The record that `to_json` wrote; anything else is an `ArchError`."""
+        names = {field.name for field in fields(cls)}
+        unknown, missing = set(doc) - names, {"arch", "top1", "macs", "params"} - set(doc)
+        if unknown or missing:
+            raise ArchError(f"measured: unknown {sorted(unknown)}, missing {sorted(missing)}; known are {sorted(names)}")
+        return cls(**{**doc, "arch": Arch.from_json(doc["arch"])})
