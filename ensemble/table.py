@@ -1,0 +1,73 @@
+"""Prediction tables: what every member of a front says of every image of a split.
+
+Shape letters in this package: M members, N images, K classes kept per prediction, C classes, S subsets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ofa import npz
+
+
+class TableError(ValueError):
+    """A prediction table that cannot be used; the message is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The likeliest classes of every member on every image, with their probabilities.
+
+    classes_MNK int, probs_MNK float32 (descending along K), labels_N int, cost_M float in a unit of the run's choice.
+    """
+
+    classes_MNK: np.ndarray
+    probs_MNK: np.ndarray
+    labels_N: np.ndarray
+    cost_M: np.ndarray
+
+    def to_npz(self) -> bytes:
+        return npz.pack(classes=self.classes_MNK, probs=self.probs_MNK, labels=self.labels_N, cost=self.cost_M)
+
+    @classmethod
+    def from_npz(cls, data: bytes, where: str) -> Table:
+        """The table that `to_npz` wrote; anything that cannot be scored is a `TableError`."""
+        try:
+            return cls(*npz.unpack(data, ("classes", "probs", "labels", "cost"))).checked(where)
+        except TableError:
+            raise
+        except ValueError as error:
+            raise TableError(f"{where}: {error}; predict again") from None
+
+    def checked(self, where: str) -> Table:
+        """This table, or a `TableError` that says what is wrong with it."""
+        if (objection := _objection(self)) is not None:
+            raise TableError(f"{where}: {objection}")
+        return self
+
+
+def _objection(table: Table) -> str | None:
+    classes, probs, labels, cost = table.classes_MNK, table.probs_MNK, table.labels_N, table.cost_M
+    if classes.ndim != 3 or classes.shape != probs.shape:
+        return f"classes are {classes.shape} and probs {probs.shape}; both must be [members, images, k]"
+    members, images, k = classes.shape
+    if not members or not images or not k:
+        return f"classes are {classes.shape}; there is nothing to combine"
+    if labels.shape != (images,) or cost.shape != (members,):
+        return f"labels are {labels.shape} and cost {cost.shape}; expected ({images},) and ({members},)"
+    if classes.dtype.kind not in "iu" or labels.dtype.kind not in "iu":
+        return f"classes are {classes.dtype} and labels {labels.dtype}; both must be whole numbers"
+    if probs.dtype.kind != "f" or not np.isfinite(probs).all() or (probs < 0).any() or (probs > 1 + 1e-6).any():
+        return "probs must be numbers from 0 to 1, and some are not"
+    if (np.diff(probs, axis=2) > 0).any():
+        member, image, _ = np.argwhere(np.diff(probs, axis=2) > 0)[0]
+        return f"probs of member {member}, image {image} are not in descending order"
+    if (classes < 0).any() or (labels < 0).any():
+        return "classes and labels must not be negative, and some are"
+    if (np.diff(np.sort(classes, axis=2), axis=2) == 0).any():
+        return "a prediction names the same class twice"
+    if not np.isfinite(cost).all() or (cost < 0).any():
+        return "costs must be finite and not negative, and some are not"
+    return None

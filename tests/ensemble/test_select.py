@@ -1,0 +1,87 @@
+"""Selections against all subsets, on instances small enough to score all."""
+
+import numpy as np
+import pytest
+
+from ensemble.score import SubsetScorer
+from ensemble.select import select
+
+
+def instance(seed, members=8, images=400, classes=6):
+    """Members whose errors are partly their own, cheaper ones worse."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, images)
+    logits = rng.normal(0, 1, (members, images, classes)) + rng.normal(0, 0.7, (images, classes))
+    logits[:, np.arange(images), labels] += np.linspace(0.8, 1.8, members)[:, None]
+    probs = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
+    kept = np.argsort(-probs, axis=2)
+    table = kept, np.take_along_axis(probs, kept, axis=2).astype(np.float32), labels
+    return SubsetScorer(*table), np.linspace(1, 5, members) ** 2
+
+
+def every_subset(scorer, cost, rule):
+    """(cost, correct) of the true front."""
+    members = len(cost)
+    masks = (np.arange(1, 2**members)[:, None] >> np.arange(members)) & 1 == 1
+    each = np.where(masks, cost, 0.0)
+    costs = each.max(axis=1) if rule == "max" else each.sum(axis=1)
+    correct = scorer.correct(masks)
+    front, best = [], -1
+    for c, right in sorted(zip(costs, -correct, strict=True)):
+        if -right > best:
+            best = -right
+            front.append((c, best))
+    return front
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+@pytest.mark.parametrize("seed", range(3))
+def test_exhaustive_is_the_true_front(rule, seed):
+    scorer, cost = instance(seed)
+    for algorithm in ("exhaustive", "default"):
+        found = select(scorer, cost, rule, algorithm)
+        assert [(c.cost, c.correct) for c in found] == every_subset(scorer, cost, rule)
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+def test_the_search_beyond_thirteen_members_comes_close_to_the_true_front(rule):
+    """At every cost of the true front it names at most 2 of 400 images fewer right."""
+    for seed in range(3):
+        scorer, cost = instance(seed, members=15)
+        found = select(scorer, cost, rule)
+        for limit, best in every_subset(scorer, cost, rule):
+            assert max(c.correct for c in found if c.cost <= limit) >= best - 2
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+@pytest.mark.parametrize("algorithm", ["default", "greedy", "exhaustive"])
+def test_what_is_said_of_a_subset_is_true(rule, algorithm):
+    scorer, cost = instance(5)
+    found = select(scorer, cost, rule, algorithm)
+    for chosen in found:
+        mask = np.isin(np.arange(8), chosen.members)
+        each = cost[list(chosen.members)]
+        assert chosen.cost == pytest.approx(each.max() if rule == "max" else each.sum())
+        assert chosen.correct == scorer.correct(mask[None])[0]
+    assert [c.cost for c in found] == sorted({c.cost for c in found})
+    assert [c.correct for c in found] == sorted({c.correct for c in found})
+
+
+def test_the_search_is_never_worse_than_greedy():
+    scorer, cost = instance(7, members=16)
+    greedy, default = select(scorer, cost, "max", "greedy"), select(scorer, cost, "max", "default")
+    for chosen in greedy:
+        assert max(c.correct for c in default if c.cost <= chosen.cost) >= chosen.correct
+
+
+def test_selection_is_a_function_of_its_inputs():
+    scorer, cost = instance(2, members=16)
+    assert select(scorer, cost, "sum") == select(scorer, cost, "sum")
+
+
+def test_what_cannot_be_done_is_refused():
+    scorer, cost = instance(0)
+    with pytest.raises(ValueError, match="there are default, greedy, exhaustive"):
+        select(scorer, cost, "max", "magic")
+    with pytest.raises(ValueError, match="at most 22"):
+        select(instance(0, members=23)[0], np.ones(23), "max", "exhaustive")
