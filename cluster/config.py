@@ -1,0 +1,97 @@
+"""Config files: TOML into frozen dataclasses and back, with every default written out.
+
+Settings are what the dataclasses say, nothing else; a mistake is one line that names the file, the section,
+what was found and what may stand there.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import tomli_w
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from cluster.errors import InputError
+
+T = TypeVar("T")
+
+STRICT = ConfigDict(extra="forbid", strict=False)  # each config dataclass carries it as __pydantic_config__
+
+
+class ConfigError(InputError):
+    """A config file or setting that cannot be used."""
+
+
+def load(path: str, kind: type[T], overrides: Sequence[str] = ()) -> T:
+    """The config at `path` with `section.key=value` overrides applied; a `ConfigError` says what is wrong with it."""
+    try:
+        doc = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; give the path of a config file, such as configs/digits.toml") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is not TOML: {error}") from None
+    for override in overrides:
+        _override(doc, override)
+    return parse(doc, kind, where=path)
+
+
+def parse(doc: Mapping[str, Any], kind: type[T], where: str) -> T:
+    """`doc` as the dataclass `kind`; `where` names it in errors."""
+    try:
+        return TypeAdapter(kind).validate_python(doc)
+    except ValidationError as error:
+        raise ConfigError(_explained(error, kind, where)) from None
+
+
+def dump(config: Any) -> str:
+    """The config as TOML, every setting written."""
+    return tomli_w.dumps(asdict(config))
+
+
+def _override(doc: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set {override}: expected section.key=value, such as search.seed=2")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *sections, key = name.strip().split(".")
+    for section in sections:
+        doc = doc.setdefault(section, {})
+        if not isinstance(doc, dict):
+            raise ConfigError(f"--set {override}: {section} is a setting, not a section")
+    doc[key] = value
+
+
+def _explained(error: ValidationError, kind: type, where: str) -> str:
+    """The first mistake in one line."""
+    first = error.errors()[0]
+    path = [str(part) for part in first["loc"]]
+    section, name = ".".join(path[:-1]), path[-1] if path else ""
+    prefix = f"{where}: {section}: " if section else f"{where}: "
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"{prefix}no setting {name!r}; here you may set {', '.join(_settings(kind, path[:-1]))}"
+    if first["type"] == "missing":
+        return f"{prefix}{name} is missing; here you may set {', '.join(_settings(kind, path[:-1]))}"
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    if not path:
+        return f"{where}: {message}"
+    found = first["input"] if isinstance(first["input"], str | int | float | bool) else type(first["input"]).__name__
+    return f"{prefix}{name} is {found!r}; {message[0].lower()}{message[1:]}"
+
+
+def _settings(kind: type, path: Sequence[str]) -> list[str]:
+    """Names of the settings of the section at `path` of the dataclass `kind`."""
+    here: Any = kind
+    for part in path:
+        if part.isdigit():  # an entry of a list of sections
+            continue
+        hint = get_type_hints(here)[part]
+        here = next((arg for arg in (hint, *get_args(hint)) if is_dataclass(arg)), None)
+        assert here is not None, f"{part} of {kind} is not a section"
+    return [field.name for field in fields(here)]

@@ -1,0 +1,104 @@
+"""What a user sees while something long runs: one live line on a terminal, plain timed lines without one, or JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+Style = Literal["live", "plain", "json"]
+
+
+class Reporter:
+    """Says what happens, in one of three styles; people read stderr, machines read JSON lines on stdout."""
+
+    def __init__(self, style: Style | None = None, every_s: float = 10.0) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.style: Style = style or ("live" if self.console.is_terminal else "plain")
+        self.every_s = every_s
+        self.started = time.monotonic()
+
+    def say(self, text: str, **facts: object) -> None:
+        """One line; in JSON an event of its `facts`."""
+        if self.style == "json":
+            self.event(facts.pop("event", "message"), text=text, **facts)
+        else:
+            self.console.print(f"{self._clock()}  {text}", markup=False)
+
+    def event(self, event: object, **facts: object) -> None:
+        """One JSON line; nothing in the other styles."""
+        if self.style == "json":
+            sys.stdout.write(json.dumps({"event": event, **facts}, default=str) + "\n")
+            sys.stdout.flush()
+
+    @contextmanager
+    def track(self, step: str, total: int, unit: str) -> Iterator[Tracker]:
+        """Follows `total` units of work and shows rate, time left and the best so far."""
+        tracker = Tracker(self, step, total, unit)
+        if self.style != "live":
+            yield tracker
+            return
+        with Live(console=self.console, refresh_per_second=4, transient=True, get_renderable=tracker.line):
+            yield tracker
+
+    def _clock(self) -> str:
+        seconds = int(time.monotonic() - self.started)
+        return f"{seconds // 60:3d}:{seconds % 60:02d}"
+
+
+class Tracker:
+    """Progress of one step."""
+
+    def __init__(self, reporter: Reporter, step: str, total: int, unit: str) -> None:
+        self.reporter = reporter
+        self.step, self.total, self.unit = step, total, unit
+        self.done = 0
+        self.note = ""
+        self.start = self.shown = time.monotonic()
+        self.before = 0  # done by an earlier process, which says nothing of this one's rate
+
+    def resumed(self, done: int) -> None:
+        """Work that an earlier process had finished; the clock for this one's rate starts now."""
+        self.done = self.before = done
+        self.start = self.shown = time.monotonic()
+
+    def advance(self, units: int = 1, note: str | None = None) -> None:
+        """`units` more are done; `note` is the best so far, or another word on how it goes."""
+        self.at(self.done + units, note)
+
+    def at(self, done: int, note: str | None = None) -> None:
+        """`done` in all."""
+        self.done = done
+        self.note = self.note if note is None else note
+        now = time.monotonic()
+        if self.reporter.style == "live" or (now - self.shown < self.reporter.every_s and done < self.total):
+            return
+        self.shown = now
+        if self.reporter.style == "json":
+            facts = {"step": self.step, "done": done, "total": self.total, "unit": self.unit, "note": self.note}
+            self.reporter.event("progress", **facts, per_s=self.per_s, eta_s=self.eta_s)
+        else:
+            self.reporter.say(str(self.line()))
+
+    @property
+    def per_s(self) -> float | None:
+        """Units a second in this process, or None before the first."""
+        elapsed = time.monotonic() - self.start
+        return round((self.done - self.before) / elapsed, 3) if self.done > self.before and elapsed > 0 else None
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds left at this rate."""
+        return round((self.total - self.done) / self.per_s, 1) if self.per_s else None
+
+    def line(self) -> Text:
+        rate = f"{self.per_s:.3g} {self.unit}/s" if self.per_s else "starting"
+        left = "" if self.eta_s is None or self.done >= self.total else f", {self.eta_s:.0f} s left"
+        return Text(f"{self.step}: {self.done}/{self.total} {self.unit}, {rate}{left}{', ' if self.note else ''}{self.note}")

@@ -1,0 +1,296 @@
+"""One run in a store: its keys, its steps, and what proves that they are whole.
+
+No other file builds a key. A step reads what earlier steps left, writes objects of its own, and is finished by
+its done record, which is written last and lists the sha256 of everything it read and wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from cluster.errors import InputError
+from cluster.store import MissingObject, Store, open_store
+
+CONFIG = "config.toml"
+MEASURED = "measured.jsonl"
+LATENCY = "latency.json"
+PREDICTOR = "predictor/accuracy.npz"
+LATENCY_PREDICTOR = "predictor/latency.npz"
+PREDICTOR_QUALITY = "predictor/quality.json"
+SEARCHED = "search.jsonl"
+FRONT = "front.json"
+VALIDATED = "validated.json"
+ENSEMBLES = "ensembles.json"
+REPORT = "report.html"
+
+CHECKPOINT = "supernet/checkpoint.json"
+
+_DONE = ".done.json"
+_PARTIAL = "partial"
+
+
+def supernet(phase: str) -> str:
+    """The weights at the end of a phase."""
+    return f"supernet/{phase}/weights.safetensors"
+
+
+def supernet_meta(phase: str) -> str:
+    """What a phase was and how training went."""
+    return f"supernet/{phase}/meta.json"
+
+
+def supernet_checkpoint(phase: str, number: int) -> str:
+    """The state of a phase under way; `CHECKPOINT` says which is the latest."""
+    return f"supernet/{phase}/checkpoint-{number:06d}.safetensors"
+
+
+def predictions(split: str) -> str:
+    """The prediction table of the front's members on a split."""
+    return f"predictions/{split}.npz"
+
+
+def subnet(name: str, suffix: str) -> str:
+    """A file of an exported network."""
+    return f"subnets/{name}{suffix}"
+
+
+class DamagedObject(InputError):
+    """An object whose content is not what was recorded."""
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one config asked for, at `<store>/<id>/`."""
+
+    store: Store
+    id: str
+    code: str  # version of the code, for the done records
+
+    @classmethod
+    def open(cls, store_url: str, run_id: str, config_toml: str, code: str) -> Run:
+        """The run, new or begun earlier; the config that first opened it is kept."""
+        run = cls.at(store_url, run_id, code)
+        run.store.create(f"{run_id}/{CONFIG}", config_toml.encode())
+        return run
+
+    @classmethod
+    def at(cls, store_url: str, run_id: str, code: str) -> Run:
+        """The run, for one that another process opened."""
+        return cls(open_store(store_url), run_id, code)
+
+    @property
+    def url(self) -> str:
+        return f"{self.store.url.rstrip('/')}/{self.id}"
+
+    def raw(self, key: str) -> bytes:
+        """An object as it is, unchecked."""
+        return self.store.read(f"{self.id}/{key}")
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return [key.removeprefix(f"{self.id}/") for key in self.store.keys(f"{self.id}/{prefix}")]
+
+    def done(self, step: str) -> dict[str, Any] | None:
+        """The done record of a step, or None."""
+        try:
+            record: dict[str, Any] = json.loads(self.raw(step + _DONE))
+        except MissingObject:
+            return None
+        except ValueError:
+            raise DamagedObject(f"{self.url}/{step}{_DONE}: is not JSON; delete it and run the same command again") from None
+        return record
+
+    def steps(self) -> dict[str, dict[str, Any]]:
+        """The done records of all finished steps, in the order they finished."""
+        names = [key.removesuffix(_DONE) for key in self.keys() if "/" not in key and key.endswith(_DONE)]
+        records = {name: record for name in names if (record := self.done(name)) is not None}
+        return dict(sorted(records.items(), key=lambda item: item[1]["finished"]))
+
+    def recorded(self) -> dict[str, tuple[str, str]]:
+        """Of every object that a finished step wrote: which step, and its sha256."""
+        return {key: (step, out["sha256"]) for step, rec in self.steps().items() for key, out in rec["outputs"].items()}
+
+    def finished(self, step: str) -> bool:
+        """Whether a step is done, and everything it read is still what it read."""
+        record = self.done(step)
+        if record is None:
+            return False
+        now = self.recorded()
+        return all(key not in now or now[key][1] == digest for key, digest in record["inputs"].items())
+
+    def read(self, key: str, *, made_by: str) -> bytes:
+        """An object that a finished step wrote, checked against its sha256; `made_by` is the command that makes it."""
+        recorded = self.recorded()
+        if key not in recorded:
+            raise InputError(f"{key!r} is not in {self.url}; run `ofa {made_by}` first")
+        step, digest = recorded[key]
+        try:
+            data = self.raw(key)
+        except MissingObject:
+            data = None
+        if data is None or sha256(data) != digest:
+            what = "is missing" if data is None else f"has sha256 {sha256(data)[:12]}, {step} wrote {digest[:12]}"
+            raise DamagedObject(
+                f"{self.url}/{key}: {what}: it is damaged; delete {step}{_DONE} there and run the same command again"
+            )
+        return data
+
+    def begin(self, step: str) -> Step:
+        """Starts, or takes up again, a step that is not finished."""
+        return Step(self, step)
+
+    def sweep(self, step: str) -> None:
+        """Removes the unfinished parts of a finished step (a kill may have come before `finish` could)."""
+        keys = self.keys(f"{_PARTIAL}/{step}/")
+        if step == "train":
+            keys += [key for key in self.keys("supernet/") if "/checkpoint" in key]
+        for key in keys:
+            self.store.delete(f"{self.id}/{key}")
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the objects of finished steps: one line for each that is missing, damaged or unrecorded."""
+        expected, now = {CONFIG}, self.recorded()
+        for step, record in self.steps().items():
+            expected.add(step + _DONE)
+            for key, output in record["outputs"].items():
+                expected.add(key)
+                try:
+                    data = self.raw(key)
+                except MissingObject:
+                    yield f"{key}: missing, {step} wrote it"
+                    continue
+                if sha256(data) != output["sha256"]:
+                    yield f"{key}: damaged, sha256 is {sha256(data)[:12]}, {step} wrote {output['sha256'][:12]}"
+            for key, digest in record["inputs"].items():
+                if key in now and now[key][1] != digest:
+                    yield f"{step}{_DONE}: stale, it read another {key} than {now[key][0]} wrote"
+        if not self.steps():
+            yield "no step has finished"
+            return
+        for key in self.keys():
+            if key not in expected and not key.startswith((f"{_PARTIAL}/", "supernet/")):
+                yield f"{key}: no finished step wrote it"
+
+
+@dataclass
+class Step:
+    """A step under way: reads are checked and recorded, writes are recorded, `finish` publishes the record."""
+
+    run: Run
+    name: str
+    started: float = field(default_factory=time.monotonic)
+    inputs: dict[str, str] = field(default_factory=dict)
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def read(self, key: str, *, made_by: str) -> bytes:
+        data = self.run.read(key, made_by=made_by)
+        self.inputs[key] = sha256(data)
+        return data
+
+    def read_json(self, key: str, *, made_by: str) -> Any:
+        return json.loads(self.read(key, made_by=made_by))
+
+    def write(self, key: str, data: bytes) -> None:
+        self.run.store.write(f"{self.run.id}/{key}", data)
+        self.outputs[key] = {"sha256": sha256(data), "bytes": len(data)}
+
+    def adopt(self, key: str) -> None:
+        """Records an object that another process of this step wrote."""
+        data = self.run.raw(key)
+        self.outputs[key] = {"sha256": sha256(data), "bytes": len(data)}
+
+    def write_json(self, key: str, doc: Any) -> None:
+        self.write(key, json_lines(doc).encode())
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """Where the step keeps finished parts of its work until it is whole."""
+        return Ledger(self.run, self.name)
+
+    def finish(self, seed: int, **facts: object) -> None:
+        """Publishes the done record, which makes the step whole, and removes its unfinished parts."""
+        record = {
+            "step": self.name,
+            "code": self.run.code,
+            "seed": seed,
+            "seconds": round(time.monotonic() - self.started, 3),
+            "machine": machine(),
+            "finished": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **facts,
+            "inputs": self.inputs,
+            "outputs": self.outputs,
+        }
+        self.run.store.write(f"{self.run.id}/{self.name}{_DONE}", json_lines(record).encode())
+        self.run.sweep(self.name)
+
+
+class Ledger:
+    """Rows of an unfinished step, kept in numbered parts that are never rewritten."""
+
+    def __init__(self, run: Run, step: str) -> None:
+        self.run = run
+        self.prefix = f"{_PARTIAL}/{step}/"
+        self.parts = len(run.keys(self.prefix))
+
+    def rows(self) -> list[Any]:
+        """Everything appended so far, in order."""
+        return [json.loads(line) for key in self.run.keys(self.prefix) for line in self.run.raw(key).splitlines()]
+
+    def append(self, rows: Sequence[Any]) -> None:
+        """Publishes rows as one part; another process at the same step is an `InputError`."""
+        if not rows:
+            return
+        self.parts += 1
+        key = f"{self.run.id}/{self.prefix}{self.parts:06d}.jsonl"
+        if not self.run.store.create(key, jsonl(rows)):
+            raise InputError(
+                f"{self.run.url}: another process works on this run and wrote {self.prefix}{self.parts:06d}.jsonl; "
+                "stop it, or give this run another --store"
+            )
+
+
+def json_lines(doc: Any) -> str:
+    """JSON for people: whatever fits in one line stands in one line."""
+    return _json_lines(doc, "") + "\n"
+
+
+def _json_lines(doc: Any, indent: str) -> str:
+    flat = json.dumps(doc)
+    if len(flat) + len(indent) <= 160 or not isinstance(doc, dict | list) or not doc:
+        return flat
+    deeper = indent + " "
+    if isinstance(doc, dict):
+        parts = [f"{deeper}{json.dumps(key)}: {_json_lines(value, deeper)}" for key, value in doc.items()]
+        return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+    if all(isinstance(item, int | float) for item in doc):
+        return flat
+    return "[\n" + ",\n".join(deeper + _json_lines(item, deeper) for item in doc) + f"\n{indent}]"
+
+
+def jsonl(rows: Sequence[Any]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def machine() -> str:
+    """The machine in words, for records and for the device of a latency."""
+    return f"{platform.system()} {platform.machine()}, {_processor()}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        return f"{len(names)} x {names[0]}"
+    except (OSError, IndexError):
+        return platform.processor() or "unknown processor"

@@ -1,0 +1,246 @@
+"""Where results live: a directory or an S3 bucket, with the same layout and the same guarantees.
+
+Objects appear whole or not at all. boto3 is imported here and nowhere else; endpoint and credentials come the
+usual AWS way (environment, profile, instance identity) and are never logged.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import urlsplit
+
+from cluster.errors import InputError, StepError
+
+if TYPE_CHECKING:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+_TEMPORARY = ".tmp"
+
+
+class StoreError(InputError):
+    """A store that cannot be reached or used as asked."""
+
+
+class MissingObject(StoreError):
+    """There is no object of that key."""
+
+
+class Store(Protocol):
+    """Objects by key; keys are relative paths with forward slashes."""
+
+    url: str
+
+    def read(self, key: str) -> bytes:
+        """The whole object; `MissingObject` if there is none."""
+
+    def write(self, key: str, data: bytes) -> None:
+        """Publishes an object, replacing an earlier one, in one atomic step."""
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Publishes an object unless one is there already (then False): of many that try at once one succeeds."""
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Every key that starts with `prefix`, sorted."""
+
+    def delete(self, key: str) -> None:
+        """Removes an object; one that is not there is fine."""
+
+
+def open_store(url: str) -> Store:
+    """The store at a directory or at `s3://bucket/prefix`; one that cannot be used is a `StoreError`."""
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        if not parts.netloc:
+            raise StoreError(f"{url}: no bucket; a bucket is written s3://bucket/prefix")
+        return S3Store(parts.netloc, parts.path.strip("/"))
+    if parts.scheme not in ("", "file") or (parts.scheme == "file" and parts.netloc):
+        raise StoreError(f"{url}: a store is a directory or s3://bucket/prefix, not {parts.scheme}://")
+    return DirectoryStore(Path(parts.path if parts.scheme else url))
+
+
+class DirectoryStore:
+    """Objects as files; each is written under a temporary name, synced, and renamed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = str(root)
+        self._swept = False
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{root}: is a file; a store is a directory or s3://bucket/prefix")
+
+    def read(self, key: str) -> bytes:
+        path = self._path(key)
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise MissingObject(f"{self.url}: there is no {key}") from None
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._temporary(key, data) as (temporary, path):
+            temporary.replace(path)
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._temporary(key, data) as (temporary, path):
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                return False
+            return True
+
+    def keys(self, prefix: str = "") -> list[str]:
+        top = self.root / PurePosixPath(prefix).parent if prefix and not prefix.endswith("/") else self.root / prefix
+        found = []
+        for directory, names, files in os.walk(top):
+            names[:] = [name for name in names if name != _TEMPORARY]
+            here = Path(directory).relative_to(self.root)
+            found += [(here / name).as_posix() for name in files]
+        return sorted(key for key in found if key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        for parent in path.parents:  # an empty directory is nothing in a bucket either
+            if parent == self.root or not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+    def _path(self, key: str) -> Path:
+        parts = PurePosixPath(key).parts
+        if not parts or PurePosixPath(key).is_absolute() or any(part in ("..", _TEMPORARY) for part in parts):
+            raise StoreError(f"{self.url}: {key!r} is not a key; keys are relative paths inside the store")
+        return self.root.joinpath(*parts)
+
+    @contextmanager
+    def _temporary(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        path = self._path(key)
+        temporary: Path | None = None
+        try:
+            folder = self.root / _TEMPORARY
+            folder.mkdir(parents=True, exist_ok=True)
+            self._sweep(folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f"{os.uname().nodename}-{os.getpid()}-", dir=folder)
+            temporary = Path(name)
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(handle, 0o644)
+                file.write(data)
+                file.flush()
+                os.fsync(handle)
+            yield temporary, path
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise StepError(
+                    f"{self.url}: no space left for {key} ({len(data) / 2**20:.1f} MiB); "
+                    "free some and run the same command again, what is finished is kept"
+                ) from None
+            raise StoreError(f"{self.url}: cannot write {key}: {error.strerror}; choose another --store") from None
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+    def _sweep(self, folder: Path) -> None:
+        """Removes, once, what killed processes of this machine left behind."""
+        if self._swept or not Path("/proc/self").exists():
+            return
+        self._swept = True
+        for left in folder.glob(f"{os.uname().nodename}-*"):
+            pid = left.name.removeprefix(f"{os.uname().nodename}-").split("-")[0]
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                left.unlink(missing_ok=True)
+
+
+class S3Store:
+    """Objects in a bucket. A put is atomic there; `create` is a put with If-None-Match."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        import boto3
+        from botocore.config import Config
+
+        self.url = f"s3://{bucket}/{prefix}".rstrip("/")
+        self.bucket = bucket
+        self.prefix = f"{prefix}/" if prefix else ""
+        with self._explained():
+            # a session of our own: boto3's default one keeps the first credentials that it saw
+            self.client = boto3.session.Session().client(
+                "s3", config=Config(retries={"max_attempts": 5, "mode": "standard"})
+            )
+            self.client.list_objects_v2(Bucket=bucket, Prefix=self.prefix, MaxKeys=1)
+
+    def read(self, key: str) -> bytes:
+        with self._explained(key):
+            body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
+        return body
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._explained(key):
+            self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
+
+    def create(self, key: str, data: bytes) -> bool:
+        from botocore.exceptions import ClientError
+
+        with self._explained(key):
+            try:
+                self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, IfNoneMatch="*")
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
+                    return False
+                raise
+        return True
+
+    def keys(self, prefix: str = "") -> list[str]:
+        found: list[str] = []
+        with self._explained():
+            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            for page in pages:
+                found += [item["Key"].removeprefix(self.prefix) for item in page.get("Contents", [])]
+        return sorted(found)
+
+    def delete(self, key: str) -> None:
+        with self._explained(key):
+            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+
+    @contextmanager
+    def _explained(self, key: str = "") -> Iterator[None]:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (BotoCoreError, ClientError) as error:
+            raise _s3_error(error, self.url, self.bucket, key) from None
+
+
+_S3_ADVICE = {
+    "NoSuchBucket": "there is no bucket {bucket!r}; create it, or check its name and AWS_ENDPOINT_URL_S3",
+    "AccessDenied": "access denied; these credentials may not use bucket {bucket!r}",
+    "InvalidAccessKeyId": "the access key is not known there; check AWS_ACCESS_KEY_ID or AWS_PROFILE",
+    "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
+    "ExpiredToken": "the credentials have expired; log in again",
+    "NoCredentialsError": "no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "PartialCredentialsError": "credentials are incomplete; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "ProfileNotFound": "AWS_PROFILE names a profile that does not exist",
+    "EndpointConnectionError": "nothing answers at the endpoint; check AWS_ENDPOINT_URL_S3 and the network",
+    "ConnectTimeoutError": "the endpoint does not answer; check AWS_ENDPOINT_URL_S3 and the network",
+    "QuotaExceeded": "the bucket's quota is used up; free some space and run the same command again",
+}
+
+
+def _s3_error(error: BotoCoreError | ClientError, url: str, bucket: str, key: str) -> InputError | StepError:
+    response: dict[str, Any] = getattr(error, "response", {})
+    code = response.get("Error", {}).get("Code") or type(error).__name__
+    where = f"{url}/{key}" if key else url
+    if code in ("NoSuchKey", "404"):
+        return MissingObject(f"{url}: there is no {key}")
+    if code == "QuotaExceeded":
+        return StepError(f"{where}: {_S3_ADVICE[code]}")
+    if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
+        return StepError(f"{where}: the object store answered {code}; run the same command again, what is finished is kept")
+    advice = _S3_ADVICE.get({"403": "AccessDenied"}.get(code, code))
+    if advice is None:
+        return StoreError(f"{where}: the object store answered {code}; check the bucket's name and AWS_ENDPOINT_URL_S3")
+    return StoreError(f"{where}: {advice.format(bucket=bucket)}")

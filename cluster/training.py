@@ -1,0 +1,113 @@
+"""The same training loop on several Ray Train workers, or in this process alone."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+
+from cluster.errors import StepError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One of `world` workers that train together; alone it needs no process group."""
+
+    rank: int
+    world: int
+    report: Report  # says how it goes; only the first worker's words are shown
+
+    def average(self, tensor: Tensor) -> None:
+        """Replaces `tensor` by its mean over all workers."""
+        if self.world > 1:
+            import torch.distributed
+
+            torch.distributed.all_reduce(tensor)
+            tensor /= self.world
+
+
+Loop = Callable[[Worker, Mapping[str, np.ndarray]], None]
+
+
+class _Mailbox:
+    """Words from the workers to the driver."""
+
+    def __init__(self) -> None:
+        self.letters: list[dict[str, Any]] = []
+
+    def put(self, letter: dict[str, Any]) -> None:
+        self.letters.append(letter)
+
+    def take(self) -> list[dict[str, Any]]:
+        letters, self.letters = self.letters, []
+        return letters
+
+
+def train_on_ray(loop: Loop, arrays: Mapping[str, np.ndarray], workers: int, max_failures: int, hear: Report) -> None:
+    """Runs `loop` on `workers` Ray Train workers (gloo) until all return.
+
+    When a worker dies all are started again, at most `max_failures` times; the loop continues from what it
+    saved. arrays: shared through the object store. hear: gets every report, here in the driver.
+    """
+    mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+    trainer = ray.train.torch.TorchTrainer(
+        _on_worker,
+        train_loop_config={"loop": loop, "arrays": ray.put(dict(arrays)), "mailbox": mailbox},
+        scaling_config=ray.train.ScalingConfig(num_workers=workers),
+        torch_config=ray.train.torch.TorchConfig(backend="gloo"),
+        run_config=ray.train.RunConfig(
+            storage_path=tempfile.mkdtemp(prefix="ofa-train-"),  # Ray's own notes; checkpoints go to our store
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+        ),
+    )
+    ended = threading.Event()
+    listener = threading.Thread(target=_listen, args=(mailbox, hear, ended))
+    listener.start()
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise StepError(f"training failed on {workers} workers: {_reason(error)}") from error
+    finally:
+        ended.set()
+        listener.join()
+
+
+def _on_worker(config: dict[str, Any]) -> None:
+    """What Ray Train runs on each worker."""
+    context = ray.train.get_context()
+    mailbox = config["mailbox"]
+
+    def report(letter: dict[str, Any]) -> None:
+        mailbox.put.remote(letter)
+
+    worker = Worker(context.get_world_rank(), context.get_world_size(), report)
+    config["loop"](worker, ray.get(config["arrays"]))
+
+
+def _listen(mailbox: Any, hear: Report, ended: threading.Event) -> None:
+    while True:
+        last = ended.wait(0.3)
+        for letter in ray.get(mailbox.take.remote()):
+            hear(letter)
+        if last:
+            return
+
+
+def _reason(error: Exception) -> str:
+    """The first worker's exception in one line."""
+    failures = getattr(error, "worker_failures", None) or {}
+    cause = next(iter(failures.values()), error)
+    lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(cause).__name__

@@ -1,0 +1,130 @@
+"""Actors, tasks and training on a real Ray cluster."""
+
+import os
+import signal
+import time
+from functools import partial
+
+import numpy as np
+import pytest
+import ray
+
+from cluster.errors import InputError, StepError
+from cluster.pool import Pool
+from cluster.session import session
+from cluster.tasks import ray_map
+from cluster.training import train_on_ray
+
+
+class Adder:
+    """Adds to what is in the arrays; can be told to die."""
+
+    def __init__(self, arrays):
+        self.arrays = arrays
+
+    def add(self, number):
+        return int(self.arrays["base"][0]) + number, os.getpid()
+
+    def slowly(self, number):
+        time.sleep(0.05)
+        return number, os.getpid()
+
+    def die(self, number):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail(self, number):
+        raise InputError(f"no {number}")
+
+    def memory(self, _):
+        base = self.arrays["base"]
+        return bool(base.flags.writeable), bool(base.flags.owndata)
+
+
+@pytest.fixture
+def pool(ray_cluster):
+    pool = Pool(Adder, {"base": np.full(100_000, 10)}, workers=2)
+    yield pool
+    pool.close()
+
+
+def test_every_argument_gets_its_answer_from_several_processes(pool):
+    answers = dict(pool.map("slowly", range(30)))
+    assert {index: answer[0] for index, answer in answers.items()} == {n: n for n in range(30)}
+    assert len({pid for _, pid in answers.values()}) == 2
+
+
+def test_actors_read_one_shared_copy_of_the_arrays(pool):
+    """Read-only and not theirs: it lies in the object store."""
+    assert [answer for _, answer in pool.map("memory", [0, 1])] == [(False, False)] * 2
+
+
+def test_a_killed_actor_is_replaced_and_no_answer_is_lost(pool):
+    victims, answers = [], {}
+    for index, (number, pid) in pool.map("slowly", range(60)):
+        answers[index] = number
+        if len(answers) in (5, 20):
+            victims.append(pid)
+            os.kill(pid, signal.SIGKILL)
+    assert answers == {n: n for n in range(60)}
+    assert len(victims) == 2
+    assert dict(pool.map("add", [1]))[0][0] == 11  # and the pool goes on
+
+
+def test_a_task_that_always_kills_its_actor_is_a_failure_after_some_attempts(pool):
+    with pytest.raises(StepError, match="die lost its process 4 times at 7"):
+        list(pool.map("die", [7]))
+
+
+def test_an_error_in_an_actor_is_that_error_here(pool):
+    with pytest.raises(InputError, match="no 3"):
+        list(pool.map("fail", [3]))
+
+
+def test_tasks_answer_in_order(ray_cluster):
+    assert ray_map(partial(pow, 2), range(8)) == [2**n for n in range(8)]
+
+
+def averaged(worker, arrays):
+    """What each worker of a training does in this test."""
+    import torch
+
+    tensor = torch.full((3,), float(worker.rank))
+    worker.average(tensor)
+    if worker.rank == 0:
+        worker.report({"mean": tensor.tolist(), "world": worker.world, "base": int(arrays["base"][0])})
+
+
+def dying(folder, worker, arrays):
+    """The first time, the last worker dies."""
+    marker = f"{folder}/died"
+    if worker.rank == worker.world - 1 and not os.path.exists(marker):
+        open(marker, "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
+    averaged(worker, arrays)
+
+
+def broken(worker, arrays):
+    raise ValueError("this loop is broken")
+
+
+def test_workers_average_and_the_driver_hears_them(ray_cluster, tmp_path):
+    heard = []
+    train_on_ray(partial(dying, str(tmp_path)), {"base": np.array([4])}, workers=2, max_failures=1, hear=heard.append)
+    assert (tmp_path / "died").exists()
+    assert heard == [{"mean": [0.5] * 3, "world": 2, "base": 4}]
+
+
+def test_a_training_that_cannot_work_is_a_failed_step_with_its_reason(ray_cluster):
+    with pytest.raises(StepError, match=r"training failed on 1 workers: .*this loop is broken") as caught:
+        train_on_ray(broken, {}, workers=1, max_failures=0, hear=print)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_is_not_there_gets_one_line():
+    ray.shutdown()
+    with (
+        pytest.raises(InputError, match=r"ray.address is '127.0.0.1:9'.*start that cluster, or use 'local'") as caught,
+        session("127.0.0.1:9", 1),
+    ):
+        pass
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,160 @@
+import json
+
+import pytest
+
+from cluster.checkpoint import Checkpoints, Progress
+from cluster.errors import InputError
+from cluster.run import DamagedObject, Run, json_lines, sha256
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.open(str(tmp_path), "r", "title = 1\n", code="test")
+
+
+def finished(run, name, reads=(), **objects):
+    step = run.begin(name)
+    for key in reads:
+        step.read(key, made_by="other")
+    for key, text in objects.items():
+        step.write(key, text.encode())
+    step.finish(seed=1)
+
+
+def test_a_step_is_finished_once_its_record_is_there(run):
+    step = run.begin("one")
+    step.write("a", b"1")
+    assert not run.finished("one")
+    step.finish(seed=7)
+    assert run.finished("one")
+    record = run.done("one")
+    assert record["outputs"] == {"a": {"sha256": sha256(b"1"), "bytes": 1}}
+    assert (record["seed"], record["code"]) == (7, "test")
+    assert record["seconds"] >= 0
+
+
+def test_reads_are_checked_and_recorded(run):
+    finished(run, "one", a="1")
+    finished(run, "two", reads=["a"], b="2")
+    assert run.done("two")["inputs"] == {"a": sha256(b"1")}
+
+
+def test_what_no_step_wrote_is_answered_with_the_command_that_makes_it(run):
+    with pytest.raises(InputError, match=r"'front.json' is not in .*/r; run `ofa search` first"):
+        run.read("front.json", made_by="search")
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_damaged_object_is_never_read(run, damage):
+    finished(run, "one", a="1")
+    if damage == "changed":
+        run.store.write("r/a", b"2")
+    else:
+        run.store.delete("r/a")
+    with pytest.raises(DamagedObject, match=r"/r/a: .*delete one.done.json there and run the same command again"):
+        run.read("a", made_by="one")
+
+
+def test_a_step_whose_input_changed_is_not_finished(run):
+    finished(run, "one", a="1")
+    finished(run, "two", reads=["a"], b="2")
+    finished(run, "one", a="1")  # the same again: nothing is stale
+    assert run.finished("two")
+    finished(run, "one", a="other")
+    assert not run.finished("two")
+    assert run.finished("one")
+
+
+def test_verify_finds_every_kind_of_damage(run):
+    assert list(run.problems()) == ["no step has finished"]
+    finished(run, "one", a="1", b="1", c="1")
+    finished(run, "two", reads=["c"], d="1")
+    assert list(run.problems()) == []
+    run.store.write("r/a", b"2")
+    run.store.delete("r/b")
+    run.store.write("r/x", b"")
+    finished(run, "three", c="2")
+    problems = sorted(run.problems())
+    assert len(problems) == 5
+    for expected in ("a: damaged", "b: missing", "c: damaged", "two.done.json: stale", "x: no finished step wrote it"):
+        assert any(problem.startswith(expected) for problem in problems), problems
+
+
+def test_a_ledger_keeps_what_was_appended_until_the_step_is_finished(run):
+    step = run.begin("one")
+    step.ledger.append([{"n": 1}, {"n": 2}])
+    step.ledger.append([])
+    again = run.begin("one")  # after a kill
+    assert again.ledger.rows() == [{"n": 1}, {"n": 2}]
+    again.ledger.append([{"n": 3}])
+    assert run.begin("one").ledger.rows() == [{"n": 1}, {"n": 2}, {"n": 3}]
+    again.write("a", b"")
+    again.finish(seed=1)
+    assert run.keys("partial/") == []
+
+
+def test_two_processes_on_one_step_do_not_mix_their_parts(run):
+    one, other = run.begin("one").ledger, run.begin("one").ledger
+    one.append([1])
+    with pytest.raises(InputError, match="another process works on this run"):
+        other.append([2])
+
+
+def test_the_first_config_of_a_run_is_kept(run, tmp_path):
+    Run.open(str(tmp_path), "r", "title = 2\n", code="test")
+    assert run.raw("config.toml") == b"title = 1\n"
+
+
+def test_json_is_written_for_people_and_read_back():
+    doc = {"a": [{"b": list(range(100)), "c": "x" * 200}] * 3, "d": {}, "e": 1.5, "f": None}
+    text = json_lines(doc)
+    assert json.loads(text) == doc
+    assert '"b": [0, 1, 2' in text
+
+
+class TestCheckpoints:
+    def test_the_latest_state_is_kept_and_older_ones_go(self, run):
+        checkpoints = Checkpoints(run)
+        assert checkpoints.latest() is None
+        for step in (1, 2, 3):
+            checkpoints.save(f"state{step}".encode(), Progress(step=step), "kernel")
+        state, progress = Checkpoints(run).latest()
+        assert (state, progress.step) == (b"state3", 3)
+        assert run.keys("supernet/kernel/") == ["supernet/kernel/checkpoint-000003.safetensors"]
+
+    def test_a_finished_phase_is_the_state_that_training_goes_on_from(self, run):
+        checkpoints = Checkpoints(run)
+        checkpoints.save(b"state", Progress(step=5), "kernel")
+        checkpoints.finish_phase(b"weights", b"{}", Progress(phase=1, phases={"kernel": sha256(b"weights")}), "kernel")
+        state, progress = checkpoints.latest()
+        assert (state, progress.phase) == (b"weights", 1)
+        assert checkpoints.phase("kernel", progress) == b"weights"
+        assert run.keys("supernet/kernel/") == ["supernet/kernel/meta.json", "supernet/kernel/weights.safetensors"]
+
+    @pytest.mark.parametrize(
+        ("key", "data"),
+        [
+            ("supernet/k/checkpoint-000001.safetensors", b""),
+            ("supernet/k/checkpoint-000001.safetensors", b"stat"),
+            ("supernet/k/checkpoint-000001.safetensors", None),
+            ("supernet/checkpoint.json", b""),
+            ("supernet/checkpoint.json", b"{damaged"),
+        ],
+    )
+    def test_a_damaged_checkpoint_gets_one_line(self, run, key, data):
+        Checkpoints(run).save(b"state", Progress(), "k")
+        if data is None:
+            run.store.delete(f"r/{key}")
+        else:
+            run.store.write(f"r/{key}", data)
+        with pytest.raises(DamagedObject, match=r"supernet to train anew, or restore the object") as caught:
+            Checkpoints(run).latest()
+        assert key in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_sweeping_removes_checkpoints_and_keeps_phases(self, run):
+        checkpoints = Checkpoints(run)
+        checkpoints.finish_phase(b"weights", b"{}", Progress(phase=1), "kernel")
+        checkpoints.save(b"state", Progress(phase=1), "depth")
+        run.sweep("train")
+        assert run.keys("supernet/") == ["supernet/kernel/meta.json", "supernet/kernel/weights.safetensors"]

@@ -1,0 +1,212 @@
+"""The same facts of every store: a directory, a mocked S3, and a real one."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from cluster.errors import StepError
+from cluster.store import DirectoryStore, MissingObject, StoreError, open_store
+
+
+@pytest.fixture(params=["directory", "mock", "real"])
+def store(request, tmp_path, monkeypatch):
+    if request.param == "directory":
+        return open_store(str(tmp_path / "store"))
+    server = request.getfixturevalue("mock_s3" if request.param == "mock" else "radosgw")
+    for name, value in (server if request.param == "mock" else server.environment).items():
+        monkeypatch.setenv(name, value)
+    return open_store(f"s3://results/{request.node.name}")
+
+
+def test_what_is_written_is_read_back(store):
+    for data in (b"", b"one", bytes(range(256)) * 5000):
+        store.write("a/b.bin", data)
+        assert store.read("a/b.bin") == data
+
+
+def test_a_second_write_replaces_the_first(store):
+    store.write("a", b"one")
+    store.write("a", b"two")
+    assert store.read("a") == b"two"
+
+
+def test_create_never_replaces(store):
+    assert store.create("a", b"one")
+    assert not store.create("a", b"two")
+    assert store.read("a") == b"one"
+
+
+def test_of_many_that_create_at_once_one_succeeds(store):
+    won = []
+    barrier = threading.Barrier(8)
+
+    def race(number):
+        barrier.wait()
+        if store.create("lock", str(number).encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert store.read("lock") == str(won[0]).encode()
+
+
+def test_keys_are_sorted_and_start_with_the_prefix(store):
+    for key in ("b/2", "a/1", "a/10", "ab", "a/2/x"):
+        store.write(key, b"")
+    assert store.keys() == ["a/1", "a/10", "a/2/x", "ab", "b/2"]
+    assert store.keys("a/") == ["a/1", "a/10", "a/2/x"]
+    assert store.keys("a") == ["a/1", "a/10", "a/2/x", "ab"]
+    assert store.keys("a/1") == ["a/1", "a/10"]
+    assert store.keys("nothing") == store.keys("no/thing/") == []
+
+
+def test_what_is_deleted_is_gone(store):
+    store.write("a/b", b"x")
+    store.delete("a/b")
+    store.delete("a/b")
+    assert store.keys() == []
+    with pytest.raises(MissingObject, match="there is no a/b"):
+        store.read("a/b")
+
+
+def test_more_objects_than_a_page_are_listed(mock_s3, monkeypatch):
+    for name, value in mock_s3.items():
+        monkeypatch.setenv(name, value)
+    store = open_store("s3://results/many")
+    for number in range(1005):
+        store.write(f"{number:04d}", b"")
+    assert len(store.keys()) == 1005
+
+
+def test_a_real_server_that_crashes_keeps_what_it_acknowledged(radosgw, monkeypatch):
+    for name, value in radosgw.environment.items():
+        monkeypatch.setenv(name, value)
+    store = open_store("s3://results/crash")
+    written = {f"object{number}": os.urandom(5000) for number in range(20)}
+    for key, data in written.items():
+        store.write(key, data)
+    radosgw.call("crash")
+    radosgw.call("start")
+    store = open_store("s3://results/crash")
+    assert {key: store.read(key) for key in store.keys()} == written
+
+
+@pytest.mark.parametrize(
+    ("change", "url", "says"),
+    [
+        ({}, "s3://nowhere/x", "there is no bucket 'nowhere'; create it, or check its name"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "s3://results/x", "the secret key is wrong; check AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "s3://results/x", "the access key is not known there"),
+        ({"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, "s3://results/x", "nothing answers at the endpoint"),
+    ],
+)
+def test_a_bucket_that_cannot_be_used_gets_one_line_without_secrets(radosgw, monkeypatch, change, url, says):
+    for name, value in {**radosgw.environment, **change, "AWS_MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(StoreError, match=says) as caught:
+        open_store(url)
+    assert "\n" not in str(caught.value)
+    assert "testsecret" not in str(caught.value)
+
+
+def test_missing_credentials_get_one_line(monkeypatch, tmp_path):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with pytest.raises(StoreError, match="no credentials found; set AWS_ACCESS_KEY_ID"):
+        open_store("s3://results/x")
+
+
+@pytest.mark.parametrize(
+    ("url", "says"), [("s3:///x", "no bucket"), ("http://x/y", "not http://"), ("file://host/x", "not file://")]
+)
+def test_a_url_that_is_no_store_gets_one_line(url, says):
+    with pytest.raises(StoreError, match=says):
+        open_store(url)
+
+
+def test_a_file_is_no_store(tmp_path):
+    (tmp_path / "f").write_text("")
+    with pytest.raises(StoreError, match="is a file"):
+        open_store(str(tmp_path / "f"))
+
+
+def test_a_directory_that_cannot_be_written_gets_one_line(tmp_path):
+    with pytest.raises(StoreError, match=r"cannot write a: .*choose another --store"):
+        open_store("/proc/nowhere").write("a", b"x")
+
+
+@pytest.mark.parametrize("key", ["", "/etc/passwd", "../x", "a/../../x", ".tmp/x"])
+def test_keys_stay_inside_the_store(tmp_path, key):
+    with pytest.raises(StoreError, match="is not a key"):
+        open_store(str(tmp_path)).write(key, b"")
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path):
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", mount], check=False).returncode
+    ):
+        pytest.skip("only root can mount a small disk")
+    try:
+        store = DirectoryStore(mount)
+        store.write("a", b"x" * 20000)
+        with pytest.raises(StepError, match=r"no space left for a \(0.1 MiB\); free some and run the same command again"):
+            store.write("a", b"y" * 100000)
+        assert store.read("a") == b"x" * 20000
+        assert [path for path in mount.rglob("*") if path.is_file()] == [mount / "a"]
+    finally:
+        subprocess.run(["umount", mount], check=True)
+
+
+def test_a_file_that_grows_beyond_its_limit_is_a_failed_step(tmp_path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    store = DirectoryStore(tmp_path)
+    store.write("a", b"x")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(StepError, match="no space left for a"):
+            store.write("a", b"y" * 5000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert store.read("a") == b"x"
+    assert errno.EFBIG  # what the limit gives
+
+
+KILLED = """
+import os, signal, sys, threading
+from cluster.store import open_store
+store = open_store(sys.argv[1])
+threading.Timer(float(sys.argv[2]), lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+number = 0
+while True:
+    number += 1
+    store.write("a", bytes([number % 256]) * 3_000_000)
+"""
+
+
+def test_a_killed_writer_leaves_whole_objects_and_its_rubbish_is_swept(tmp_path):
+    for delay in (0.05, 0.08, 0.11):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(delay)], check=False)
+        assert done.returncode == -9
+        data = open_store(str(tmp_path)).read("a")
+        assert len(data) == 3_000_000
+        assert len(set(data)) == 1
+    store = open_store(str(tmp_path))
+    assert store.keys() == ["a"]  # what was half written is no object
+    store.write("b", b"")
+    assert list((tmp_path / ".tmp").iterdir()) == []
