@@ -1,0 +1,263 @@
+"""The command line: `ofa`, also `python -m jobs`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table as TextTable
+
+from cluster.errors import InputError, StepError
+from cluster.progress import Reporter
+from ensemble.table import TableError
+from jobs import config as configs
+from jobs import results
+from jobs.job import Job, opened
+from jobs.pipeline import STEPS, result, run_steps, wanted_steps
+from ofa.arch import Arch, ArchError
+from ofa.cost import cost
+from ofa.spaces import get_space
+from search.predictor import PredictorError
+
+INPUT_ERRORS = (InputError, ArchError, TableError, PredictorError)
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help="Train one elastic network, search it once for every device, combine what was found.")  # fmt: skip
+results_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs in a store: list, show, pull, verify.")
+app.add_typer(results_app, name="results")
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="a config file, such as configs/digits.toml")]
+StoreUrl = Annotated[str, typer.Option("--store", help="where results go: a directory, or s3://bucket/prefix")]
+Sets = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting instead of the file's: search.seed=2")
+]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object a line on stdout, for machines")]
+RunId = Annotated[str | None, typer.Argument(metavar="RUN", help="the run's id; may be left out if there is only one")]
+
+DEFAULT_STORE = "./runs"
+
+
+@contextmanager
+def a_job(config: str, store: str, sets: list[str], as_json: bool) -> Iterator[Job]:
+    """A job on the run that the command line asks for."""
+    asked = ["--store", store, *(part for setting in sets for part in ("--set", setting))]
+    experiment = configs.load(config, sets)
+    with opened(experiment, store, Reporter("json" if as_json else None), shlex.join([config, *asked])) as job:
+        yield job
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006  (typer reads the default, nothing writes to it)
+    until: Annotated[str | None, typer.Option(metavar="STEP", help="stop after this step")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STEP", help="do only this step")] = None,
+    as_json: Json = False,
+) -> None:
+    """The whole pipeline; the same command again goes on where it was stopped."""
+    steps = wanted_steps(until, only)
+    with a_job(config, store, sets, as_json) as job:
+        job.reporter.say(f"run {job.run.id} in {job.run.url}", event="run", run=job.run.id, url=job.run.url)
+        run_steps(job, steps)
+        if not job.run.finished("ensemble"):
+            return
+        found = result(job)
+        if as_json:
+            job.reporter.event("result", **found)
+        else:
+            print_result(found, job.asked)
+
+
+def a_step(name: str) -> None:
+    """Makes the command that does one step."""
+
+    def command(
+        config: ConfigPath,
+        store: StoreUrl = DEFAULT_STORE,
+        sets: Sets = [],  # noqa: B006
+        as_json: Json = False,
+    ) -> None:
+        with a_job(config, store, sets, as_json) as job:
+            run_steps(job, [name])
+
+    app.command(name, help=f"One step of a run: {name}.")(command)
+
+
+for _name in [name for name in STEPS if name not in ("ensemble", "export")]:
+    a_step(_name)
+
+
+@app.command("export")
+def export_command(
+    config: ConfigPath,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    arch: Annotated[str | None, typer.Option(help="one sub-network instead: its name, JSON, or a file of JSON")] = None,
+    as_json: Json = False,
+) -> None:
+    """Networks as safetensors and ONNX: the knee of the front and the best ensemble, or any one by its name."""
+    with a_job(config, store, sets, as_json) as job:
+        if arch is None:
+            return run_steps(job, ["export"])
+        from jobs.export import export_arch
+
+        return export_arch(job, parse_arch(arch))
+
+
+@app.command("ensemble")
+def ensemble_command(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="a config file")] = None,
+    predictions: Annotated[
+        str | None, typer.Option(metavar="FILE", help="a predictions file (.npz) instead of a run")
+    ] = None,
+    cost_rule: Annotated[Literal["max", "sum"], typer.Option("--cost", help="members run in parallel, or in turn")] = "max",
+    algorithm: Annotated[str, typer.Option(help="default, greedy or exhaustive")] = "default",
+    seed: Annotated[int, typer.Option(help="of algorithms that draw; those here do not")] = 1,
+    out: Annotated[str, typer.Option(metavar="DIR", help="gets ensembles.json")] = ".",
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """The best subsets of a run's front, or of any predictions file."""
+    if (config is None) == (predictions is None):
+        raise InputError("ofa ensemble: give a config file or --predictions, one of them")
+    if config is not None:
+        with a_job(config, store, sets, as_json) as job:
+            return run_steps(job, ["ensemble"])
+    from jobs.ensemble import ensemble_of_table
+
+    assert predictions is not None
+    found = ensemble_of_table(predictions, cost_rule, algorithm, out)
+    reporter = Reporter("json" if as_json else None)
+    return reporter.say(f"{len(found)} subsets in {out}/ensembles.json", event="result", out=out, subsets=len(found))
+
+
+@app.command("cost")
+def cost_command(
+    space: Annotated[str, typer.Option(help="a search space, such as digits")],
+    arch: Annotated[str, typer.Option(help="a sub-network: its name, JSON, or a file of JSON")],
+    classes: Annotated[int, typer.Option(min=1)] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Exact multiply-accumulates and parameters of a sub-network."""
+    here = get_space(space)
+    parsed = parse_arch(arch)
+    if (objection := here.shape_objection(parsed)) is not None:
+        raise ArchError(f"{parsed.key} is not in the space {space}: {objection}")
+    macs, params = cost(here, parsed, classes)
+    if as_json:
+        print(json.dumps({"space": space, "arch": parsed.to_json(), "macs": macs, "params": params}))
+    else:
+        print(f"{parsed.key}: {macs:,} MACs, {params:,} params")
+
+
+@results_app.command("list")
+def results_list(store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
+    """Every run in a store."""
+    for row in results.listing(store):
+        print(json.dumps(row) if as_json else f"{row['run']}  {row['last'][:19]:19}  {' '.join(row['steps'])}")
+
+
+@results_app.command("show")
+def results_show(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
+    """What each step of a run left."""
+    found = results.the_run(store, run_id)
+    for name, record in found.steps().items():
+        if as_json:
+            print(json.dumps(record))
+            continue
+        print(f"{name}: {record['seconds']} s on {record['machine']}, code {record['code']}")
+        for key, output in record["outputs"].items():
+            print(f"  {key}  {output['bytes']} bytes  sha256 {output['sha256'][:16]}")
+
+
+@results_app.command("pull")
+def results_pull(
+    run_id: RunId = None,
+    store: StoreUrl = DEFAULT_STORE,
+    to: Annotated[str, typer.Option(metavar="DIR", help="where to")] = "./results",
+    as_json: Json = False,
+) -> None:
+    """Copies a run, every object checked; again continues."""
+    results.pull(results.the_run(store, run_id), to, Reporter("json" if as_json else None))
+
+
+@results_app.command("verify")
+def results_verify(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
+    """Proves that every object is what its step wrote; exit code 1 if not."""
+    found = results.the_run(store, run_id)
+    problems = results.verify(found)
+    objects = sum(len(record["outputs"]) for record in found.steps().values())
+    if as_json:
+        print(json.dumps({"run": found.id, "objects": objects, "problems": problems}))
+    else:
+        for problem in problems:
+            print(problem)
+        print(f"{found.url}: {objects} objects, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+def parse_arch(text: str) -> Arch:
+    """An arch from its name, from JSON, or from a file that holds JSON."""
+    if not text.lstrip().startswith("{") and Path(text).is_file():
+        text = Path(text).read_text(encoding="utf-8")
+    if not text.lstrip().startswith("{"):
+        return Arch.from_key(text)
+    try:
+        return Arch.from_json(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ArchError(f"--arch is not JSON: {error}") from None
+
+
+def print_result(found: dict[str, Any], asked: str) -> None:
+    """What was found, for people."""
+    table = TextTable(show_edge=False, pad_edge=False)
+    for head in ("", "MACs", "top-1 selection", "top-1 test [95 %]"):
+        table.add_column(head)
+    ensemble = found["ensemble"]
+    rows = [("best single", found["single"]), (f"best ensemble ({len(ensemble['members'])} members)", ensemble)]
+    for name, row in rows:
+        low, high = row["test_interval"]
+        table.add_row(name, f"{row['cost']:,.0f}", f"{row['top1']:.4f}", f"{row['test_top1']:.4f} [{low:.4f}, {high:.4f}]")
+    console = Console()
+    console.print(f"\n{found['front']} networks on the front, their MACs span a factor of {found['macs_span']:.1f}\n")
+    console.print(table)
+    print(f"\nreport    {found['url']}/report.html\nnetworks  {found['url']}/subnets\n"
+          f"take one  ofa export {asked} --arch NAME   (names are in the report)\n"
+          f"check     ofa results verify {found['run']} --store {shlex.quote(found['url'].rsplit('/', 1)[0])}")  # fmt: skip
+
+
+def main() -> None:
+    """Runs a command; every failure is one line on stderr and an exit code: 2 for bad input, 1 for a failed step."""
+    as_json = "--json" in sys.argv
+    try:
+        app(standalone_mode=True)
+    except INPUT_ERRORS as error:
+        fail(str(error), 2, as_json)
+    except StepError as error:
+        fail(str(error), 1, as_json)
+    except KeyboardInterrupt:
+        fail("stopped; the same command again goes on from here", 130, as_json)
+    except Exception as error:  # the last stop for what nobody foresaw: a line for the user, the rest on demand
+        if os.environ.get("OFA_TRACEBACK"):
+            traceback.print_exc()
+        reason = str(error).strip().splitlines() or [""]
+        fail(f"{type(error).__name__}: {reason[0]}; OFA_TRACEBACK=1 shows where", 1, as_json)
+
+
+def fail(message: str, code: int, as_json: bool) -> None:
+    print(f"ofa: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"event": "error", "message": message, "exit": code}), flush=True)
+    raise SystemExit(code)

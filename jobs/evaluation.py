@@ -1,0 +1,93 @@
+"""The pool of evaluators: Ray actors that hold the trained supernet and score sub-networks with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+import safetensors.numpy
+import torch
+
+from cluster import run as keys
+from cluster.pool import Pool
+from cluster.run import Step
+from jobs.config import Experiment
+from jobs.data import Dataset, read_only_tensor
+from jobs.job import Job
+from jobs.train import evaluator
+from ofa.arch import Arch
+from ofa.cost import cost
+from ofa.evaluate import top1
+from ofa.record import Measured
+from ofa.supernet import Supernet
+
+_WEIGHT = "weight:"  # marks the supernet's tensors among the arrays of the data set
+
+
+def read_weights(step: Step, config: Experiment) -> dict[str, np.ndarray]:
+    """The trained supernet's tensors, noted as an input of `step`."""
+    data = step.read(keys.supernet(config.phases[-1].name), made_by="train")
+    return {name.removeprefix("net."): array for name, array in safetensors.numpy.load(data).items()}
+
+
+def load_supernet(config: Experiment, classes: int, weights: Mapping[str, np.ndarray]) -> Supernet:
+    """The supernet on these arrays, without a copy: its parameters must not be written to."""
+    with torch.device("meta"):
+        net = Supernet(config.search_space, classes)
+    tensors = {name: read_only_tensor(array) for name, array in weights.items()}
+    net.load_state_dict(tensors, assign=True)
+    return net.eval().requires_grad_(False)
+
+
+def evaluators(job: Job) -> Pool:
+    """`ray.evaluators` actors; weights and images go into the object store once for all of them."""
+    weights = read_weights(job.run.begin("evaluate"), job.config)
+    arrays = {**{_WEIGHT + name: array for name, array in weights.items()}, **job.data.arrays()}
+    return Pool(partial(Scorer, job.config), arrays, job.config.ray.evaluators)
+
+
+class Scorer:
+    """What each actor does; every answer is a function of its argument alone."""
+
+    def __init__(self, config: Experiment, arrays: Mapping[str, np.ndarray]) -> None:
+        torch.set_num_threads(1)
+        self.data = Dataset.of(arrays)
+        weights = {name.removeprefix(_WEIGHT): array for name, array in arrays.items() if name.startswith(_WEIGHT)}
+        self.space = config.search_space
+        self.evaluator = evaluator(config, self.data, load_supernet(config, self.data.classes, weights))
+
+    def measure(self, arch: Arch) -> Measured:
+        """The arch on the selection split, with its exact costs."""
+        macs, params = cost(self.space, arch, self.data.classes)
+        score = self.evaluator.top1(arch, self.data.selection)
+        return Measured(arch, score, macs, params, split="selection")
+
+    def table(self, question: tuple[Arch, str, int]) -> tuple[np.ndarray, np.ndarray, float]:
+        """Classes [N, k] and probabilities [N, k], likeliest first, of an arch on a split; and its top-1."""
+        arch, split, k = question
+        images = self.data.splits[split]
+        logits = self.evaluator.logits(arch, images)
+        probs, classes = logits.softmax(1).sort(dim=1, descending=True, stable=True)
+        return classes[:, :k].numpy().astype(np.int32), probs[:, :k].numpy(), top1(logits, images.labels)
+
+
+def measure_all(
+    job: Job, step: Step, archs: Sequence[Arch], known: dict[str, Measured], seen: Callable[[Measured], None]
+) -> list[Measured]:
+    """Every arch measured once: from `known` where it is there, else by the pool, a part of the ledger at a time.
+
+    Adds what it measured to `known`; `seen` is called for every new one.
+    """
+    wanted = list({arch.key: arch for arch in archs if arch.key not in known}.values())
+    fresh: list[Measured] = []
+    if wanted:
+        for _, measured in job.evaluators().map("measure", wanted):
+            known[measured.arch.key] = measured
+            fresh.append(measured)
+            seen(measured)
+            if len(fresh) >= 4 * job.config.ray.evaluators:
+                step.ledger.append([row.to_json() for row in fresh])
+                fresh = []
+        step.ledger.append([row.to_json() for row in fresh])
+    return [known[arch.key] for arch in archs]

@@ -1,0 +1,89 @@
+"""Export networks; leaves safetensors, ONNX and a description of how to feed them.
+
+    ofa export configs/digits.toml --store ./runs                       the knee of the front and the best ensemble
+    ofa export configs/digits.toml --store ./runs --arch r28-d112-...   any sub-network, by its name
+
+Every ONNX file was run and gives what PyTorch gives.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from cluster import run as keys
+from cluster.errors import StepError
+from cluster.run import Step
+from jobs.evaluation import load_supernet, read_weights
+from jobs.job import Job
+from jobs.train import evaluator
+from ofa.arch import Arch
+from ofa.evaluate import Evaluator
+from ofa.export import Description, SoftVote, onnx_difference, to_onnx, to_safetensors
+from ofa.extract import extract
+from search.front import Front, knee
+from search.objective import MACS, TOP1, minimised, values
+
+TOLERANCE = 1e-4
+
+
+def export(job: Job) -> None:
+    step = job.run.begin("export")
+    front = Front.from_json(step.read_json(keys.FRONT, made_by="search"))
+    ensembles = step.read_json(keys.ENSEMBLES, made_by="ensemble")
+    score = _score(job, step)
+    objectives = (TOP1, MACS)
+    chosen = front.members[knee(minimised(objectives, values(objectives, front.members)))]
+    members = best_ensemble(ensembles)["members"]
+    archs = [front.members[index].arch for index in members]
+    with job.reporter.track("export", 2, "networks") as tracker:
+        write(job, step, score, "knee", [chosen.arch])
+        tracker.advance()
+        write(job, step, score, "ensemble", archs)
+        tracker.advance()
+    step.finish(job.config.seed, knee=chosen.arch.key, ensemble=[arch.key for arch in archs])
+    job.reporter.say(
+        f"export: the knee ({chosen.macs / 1e3:.0f}k MACs, top-1 {chosen.top1:.4f}) and an ensemble of {len(archs)} "
+        f"in {job.run.url}/subnets"
+    )
+
+
+def export_arch(job: Job, arch: Arch) -> None:
+    """One sub-network, whether or not it is on the front."""
+    name = job.config.search_space.checked(arch).key
+    step_name = f"export-{name}"
+    if job.run.finished(step_name):
+        return job.reporter.say(f"export: {job.run.url}/{keys.subnet(name, '.onnx')} is there already")
+    step = job.run.begin(step_name)
+    write(job, step, _score(job, step), name, [arch])
+    step.finish(job.config.seed)
+    return job.reporter.say(f"export: {job.run.url}/{keys.subnet(name, '.onnx')}, .safetensors and .json")
+
+
+def best_ensemble(ensembles: dict) -> dict:
+    """The most accurate ensemble for the run's first cost that has two members or more; else the best single."""
+    several = [row for row in ensembles["members"] if len(row["members"]) > 1]
+    return (several or ensembles["members"])[-1]
+
+
+def write(job: Job, step: Step, score: Evaluator, name: str, archs: list[Arch]) -> None:
+    """`archs` as one network under `name`, if ONNX Runtime agrees with PyTorch about it on real images."""
+    members = [extract(score.net, arch, score.statistics(arch)) for arch in archs]
+    keep = job.config.ensemble.top_k if len(archs) > 1 else 0
+    network: nn.Module = members[0] if len(archs) == 1 else SoftVote(members, [a.resolution for a in archs], keep)
+    description = Description(job.config.space, job.data.classes, tuple(archs), score.scale, keep)
+    model = to_onnx(network.eval(), description.input_resolution)
+    images = next(score.batches(job.data.selection[:64], description.input_resolution))
+    difference = onnx_difference(model, network, images)
+    if not difference <= TOLERANCE:
+        raise StepError(
+            f"export: {name}: ONNX Runtime and PyTorch differ by {difference:.2g}, allowed is {TOLERANCE:g}; "
+            "the installed torch, onnxscript and onnxruntime do not fit each other: install those of constraints.txt"
+        )
+    step.write(keys.subnet(name, ".safetensors"), to_safetensors(network, description))
+    step.write(keys.subnet(name, ".onnx"), model)
+    step.write_json(keys.subnet(name, ".json"), {**description.to_json(), "onnx_difference": difference})
+
+
+def _score(job: Job, step: Step) -> Evaluator:
+    weights = read_weights(step, job.config)
+    return evaluator(job.config, job.data, load_supernet(job.config, job.data.classes, weights))

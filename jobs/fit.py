@@ -1,0 +1,47 @@
+"""Fit predictors of accuracy and latency to what was measured; leaves them with their held-out errors.
+
+ofa fit configs/digits.toml --store ./runs
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+
+from cluster import run as keys
+from cluster.seeds import stream
+from jobs.job import Job
+from ofa.arch import Arch
+from ofa.genes import Genes
+from ofa.record import Measured
+from search.predictor import Quality, Target, fit, judge
+
+
+def fit_predictors(job: Job) -> None:
+    config, step, space = job.config, job.run.begin("fit"), job.config.search_space
+    genes, rng = Genes(space), np.random.default_rng(stream(config.seed, "fit").getrandbits(64))
+
+    def learn(archs: list[Arch], truth: list[float], target: Target, key: str) -> Quality:
+        rows_BG, truth_B = genes.encode(archs), np.array(truth)
+        step.write(key, fit(space, rows_BG, truth_B, target).to_npz())
+        return judge(space, rows_BG, truth_B, target, config.fit.held_out, rng)
+
+    measured = [Measured.from_json(json.loads(line)) for line in step.read(keys.MEASURED, made_by="measure").splitlines()]
+    accuracy = learn([m.arch for m in measured], [m.top1 for m in measured], "top1", keys.PREDICTOR)
+    timed = step.read_json(keys.LATENCY, made_by="measure")
+    archs = [Arch.from_json(row["arch"]) for row in timed["rows"]]
+    latency = learn(archs, [row["latency_ms"] for row in timed["rows"]], "latency_ms", keys.LATENCY_PREDICTOR)
+
+    quality = {"accuracy": asdict(accuracy), "latency": {**asdict(latency), "device": timed["device"]}}
+    step.write_json(keys.PREDICTOR_QUALITY, quality)
+    step.finish(config.seed)
+    job.reporter.say(f"fit: accuracy {_words(accuracy, 100, 'points')}; latency {_words(latency, 1, 'ms')}")
+
+
+def _words(quality: Quality, scale: float, unit: str) -> str:
+    return (
+        f"RMSE {quality.rmse * scale:.3g} {unit}, Kendall tau {quality.kendall_tau:.2f} "
+        f"on {quality.held_out} rows held out of {quality.rows + quality.held_out}"
+    )

@@ -1,0 +1,66 @@
+"""Measure random sub-networks and the extremes; leaves what predictors learn from.
+
+    ofa measure configs/digits.toml --store ./runs
+
+Every arch gets batch-norm statistics of its own and is scored on the selection split by a pool of Ray actors; some
+are also timed on this machine. A killed job goes on with the archs that are missing.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from cluster import run as keys
+from cluster.run import jsonl, machine
+from cluster.seeds import stream
+from cluster.tasks import ray_map
+from jobs.evaluation import load_supernet, measure_all, read_weights
+from jobs.job import Job
+from ofa.arch import Arch
+from ofa.extract import extract
+from ofa.latency import measure_latencies
+from ofa.record import Measured
+from ofa.space import Space
+
+
+def measure(job: Job) -> None:
+    config, step = job.config, job.run.begin("measure")
+    weights = read_weights(step, config)
+    archs = archs_to_measure(config.search_space, config.measure.archs, config.seed)
+    known = {m.arch.key: m for m in map(Measured.from_json, step.ledger.rows())}
+    with job.reporter.track("measure", len(archs), "archs") as tracker:
+        tracker.resumed(len(known))
+        best = max((m.top1 for m in known.values()), default=0.0)
+
+        def seen(measured: Measured) -> None:
+            nonlocal best
+            best = max(best, measured.top1)
+            tracker.advance(note=f"best top-1 {best:.4f}")
+
+        measured = measure_all(job, step, archs, known, seen)
+    step.write(keys.MEASURED, jsonl([row.to_json() for row in measured]))
+
+    timed = archs[: config.measure.latency_archs]
+    job.reporter.say(f"measure: timing {len(timed)} extracted networks, {config.measure.latency_threads} thread")
+    net = load_supernet(config, job.data.classes, weights)
+    clock = partial(measure_latencies, runs=config.measure.latency_runs, threads=config.measure.latency_threads)
+    job.need_ray()
+    [latencies] = ray_map(clock, [[(extract(net, arch), arch.resolution) for arch in timed]])
+    rows = [{"arch": arch.to_json(), **latency._asdict()} for arch, latency in zip(timed, latencies, strict=True)]
+    setting = {"device": machine(), "threads": config.measure.latency_threads, "batch": 1}
+    step.write_json(keys.LATENCY, {**setting, "runs": config.measure.latency_runs, "rows": rows})
+    step.finish(config.seed, archs=len(measured))
+    tops = sorted(m.top1 for m in measured)
+    job.reporter.say(
+        f"measure: {len(measured)} sub-networks, top-1 {tops[0]:.4f} to {tops[-1]:.4f}, median {tops[len(tops) // 2]:.4f}"
+    )
+
+
+def archs_to_measure(space: Space, count: int, seed: int) -> list[Arch]:
+    """The smallest, the largest, and random ones, all distinct."""
+    rng = stream(seed, "measure")
+    archs = {arch.key: arch for arch in (space.smallest(), space.largest())}
+    while len(archs) < count:
+        arch = space.sample(rng)
+        archs.setdefault(arch.key, arch)
+    return list(archs.values())

@@ -1,0 +1,63 @@
+"""The steps of a run in their order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+from cluster import run as keys
+from cluster.errors import InputError
+from jobs.job import Job
+
+# Of each step: the file that does it, and the function there. Imported when it runs: some need seconds for that.
+STEPS = {
+    "train": ("jobs.train", "train"),
+    "measure": ("jobs.measure", "measure"),
+    "fit": ("jobs.fit", "fit_predictors"),
+    "search": ("jobs.search", "search"),
+    "validate": ("jobs.validate", "validate"),
+    "predict": ("jobs.predict", "predict"),
+    "ensemble": ("jobs.ensemble", "ensemble"),
+    "report": ("jobs.report", "report"),
+    "export": ("jobs.export", "export"),
+}
+
+
+def wanted_steps(until: str | None = None, only: str | None = None) -> list[str]:
+    """All steps, all up to `until`, or `only` one; an unknown name is an `InputError`."""
+    for name in (until, only):
+        if name is not None and name not in STEPS:
+            raise InputError(f"no step is called {name!r}; there are {', '.join(STEPS)}")
+    names = list(STEPS)
+    return [only] if only else names[: names.index(until) + 1] if until else names
+
+
+def run_steps(job: Job, names: Sequence[str]) -> None:
+    """Does those of the steps that are not done yet."""
+    for name in names:
+        if job.run.finished(name):
+            job.run.sweep(name)
+            job.reporter.say(f"{name}: finished before, nothing to do", step=name)
+            continue
+        job.reporter.event("started", step=name)
+        module, function = STEPS[name]
+        do: Callable[[Job], None] = getattr(import_module(module), function)
+        do(job)
+        job.reporter.event("finished", step=name)
+
+
+def result(job: Job) -> dict[str, Any]:
+    """The run's numbers, once its ensembles are chosen."""
+    ensembles = json.loads(job.run.read(keys.ENSEMBLES, made_by="ensemble"))
+    members = json.loads(job.run.read(keys.FRONT, made_by="search"))["members"]
+    single, best = ensembles["singles"][-1], ensembles["members"][-1]
+    return {
+        "run": job.run.id,
+        "url": job.run.url,
+        "front": len(members),
+        "macs_span": members[-1]["macs"] / members[0]["macs"],
+        "single": {name: single[name] for name in ("top1", "test_top1", "test_interval", "cost")},
+        "ensemble": {name: best[name] for name in ("members", "top1", "test_top1", "test_interval", "cost")},
+    }

@@ -1,0 +1,329 @@
+"""Report what was found, with pictures; leaves one HTML file that needs nothing else.
+
+ofa report configs/digits.toml --store ./runs
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
+from plotly.subplots import make_subplots
+
+from cluster import run as keys
+from jobs.job import Job
+from ofa.record import Measured
+from search.front import Front
+
+BLUE, ORANGE, GREEN, GREY, LIGHT = "#1f5fa8", "#d9641e", "#2c8a4b", "#b9bec6", "#dfe3e8"
+
+
+def report(job: Job) -> None:
+    step = job.run.begin("report")
+    front = Front.from_json(step.read_json(keys.FRONT, made_by="search"))
+    ensembles = step.read_json(keys.ENSEMBLES, made_by="ensemble")
+    validated = step.read_json(keys.VALIDATED, made_by="validate")
+    quality = step.read_json(keys.PREDICTOR_QUALITY, made_by="fit")
+    phases = [step.read_json(keys.supernet_meta(p.name), made_by="train") for p in job.config.phases]
+    measured, searched = (
+        [Measured.from_json(json.loads(line)) for line in step.read(key, made_by=made_by).splitlines()]
+        for key, made_by in ((keys.MEASURED, "measure"), (keys.SEARCHED, "search"))
+    )
+    sections = [
+        ("The front", FRONT_TEXT, front_figure(front, ensembles, measured, searched)),
+        ("On the test split", TEST_TEXT.format(images=images_of(job, "test")), test_figure(ensembles)),
+        ("Training", TRAINING_TEXT, training_figure(phases)),
+        ("Predictors against truth", predictor_text(quality), predictor_figure(quality)),
+    ]
+    body = [summary(job, front, ensembles, measured, searched)]
+    for number, (title, text, figure) in enumerate(sections):
+        body.append(f"<h2>{escape(title)}</h2><p>{text}</p>{drawn(figure, f'figure{number}')}")
+        if number == 0:
+            body += [front_table(job, front, ensembles, validated), ensemble_table(ensembles)]
+    page = PAGE.format(title=escape(job.run.id), plotly=get_plotlyjs(), body="\n".join(body))
+    step.write(keys.REPORT, page.encode())
+    step.finish(job.config.seed)
+    job.reporter.say(f"report: {job.run.url}/{keys.REPORT}")
+
+
+def images_of(job: Job, split: str) -> int:
+    return len(job.data.splits[split])
+
+
+def percent(fraction: float) -> str:
+    return f"{fraction * 100:.2f}"
+
+
+def with_interval(row: dict[str, Any]) -> str:
+    low, high = row["test_interval"]
+    return f"{percent(row['test_top1'])} [{percent(low)}, {percent(high)}]"
+
+
+def macs_text(macs: float) -> str:
+    return f"{macs / 1e6:.1f} M" if macs >= 1e7 else f"{macs / 1e3:.0f} k"
+
+
+def fronts_of(ensembles: dict[str, Any]) -> list[dict[str, Any]]:
+    """The fronts of ensembles, one for each cost."""
+    return [ensembles, *ensembles["other_costs"]]
+
+
+FRONT_TEXT = (
+    "Every dot is one sub-network, run with the supernet's weights and batch-norm statistics of its own, and scored "
+    "on the selection split, which trained nothing. The line joins those that no other beats in both accuracy and "
+    "multiply-accumulates (MACs); ensembles of its members are chosen and shown on the same split."
+)
+TEST_TEXT = (
+    "The same networks and ensembles on {images} images that chose nothing, with 95 % intervals. What was chosen "
+    "as the best of many on the selection split does a little worse here: trust these numbers."
+)
+TRAINING_TEXT = (
+    "The supernet, phase by phase: in each phase more choices are open. Accuracies are of the largest and the "
+    "smallest sub-network of the phase, on the selection split."
+)
+
+
+def predictor_text(quality: dict[str, Any]) -> str:
+    accuracy, latency = quality["accuracy"], quality["latency"]
+    return (
+        f"On rows that it did not see, the accuracy predictor errs by {accuracy['rmse'] * 100:.2f} points (RMSE), "
+        f"Kendall tau {accuracy['kendall_tau']:.2f} on {accuracy['held_out']} rows; the latency predictor by "
+        f"{latency['rmse']:.3f} ms, tau {latency['kendall_tau']:.2f} on {latency['held_out']} rows "
+        f"({escape(latency['device'])})."
+    )
+
+
+def styled(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        template="plotly_white",
+        height=height,
+        margin={"l": 60, "r": 20, "t": 30, "b": 50},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": -0.18 if height > 350 else -0.3},
+    )
+    return figure
+
+
+def drawn(figure: go.Figure, name: str) -> str:
+    html: str = figure.to_html(
+        full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False, "responsive": True}
+    )
+    return html
+
+
+def front_figure(
+    front: Front, ensembles: dict[str, Any], measured: Sequence[Measured], searched: Sequence[Measured]
+) -> go.Figure:
+    figure = go.Figure()
+    for rows, name, colour in ((measured, "random", LIGHT), (searched, "found by the searches", GREY)):
+        figure.add_scatter(
+            x=[m.macs for m in rows],
+            y=[m.top1 * 100 for m in rows],
+            text=[m.arch.key for m in rows],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "size": 6},
+        )
+    figure.add_scatter(
+        x=[m.macs for m in front.members],
+        y=[m.top1 * 100 for m in front.members],
+        text=[f"member {i}: {m.arch.key}" for i, m in enumerate(front.members)],
+        mode="lines+markers",
+        name="front",
+        line={"color": BLUE, "shape": "hv", "width": 2},
+        marker={"size": 8},
+    )
+    for found, colour, symbol in zip(fronts_of(ensembles), (ORANGE, GREEN), ("diamond", "square"), strict=False):
+        several = [row for row in found["members"] if len(row["members"]) > 1]
+        figure.add_scatter(
+            x=[row["cost"] for row in several],
+            y=[row["top1"] * 100 for row in several],
+            text=[f"members {row['members']}" for row in several],
+            mode="markers",
+            name=f"ensembles, cost = {found['cost']}",
+            marker={"color": colour, "symbol": symbol, "size": 9},
+        )
+    figure.update_xaxes(title="MACs of one image (of an ensemble: max or sum over its members)", type="log")
+    figure.update_yaxes(title="top-1 on the selection split, %")
+    return styled(figure, 480)
+
+
+def test_figure(ensembles: dict[str, Any]) -> go.Figure:
+    figure = go.Figure()
+    groups = [("single networks of the front", ensembles["singles"], BLUE, "circle")]
+    for found, colour, symbol in zip(fronts_of(ensembles), (ORANGE, GREEN), ("diamond", "square"), strict=False):
+        several = [row for row in found["members"] if len(row["members"]) > 1]
+        groups.append((f"ensembles, cost = {found['cost']}", several, colour, symbol))
+    for name, rows, colour, symbol in groups:
+        figure.add_scatter(
+            x=[row["cost"] for row in rows],
+            y=[row["test_top1"] * 100 for row in rows],
+            text=[f"members {row['members']}, selection {percent(row['top1'])}" for row in rows],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": symbol, "size": 8},
+            error_y={
+                "type": "data",
+                "array": [(row["test_interval"][1] - row["test_top1"]) * 100 for row in rows],
+                "arrayminus": [(row["test_top1"] - row["test_interval"][0]) * 100 for row in rows],
+                "thickness": 1,
+                "width": 3,
+            },
+        )
+    figure.update_xaxes(title="MACs of one image (of an ensemble: max or sum over its members)", type="log")
+    figure.update_yaxes(title="top-1 on the test split, %")
+    return styled(figure, 420)
+
+
+def training_figure(phases: Sequence[dict[str, Any]]) -> go.Figure:
+    figure = make_subplots(rows=1, cols=2, subplot_titles=("training loss", "top-1 on the selection split, %"))
+    epoch = 0
+    curves: dict[str, tuple[list[int], list[float]]] = {"largest": ([], []), "smallest": ([], [])}
+    for number, phase in enumerate(phases):
+        rows = phase["history"]
+        x = [epoch + row["epoch"] for row in rows]
+        figure.add_scatter(
+            x=x, y=[row["loss"] for row in rows], mode="lines", line={"color": BLUE}, showlegend=False, row=1, col=1
+        )
+        for column in (1, 2):
+            figure.add_vrect(
+                x0=epoch,
+                x1=epoch + len(rows),
+                fillcolor=LIGHT,
+                opacity=0.5 if number % 2 else 0,
+                line_width=0,
+                annotation_text=escape(phase["phase"]),
+                annotation_position="bottom left",
+                row=1,
+                col=column,
+            )
+        for name, (xs, ys) in curves.items():
+            seen = [row for row in rows if name in row]
+            xs += [epoch + row["epoch"] for row in seen]
+            ys += [row[name] * 100 for row in seen]
+        epoch += len(rows)
+    for (name, (xs, ys)), colour in zip(curves.items(), (BLUE, ORANGE), strict=True):
+        figure.add_scatter(
+            x=xs, y=ys, mode="lines+markers", name=f"{name} sub-network of the phase", line={"color": colour}, row=1, col=2
+        )
+    figure.update_xaxes(title="epoch")
+    return styled(figure, 360)
+
+
+def predictor_figure(quality: dict[str, Any]) -> go.Figure:
+    figure = make_subplots(rows=1, cols=2, subplot_titles=("accuracy, top-1 in %", "latency, ms"))
+    for column, (name, scale) in enumerate((("accuracy", 100), ("latency", 1)), start=1):
+        truth = [value * scale for value in quality[name]["truth"]]
+        predicted = [value * scale for value in quality[name]["predicted"]]
+        ends = [min(truth + predicted), max(truth + predicted)]
+        figure.add_scatter(
+            x=ends, y=ends, mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False, row=1, col=column
+        )
+        figure.add_scatter(
+            x=truth, y=predicted, mode="markers", marker={"color": BLUE, "size": 7}, showlegend=False, row=1, col=column
+        )
+        figure.update_xaxes(title="measured", row=1, col=column)
+        figure.update_yaxes(title="predicted", row=1, col=column)
+    return styled(figure, 360)
+
+
+def summary(
+    job: Job, front: Front, ensembles: dict[str, Any], measured: Sequence[Measured], searched: Sequence[Measured]
+) -> str:
+    single, ensemble = ensembles["singles"][-1], ensembles["members"][-1]
+    span = front.members[-1].macs / front.members[0].macs
+    facts = [
+        ("Best single network", f"{with_interval(single)} % on test", macs_text(single["cost"]) + " MACs"),
+        (
+            f"Best ensemble, cost = {ensembles['cost']}",
+            f"{with_interval(ensemble)} % on test",
+            f"{len(ensemble['members'])} members, {macs_text(ensemble['cost'])} MACs",
+        ),
+        ("Front", f"{len(front.members)} networks", f"MACs span a factor of {span:.1f}"),
+        (
+            "Evaluated",
+            f"{len(measured) + len(searched)} sub-networks",
+            f"of {job.config.search_space.size:.2e} in {escape(job.config.space)}",
+        ),
+    ]
+    cards = "".join(f"<div><b>{a}</b><span>{b}</span><i>{c}</i></div>" for a, b, c in facts)
+    made = f"run {escape(job.run.id)}, seed {job.config.seed}, code {escape(job.run.code)}"
+    return f'<h1>{escape(job.config.name)}</h1><p class="made">{made}</p><div class="cards">{cards}</div>'
+
+
+def front_table(job: Job, front: Front, ensembles: dict[str, Any], validated: dict[str, Any]) -> str:
+    rows = []
+    for i, (member, single, seen) in enumerate(zip(front.members, ensembles["singles"], validated["members"], strict=True)):
+        command = f"ofa export {job.asked} --arch {member.arch.key}"
+        cells = [
+            str(i),
+            str(member.arch.resolution),
+            macs_text(member.macs),
+            f"{member.params / 1e3:.1f} k",
+            percent(member.top1),
+            with_interval(single),
+            f"{seen['latency_ms']:.2f} ± {seen['latency_spread_ms']:.2f}",
+            f"<code>{escape(command)}</code>",
+        ]
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    heads = ("", "pixels", "MACs", "params", "selection %", "test % [95 %]", "ms", "take it")
+    where = f"{escape(validated['device'])}, {validated['threads']} thread, one image"
+    return table("front", heads, rows) + f'<p class="made">ms: median and half the interquartile range, {where}.</p>'
+
+
+def ensemble_table(ensembles: dict[str, Any]) -> str:
+    rows = []
+    for found in fronts_of(ensembles):
+        for row in found["members"]:
+            cells = [
+                found["cost"],
+                ", ".join(map(str, row["members"])),
+                macs_text(row["cost"]),
+                percent(row["top1"]),
+                with_interval(row),
+            ]
+            rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    heads = ("cost", "members", "MACs", "selection %", "test % [95 %]")
+    return "<details><summary>All ensembles</summary>" + table("ensembles", heads, rows) + "</details>"
+
+
+def table(name: str, heads: Sequence[str], rows: Sequence[str]) -> str:
+    head = "".join(f"<th>{escape(head)}</th>" for head in heads)
+    return f'<div class="wide"><table id="{name}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<link rel="icon" href="data:,">
+<style>
+body {{ font: 15px/1.5 system-ui, sans-serif; color: #1c2733; max-width: 1080px; margin: 2rem auto; padding: 0 1rem; }}
+h1 {{ margin-bottom: 0; }}
+h2 {{ margin: 2.2rem 0 0.3rem; }}
+p {{ max-width: 46rem; }}
+.made {{ color: #66717e; font-size: 13px; margin-top: 0.2rem; }}
+.cards {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(220px, 1fr)); gap: 0.8rem; margin-top: 1rem; }}
+.cards div {{ border: 1px solid #dfe3e8; border-radius: 6px; padding: 0.7rem 0.9rem; }}
+.cards div {{ display: flex; flex-direction: column; }}
+.cards span {{ font-size: 17px; }}
+.cards i {{ color: #66717e; font-style: normal; font-size: 13px; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-size: 13px; margin: 0.6rem 0; }}
+th, td {{ text-align: left; padding: 0.25rem 0.7rem 0.25rem 0; border-bottom: 1px solid #e8ebef; white-space: nowrap; }}
+code {{ font: 12px ui-monospace, monospace; background: #f3f5f7; padding: 0.1rem 0.3rem; user-select: all; }}
+details {{ margin-top: 0.6rem; }}
+</style>
+<script>{plotly}</script>
+</head>
+<body>
+{body}
+</body>
+</html>
+"""

@@ -1,0 +1,73 @@
+"""What stands in a store: list runs, show one, pull it, verify it.
+
+ofa results list --store s3://bucket/prefix
+ofa results pull digits-1a2b3c4d --store s3://bucket/prefix --to ./results
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from cluster import run as keys
+from cluster.errors import InputError, StepError
+from cluster.progress import Reporter
+from cluster.run import Run, sha256
+from cluster.store import MissingObject, open_store
+
+
+def runs(store_url: str) -> list[str]:
+    """The ids of all runs in a store."""
+    found = [key.removesuffix(f"/{keys.CONFIG}") for key in open_store(store_url).keys() if key.endswith(f"/{keys.CONFIG}")]
+    return [run for run in found if "/" not in run]
+
+
+def the_run(store_url: str, run_id: str | None) -> Run:
+    """The run of that id, or the only one there is."""
+    there = runs(store_url)
+    if run_id is None and len(there) == 1:
+        run_id = there[0]
+    if run_id is None or run_id not in there:
+        what = f"has no run {run_id!r}" if run_id else f"has {len(there)} runs, say which"
+        raise InputError(f"{store_url} {what}; there are: {', '.join(there) or 'none'}")
+    return Run.at(store_url, run_id, code="")
+
+
+def listing(store_url: str) -> Iterator[dict[str, Any]]:
+    """One row a run: its id, its finished steps and when the last one finished."""
+    for run_id in runs(store_url):
+        steps = Run.at(store_url, run_id, code="").steps()
+        yield {"run": run_id, "steps": list(steps), "last": max((s["finished"] for s in steps.values()), default="")}
+
+
+def verify(run: Run) -> list[str]:
+    """What is wrong with a run, a line each; empty if every object is whole."""
+    return list(run.problems())
+
+
+def pull(run: Run, to: str, reporter: Reporter) -> None:
+    """Copies a run, objects in parallel, each checked; what an earlier pull brought whole is not fetched again."""
+    target = open_store(to)
+    digests = {key: digest for key, (_, digest) in run.recorded().items()}
+    wanted = [key for key in run.keys() if not key.startswith("partial/")]
+    records = [key for key in wanted if key.endswith(".done.json")]
+
+    def fetch(key: str) -> None:
+        name = f"{run.id}/{key}"
+        if key in digests:
+            try:
+                if sha256(target.read(name)) == digests[key]:
+                    return
+            except MissingObject:
+                pass
+        data = run.raw(key)
+        if key in digests and sha256(data) != digests[key]:
+            raise StepError(f"{run.url}/{key}: damaged there, not pulled; `ofa results verify` says what else is")
+        target.write(name, data)
+
+    with reporter.track("pull", len(wanted), "objects") as tracker, ThreadPoolExecutor(8) as threads:
+        for group in ([key for key in wanted if key not in records], records):  # records last: they say it is whole
+            for _ in threads.map(fetch, group):
+                tracker.advance()
+    reporter.say(f"pulled {len(wanted)} objects to {to}/{run.id}")

@@ -1,0 +1,79 @@
+"""Validate the front as it would be deployed: every member extracted, scored, and timed on this machine.
+
+    ofa validate configs/digits.toml --store ./runs
+
+Leaves, for each member, what the plain network scores (it must be what the front says, to the image), what was
+predicted of it, and its latency here. Timings vary, so they stand beside the front and decide nothing.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from cluster import run as keys
+from cluster.errors import StepError
+from cluster.run import machine
+from jobs.evaluation import load_supernet, read_weights
+from jobs.job import Job
+from jobs.train import evaluator
+from ofa.evaluate import Evaluator, top1
+from ofa.extract import extract
+from ofa.genes import Genes
+from ofa.images import Split
+from ofa.latency import measure_latencies
+from ofa.record import Measured
+from search.front import Front
+from search.predictor import Ridge
+
+
+def validate(job: Job) -> None:
+    config, step, space = job.config, job.run.begin("validate"), job.config.search_space
+    front = Front.from_json(step.read_json(keys.FRONT, made_by="search"))
+    net = load_supernet(config, job.data.classes, read_weights(step, config))
+    rows_BG = Genes(space).encode([member.arch for member in front.members])
+    predictors = [
+        Ridge.from_npz(step.read(key, made_by="fit"), space, key) for key in (keys.PREDICTOR, keys.LATENCY_PREDICTOR)
+    ]
+    predicted_top1, predicted_ms = (predictor.predict(rows_BG).tolist() for predictor in predictors)
+    score = evaluator(config, job.data, net)
+    torch.set_num_threads(1)
+    plain = []
+    with job.reporter.track("validate", len(front.members), "networks") as tracker:
+        for member in front.members:
+            network = extract(net, member.arch, score.statistics(member.arch))
+            _must_agree(member, top1_of(network, score, job.data.selection, member.arch.resolution))
+            plain.append((network, member.arch.resolution))
+            tracker.advance()
+    setting = config.measure
+    latencies = measure_latencies(plain, runs=setting.latency_runs, threads=setting.latency_threads)
+    rows = [
+        {
+            "key": member.arch.key,
+            "top1": member.top1,
+            "predicted_top1": predicted_top1[i],
+            **latencies[i]._asdict(),
+            "predicted_latency_ms": predicted_ms[i],
+        }
+        for i, member in enumerate(front.members)
+    ]
+    device = {"device": machine(), "threads": setting.latency_threads, "batch": 1}
+    step.write_json(keys.VALIDATED, {**device, "members": rows})
+    step.finish(config.seed)
+    job.reporter.say(
+        f"validate: {len(rows)} extracted networks score what the supernet says; "
+        f"{rows[0]['latency_ms']:.2f} to {max(row['latency_ms'] for row in rows):.2f} ms an image on one thread"
+    )
+
+
+@torch.inference_mode()
+def top1_of(network: torch.nn.Module, score: Evaluator, split: Split, resolution: int) -> float:
+    """The fraction of `split` that a plain network names right."""
+    return top1(torch.cat([network(images) for images in score.batches(split, resolution)]), split.labels)
+
+
+def _must_agree(member: Measured, found: float) -> None:
+    if found != member.top1:
+        raise StepError(
+            f"validate: {member.arch.key} has top-1 {member.top1:.4f} in front.json and {found:.4f} extracted here; "
+            "this machine computes otherwise than the one that searched: search and validate on one kind of machine"
+        )

@@ -1,0 +1,142 @@
+"""The command line in this process: what it prints, and how it ends."""
+
+import json
+import os
+import sys
+
+import helpers
+import numpy as np
+import pytest
+
+from ensemble.table import Table
+from jobs.cli import main
+from ofa.spaces import get_space
+
+TINY = str(helpers.TINY)
+
+
+@pytest.fixture
+def ofa(monkeypatch, capsys):
+    """Runs a command: (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ofa", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
+
+
+def test_cost_takes_a_name_json_or_a_file(ofa, tmp_path):
+    arch = get_space("digits").smallest()
+    file = tmp_path / "arch.json"
+    file.write_text(json.dumps(arch.to_json()))
+    outputs = [ofa("cost", "--space", "digits", "--classes", 10, "--arch", text)
+               for text in (arch.key, json.dumps(arch.to_json()), file)]  # fmt: skip
+    assert len({out for _, out, _ in outputs}) == 1
+    assert [code for code, _, _ in outputs] == [0, 0, 0]
+    _, out, _ = ofa("cost", "--space", "digits", "--classes", 10, "--arch", arch.key, "--json")
+    assert json.loads(out)["arch"] == arch.to_json()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "nowhere.toml"], "nowhere.toml: No such file or directory; give the path of a config file"),
+        (["run", TINY, "--set", "search.trails=3"], "search: no setting 'trails'"),
+        (["run", TINY, "--set", "space=nowhere"], "no space is called 'nowhere'; there are"),
+        (["run", TINY, "--store", "ftp://x"], "ftp://x: a store is a directory or s3://bucket/prefix"),
+        (["run", TINY, "--store", "STORE", "--until", "serch"], "no step is called 'serch'; there are train, measure"),
+        (["search", TINY, "--store", "STORE"], "run `ofa train` first"),
+        (["export", TINY, "--store", "STORE", "--arch", "r1-x"], "'r1-x' is not the name of an arch"),
+        (["cost", "--space", "digits", "--arch", "{"], "--arch is not JSON"),
+        (["cost", "--space", "ofa_mbv3_w1.0", "--arch", get_space("digits").smallest().key], "is not in the space"),
+        (["ensemble"], "give a config file or --predictions, one of them"),
+        (["ensemble", "--predictions", "nowhere.npz"], "nowhere.npz: No such file"),
+        (["ensemble", "--predictions", TINY], "tiny.toml: it is not an npz file"),
+        (["results", "show", "--store", "STORE"], "has 0 runs, say which; there are: none"),
+        (["results", "verify", "other", "--store", "STORE"], "has no run 'other'"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(ofa, tmp_path, arguments, says):
+    arguments = [argument.replace("STORE", str(tmp_path)) for argument in arguments]
+    code, out, err = ofa(*arguments)
+    assert code == 2, (out, err)
+    assert err.startswith("ofa: ")
+    assert says in err
+    assert err.count("\n") == 1
+
+
+def test_bad_input_is_also_said_in_json(ofa):
+    code, out, err = ofa("run", "nowhere.toml", "--json")
+    assert code == 2
+    assert json.loads(out) == {"event": "error", "message": err.removeprefix("ofa: ").strip(), "exit": 2}
+
+
+def test_unknown_commands_and_options_end_with_2(ofa):
+    assert ofa("serch")[0] == 2
+    assert ofa("run", TINY, "--stoer", "x")[0] == 2
+
+
+def test_a_missing_bucket_and_wrong_keys_are_one_line(ofa, radosgw, monkeypatch):
+    for name, value in radosgw.environment.items():
+        monkeypatch.setenv(name, value)
+    code, _, err = ofa("run", TINY, "--store", "s3://nowhere/x")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "there is no bucket 'nowhere'" in err
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrongsecret")
+    code, _, err = ofa("run", TINY, "--store", "s3://results/x")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the secret key is wrong" in err
+    assert "wrongsecret" not in err
+
+
+def test_a_failed_step_ends_with_1_and_an_unforeseen_error_with_a_hint(ofa, tmp_path, monkeypatch):
+    from cluster.errors import StepError
+
+    def full(*_, **__):
+        raise StepError("no space left for x; free some")
+
+    monkeypatch.setattr("jobs.cli.run_steps", full)
+    assert ofa("fit", TINY, "--store", tmp_path)[::2] == (1, "ofa: no space left for x; free some\n")
+
+    def bug(*_, **__):
+        raise RuntimeError("oh\nno")
+
+    monkeypatch.setattr("jobs.cli.run_steps", bug)
+    code, _, err = ofa("fit", TINY, "--store", tmp_path)
+    assert code == 1
+    assert err == "ofa: RuntimeError: oh; OFA_TRACEBACK=1 shows where\n"
+    monkeypatch.setenv("OFA_TRACEBACK", "1")
+    assert "Traceback" in ofa("fit", TINY, "--store", tmp_path)[2]
+
+
+def test_ensembles_of_any_predictions_file(ofa, tmp_path):
+    rng = np.random.default_rng(0)
+    probs = -np.sort(-rng.random((4, 100, 3)), axis=2).astype(np.float32)
+    classes = np.argsort(rng.random((4, 100, 10)), axis=2)[:, :, :3]
+    table = Table(classes, probs, rng.integers(0, 10, 100), np.array([1.0, 2, 3, 4]))
+    (tmp_path / "t.npz").write_bytes(table.to_npz())
+    for rule in ("max", "sum"):
+        code, out, _ = ofa("ensemble", "--predictions", tmp_path / "t.npz", "--cost", rule, "--algorithm", "default",
+                           "--seed", 1, "--out", tmp_path / "out", "--json")  # fmt: skip
+        assert code == 0
+        assert json.loads(out)["event"] == "result"
+        doc = json.loads((tmp_path / "out/ensembles.json").read_text())
+        assert doc["cost"] == rule
+        assert doc["unit"]
+        for member in doc["members"]:
+            cost = table.cost_M[member["members"]]
+            assert member["cost"] == (cost.max() if rule == "max" else cost.sum())
+            assert 0 <= member["top1"] <= 1
+
+
+def test_python_m_jobs_is_the_same_command():
+    import subprocess
+
+    done = subprocess.run([sys.executable, "-m", "jobs", "cost", "--space", "digits", "--arch", "x"], cwd=os.getcwd(),
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.startswith("ofa: 'x' is not the name of an arch")

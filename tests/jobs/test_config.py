@@ -1,0 +1,99 @@
+from itertools import pairwise
+from pathlib import Path
+
+import helpers
+import pytest
+
+from cluster.config import ConfigError, dump
+from jobs.config import Experiment, load
+
+TINY = str(helpers.TINY)
+
+
+ROOT = Path(__file__).parent.parent.parent
+SHIPPED = sorted((ROOT / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_config_is_valid_and_its_phases_only_widen(path):
+    phases = load(str(path)).phases
+    assert len(phases) >= 2
+    for before, after in pairwise(phases):
+        for name in ("resolutions", "depths", "kernels", "expands"):
+            assert set(getattr(before.space, name)) <= set(getattr(after.space, name)), (before.name, after.name, name)
+    assert phases[-1].space == load(str(path)).search_space
+
+
+def test_digits_shrinks_in_the_published_order():
+    opened = [
+        [name for name in ("kernels", "depths", "expands") if len(getattr(phase.space, name)) > 1]
+        for phase in load(str(ROOT / "configs/digits.toml")).phases
+    ]
+    assert opened == [[], ["kernels"], ["kernels", "depths"], ["kernels", "depths", "expands"]]
+
+
+def test_one_config_is_one_run_wherever_it_runs():
+    here, there = load(TINY), load(TINY, ["ray.evaluators=8", "ray.address=auto"])
+    assert here.id == there.id
+    assert here.id.startswith("tiny-")
+
+
+@pytest.mark.parametrize("setting", ["seed=2", "search.evaluations=99", "train.batch=64", "name=other"])
+def test_another_setting_is_another_run(setting):
+    assert load(TINY).id != load(TINY, [setting]).id
+
+
+def test_the_written_config_is_the_same_run(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text(dump(load(TINY)))
+    assert load(str(path)) == load(TINY)
+    assert load(str(path)).id == load(TINY).id
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("search.trails=3", "search: no setting 'trails'; here you may set algorithm, evaluations"),
+        ("space=digit", "no space is called 'digit'; there are digits"),
+        ("name=My Run", "name is 'My Run'; use small letters"),
+        ("train.batch=65", r"train.batch is 65, not a multiple of train.workers \(2\); use 64"),
+        ("train.workers=0", "train: workers is 0; input should be greater than or equal to 1"),
+        ("data.test=0.9", "selection and test together leave nothing to train on"),
+        ("data.source=cifar", "data: source is 'cifar'; input should be 'digits'"),
+        ("search.population=5", "search.population is 5, too few for 2 islands; use at least 8"),
+        ("measure.latency_archs=61", "measure.latency_archs is 61, more than measure.archs"),
+        ("search.algorithm=magic", "search: algorithm is 'magic'"),
+        ("train.phases=[]", "there are no phases"),
+        ('train.phases=[{name="a",epochs=1,lr=1,kernels=[9]}]', r"kernels \[9\] are not among 3, 5, 7"),
+        ('train.phases=[{name="a",epochs=1,lr=1,distil=1}]', "'a' comes first and has no teacher yet"),
+        ('train.phases=[{name="a/b",epochs=1,lr=1}]', "'a/b' is no name or stands twice"),
+        ('train.phases=[{name="a",epochs=1,lr=1},{name="a",epochs=1,lr=1}]', "'a' is no name or stands twice"),
+        ('train.phases=[{name="a",epochs=1}]', "train.phases.0: lr is missing"),
+    ],
+)
+def test_what_cannot_work_is_one_line_before_anything_starts(setting, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        load(TINY, [setting])
+    assert str(caught.value).startswith(TINY)
+    assert "\n" not in str(caught.value)
+
+
+def test_every_setting_is_documented():
+    """docs/configuration.md has a line for each, with its default."""
+    text = (ROOT / "docs/configuration.md").read_text()
+    for name, _ in settings(load(TINY)):
+        assert f"| `{name}` |" in text, name
+
+
+def settings(config: Experiment):
+    """The names of all settings, section by section."""
+    from dataclasses import fields, is_dataclass
+
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from ((f"{field.name}.{name}", v) for name, v in settings(value))
+        elif field.name == "phases":
+            yield from ((f"phases.{f.name}", None) for f in fields(value[0]))
+        else:
+            yield field.name, value

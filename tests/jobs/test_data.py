@@ -1,0 +1,54 @@
+import helpers
+import numpy as np
+import torch
+
+from jobs.config import load
+from jobs.data import Dataset, digits
+from jobs.data import load as load_data
+
+TINY = str(helpers.TINY)
+
+
+def dataset(*overrides):
+    return load_data(load(TINY, list(overrides)))
+
+
+def test_splits_share_no_image_and_lose_none():
+    data = dataset()
+    images = [tuple(pixels.flatten().tolist()) for split in data.splits.values() for pixels in split.pixels]
+    pixels, _ = digits(32)
+    assert len(images) == len(pixels) == 1797
+    assert sorted(images) == sorted(tuple(p.flatten().tolist()) for p in pixels)
+    assert abs(len(data.selection) - 0.2 * 1797) <= 1
+    assert abs(len(data.test) - 0.2 * 1797) <= 1
+
+
+def test_every_split_has_its_share_of_every_class():
+    data = dataset()
+    whole = np.bincount(digits(32)[1])
+    for split in data.splits.values():
+        counts = np.bincount(split.labels.numpy(), minlength=10)
+        assert np.abs(counts - whole * len(split) / 1797).max() <= 2
+
+
+def test_the_split_is_the_seeds():
+    assert torch.equal(dataset().train.pixels, dataset().train.pixels)
+    assert not torch.equal(dataset().train.labels, dataset("seed=2").train.labels)
+
+
+def test_digits_are_grey_and_as_large_as_the_space_wants():
+    data = dataset()
+    assert data.train.pixels.shape[1:] == (3, 32, 32)
+    assert data.train.pixels.dtype == torch.uint8
+    assert torch.equal(data.train.pixels[:, 0], data.train.pixels[:, 2])
+    assert int(data.train.pixels.max()) == 255
+
+
+def test_arrays_bring_the_same_data_set_back():
+    data = dataset()
+    again = Dataset.of(data.arrays())
+    assert again.classes == 10
+    assert again.scale == data.scale
+    for name, split in data.splits.items():
+        assert torch.equal(split.pixels, again.splits[name].pixels)
+        assert torch.equal(split.labels, again.splits[name].labels)
