@@ -1,0 +1,141 @@
+"""What tests share: reference data, real servers, and the rule that in CI nothing is skipped but the GPU."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
+    """With OFA_NO_SKIPS a test that skips for want of anything but a GPU has failed."""
+    report = yield
+    if os.environ.get("OFA_NO_SKIPS") and report.skipped and "gpu" not in item.keywords and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which OFA_NO_SKIPS forbids: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of measurements by others, which are never committed."""
+    folder = Path(os.environ.get("OFA_REFERENCE_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no reference data at {folder}; OFA_REFERENCE_DATA names their folder")
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def s3_environment(port: int) -> dict[str, str]:
+    """What a client needs, the usual AWS way."""
+    return {
+        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
+        "AWS_ACCESS_KEY_ID": "testkey",
+        "AWS_SECRET_ACCESS_KEY": "testsecret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        # this release of the gateway does not know the checksums that clients send unasked
+        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+    }
+
+
+@pytest.fixture(scope="session")
+def mock_s3() -> Iterator[dict[str, str]]:
+    """The environment of a mocked S3 server with an empty bucket `results`; quick, and it checks no keys."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    port = free_port()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    environment = s3_environment(port)
+    client(boto3, environment).create_bucket(Bucket="results")
+    yield environment
+    server.stop()
+
+
+class Radosgw:
+    """A real S3 server that can crash."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = next(port for port in iter(free_port, None) if port < 50000)
+        self.environment = s3_environment(self.port)
+
+    def call(self, command: str) -> None:
+        done = subprocess.run(
+            [str(ROOT / "tests/radosgw.sh"), command, str(self.folder), str(self.port)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="session")
+def radosgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Radosgw]:
+    """Ceph's gateway on loopback with an empty bucket `results`."""
+    import boto3
+
+    if not all(shutil.which(name) for name in ("radosgw", "ceph-mon", "ceph-osd", "ceph", "ceph-authtool")):
+        pytest.skip("no radosgw; `make services` installs it on Debian as root")
+    server = Radosgw(tmp_path_factory.mktemp("radosgw") / "ceph")
+    try:
+        server.call("start")
+        client(boto3, server.environment).create_bucket(Bucket="results")
+        yield server
+    finally:
+        server.call("remove")
+
+
+def client(boto3: object, environment: dict[str, str]) -> object:
+    return boto3.client(  # type: ignore[attr-defined]
+        "s3",
+        endpoint_url=environment["AWS_ENDPOINT_URL_S3"],
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name=environment["AWS_DEFAULT_REGION"],
+    )
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("no chromium; `make services` installs it on Debian as root")
+    return path
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A local Ray cluster of two CPUs."""
+    from cluster.session import session
+
+    with session("local", cpus=2):
+        yield

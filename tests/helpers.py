@@ -1,0 +1,99 @@
+"""Whole commands in processes of their own, to watch, to kill and to look at."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TINY = Path(__file__).parent / "jobs" / "tiny.toml"
+OFA = Path(sys.executable).parent / "ofa"
+
+
+@dataclass
+class TinyRun:
+    """A run in a directory."""
+
+    store: Path
+    id: str
+
+    @property
+    def folder(self) -> Path:
+        return self.store / self.id
+
+    def read(self, key: str) -> Any:
+        return json.loads((self.folder / key).read_text())
+
+
+def ofa(*arguments: object, **settings: Any) -> subprocess.CompletedProcess:
+    """A whole `ofa` command in a process of its own."""
+    command = [str(OFA), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500, **settings)
+
+
+def run_id(*settings: str) -> str:
+    from jobs.config import load
+
+    return load(str(TINY), list(settings)).id
+
+
+class Running:
+    """An `ofa run` under way, whose processes can be killed."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [str(OFA), *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def wait_for(self, condition: Any, timeout_s: float = 120) -> None:
+        """Until `condition()`; the run must not end before."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self.process.poll() is None, f"the run ended early:\n{self.process.stdout.read()}"
+            assert time.monotonic() < deadline, "waited in vain"
+            time.sleep(0.01)
+
+    def workers(self, name: str) -> list[int]:
+        """Its Ray worker processes whose title starts with `name`."""
+        return [pid for pid, title, parents in processes() if title.startswith(name) and self.process.pid in parents]
+
+    def kill(self) -> None:
+        """SIGKILL to the driver; its Ray cluster dies with it."""
+        self.process.kill()
+        self.process.wait()
+        deadline = time.monotonic() + 30
+        while self.workers("ray::") and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def finish(self) -> None:
+        output, _ = self.process.communicate(timeout=300)
+        assert self.process.returncode == 0, output
+
+
+def processes() -> Iterator[tuple[int, str, list[int]]]:
+    """(pid, title, parents) of every process."""
+    table = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (OSError, IndexError, ValueError):
+                continue
+            table[int(entry.name)] = (title, parent)
+    for pid, (title, _) in table.items():
+        parents, here = [], pid
+        while here in table and here > 1:
+            here = table[here][1]
+            parents.append(here)
+        yield pid, title, parents
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, 9)
