@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -35,8 +36,9 @@ def session(address: str, cpus: int) -> Iterator[None]:
             count = max(cpus, os.cpu_count() or 1)
             init(address=LOCAL, num_cpus=count, include_dashboard=False, object_store_memory=512 * 2**20)
         else:
+            _knock(address)
             init(address=address)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"ray.address is {address!r}: cannot connect: {reason}; start that cluster, or use 'local'"
@@ -49,3 +51,10 @@ def session(address: str, cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """OSError if nobody listens at host:port, at once; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 
@@ -62,26 +63,46 @@ def train_on_ray(loop: Loop, arrays: Mapping[str, np.ndarray], workers: int, max
     saved. arrays: shared through the object store. hear: gets every report, here in the driver.
     """
     mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
-    trainer = ray.train.torch.TorchTrainer(
-        _on_worker,
-        train_loop_config={"loop": loop, "arrays": ray.put(dict(arrays)), "mailbox": mailbox},
-        scaling_config=ray.train.ScalingConfig(num_workers=workers),
-        torch_config=ray.train.torch.TorchConfig(backend="gloo"),
-        run_config=ray.train.RunConfig(
-            storage_path=tempfile.mkdtemp(prefix="ofa-train-"),  # Ray's own notes; checkpoints go to our store
-            failure_config=ray.train.FailureConfig(max_failures=max_failures),
-        ),
-    )
+    shared = ray.put(dict(arrays))
     ended = threading.Event()
     listener = threading.Thread(target=_listen, args=(mailbox, hear, ended))
     listener.start()
     try:
-        trainer.fit()
-    except ray.train.TrainingFailedError as error:
-        raise StepError(f"training failed on {workers} workers: {_reason(error)}") from error
+        for attempt in range(max_failures + 1):
+            trainer = ray.train.torch.TorchTrainer(
+                _on_worker,
+                train_loop_config={"loop": loop, "arrays": shared, "mailbox": mailbox},
+                scaling_config=ray.train.ScalingConfig(num_workers=workers),
+                torch_config=ray.train.torch.TorchConfig(backend="gloo"),
+                run_config=ray.train.RunConfig(
+                    storage_path=tempfile.mkdtemp(prefix="ofa-train-"),  # Ray's own notes; checkpoints go to our store
+                    failure_config=ray.train.FailureConfig(max_failures=max_failures - attempt),
+                ),
+            )
+            failure = _fit(trainer)
+            if failure is None or not failure.starting:
+                break
     finally:
         ended.set()
         listener.join()
+    if failure is not None:
+        raise StepError(f"training failed on {workers} workers: {failure.reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    reason: str
+    starting: bool  # a worker died while Ray was starting it: then Ray gives up at once, and we try again
+
+
+def _fit(trainer: Any) -> _Failure | None:
+    """Trains; a failure comes back as words, for its traceback would hold the dead training's CPUs."""
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        cause = getattr(error, "controller_failure", None)
+        return _Failure(_reason(error), isinstance(cause, ray.exceptions.RayActorError))
+    return None
 
 
 def _on_worker(config: dict[str, Any]) -> None:
