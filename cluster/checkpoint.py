@@ -24,39 +24,47 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run. The state goes first, then the pointer to it, then the old state goes away."""
+    """The checkpoints of one run. The state goes first, then the pointer to it, then the old state goes away.
+
+    States are named by their content: workers of a killed driver, which live on for some seconds, cannot spoil what
+    their successors write.
+    """
 
     def __init__(self, run: Run) -> None:
         self.run = run
 
     def save(self, state: bytes, progress: Progress, phase: str) -> None:
         """Makes `state` the latest."""
-        pointer = self._pointer()
-        number = pointer["number"] + 1 if pointer else 1
-        self._publish(keys.supernet_checkpoint(phase, number), state, progress, number, pointer)
+        self._publish(keys.supernet_checkpoint(phase, sha256(state)), state, progress)
 
     def finish_phase(self, weights: bytes, meta: bytes, progress: Progress, phase: str) -> None:
         """Publishes a finished phase; `progress`, which already names it, continues from its weights."""
-        pointer = self._pointer()
         self.run.store.write(f"{self.run.id}/{keys.supernet_meta(phase)}", meta)
-        self._publish(keys.supernet(phase), weights, progress, pointer["number"] + 1 if pointer else 1, pointer)
+        self._publish(keys.supernet(phase), weights, progress)
 
     def latest(self) -> tuple[bytes, Progress] | None:
         """The latest state, or None if nothing was saved yet; a damaged one is an error, not a silent restart."""
         pointer = self._pointer()
-        if pointer is None:
-            return None
-        return self._checked(pointer["object"], pointer["sha256"]), Progress(**pointer["progress"])
+        while pointer is not None:
+            try:
+                return self._checked(pointer["object"], pointer["sha256"]), Progress(**pointer["progress"])
+            except DamagedObject:
+                previous, pointer = pointer, self._pointer()
+                if pointer == previous:  # otherwise somebody has just published a newer one
+                    raise
+        return None
 
     def phase(self, name: str, progress: Progress) -> bytes:
         """The weights of a finished phase."""
         return self._checked(keys.supernet(name), progress.phases[name])
 
-    def _publish(self, key: str, data: bytes, progress: Progress, number: int, previous: dict[str, Any] | None) -> None:
+    def _publish(self, key: str, data: bytes, progress: Progress) -> None:
+        previous = self._pointer()
         self.run.store.write(f"{self.run.id}/{key}", data)
+        number = previous["number"] + 1 if previous else 1
         pointer = {"number": number, "object": key, "sha256": sha256(data), "progress": asdict(progress)}
         self.run.store.write(f"{self.run.id}/{keys.CHECKPOINT}", json.dumps(pointer, indent=1).encode())
-        if previous and "/checkpoint-" in previous["object"]:
+        if previous and "/checkpoint-" in previous["object"] and previous["object"] != key:
             self.run.store.delete(f"{self.run.id}/{previous['object']}")
 
     def _pointer(self) -> dict[str, Any] | None:

@@ -47,9 +47,9 @@ def supernet_meta(phase: str) -> str:
     return f"supernet/{phase}/meta.json"
 
 
-def supernet_checkpoint(phase: str, number: int) -> str:
-    """The state of a phase under way; `CHECKPOINT` says which is the latest."""
-    return f"supernet/{phase}/checkpoint-{number:06d}.safetensors"
+def supernet_checkpoint(phase: str, digest: str) -> str:
+    """The state with this sha256 of a phase under way; `CHECKPOINT` says which is the latest."""
+    return f"supernet/{phase}/checkpoint-{digest[:16]}.safetensors"
 
 
 def predictions(split: str) -> str:

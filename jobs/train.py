@@ -70,7 +70,7 @@ def train_loop(config: Experiment, store_url: str, code: str, worker: Worker, ar
     net = Supernet(config.search_space, data.classes, torch_generator(draw("weights")))
     learner = Learner(net, recipe(config), worker.average)
     progress = Progress()
-    if (latest := checkpoints.latest()) is not None:
+    if (latest := agreed(checkpoints, worker)) is not None:
         learner.load(safetensors.torch.load(latest[0]))
         progress = latest[1]
     watch = Watch(config, data, learner, worker, checkpoints, progress)
@@ -87,6 +87,24 @@ def train_loop(config: Experiment, store_url: str, code: str, worker: Worker, ar
         watch.end_phase(phase)
         if teacher is None:
             teacher = teacher_of(config, data, net_state(net))
+
+
+def agreed(checkpoints: Checkpoints, worker: Worker) -> tuple[bytes, Progress] | None:
+    """The latest checkpoint, the same on every worker.
+
+    Workers of a killed driver live on for some seconds; what they publish meanwhile must not part their successors.
+    """
+    while True:
+        latest = checkpoints.latest()
+        digest = bytes.fromhex(keys.sha256(latest[0])) if latest else bytes(32)
+        mine = torch.tensor(list(digest), dtype=torch.float64)
+        mean = mine.clone()
+        worker.average(mean)
+        apart = (mean != mine).any().double()
+        worker.average(apart)
+        if apart == 0:
+            return latest
+        time.sleep(0.2)
 
 
 def train_epoch(

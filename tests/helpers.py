@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -64,12 +65,17 @@ class Running:
         return [pid for pid, title, parents in processes() if title.startswith(name) and self.process.pid in parents]
 
     def kill(self) -> None:
-        """SIGKILL to the driver; its Ray cluster dies with it."""
+        """SIGKILL to the driver. Its Ray cluster dies with it some seconds later, which nobody waits for here."""
         self.process.kill()
-        self.process.wait()
-        deadline = time.monotonic() + 30
-        while self.workers("ray::") and time.monotonic() < deadline:
-            time.sleep(0.1)
+        self.process.communicate()
+
+    def kill_all(self) -> None:
+        """SIGKILL to the driver and to every worker."""
+        workers = self.workers("ray::")
+        self.kill()
+        for pid in workers:
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid)
 
     def finish(self) -> None:
         output, _ = self.process.communicate(timeout=300)

@@ -4,7 +4,7 @@ import pytest
 
 from cluster.checkpoint import Checkpoints, Progress
 from cluster.errors import InputError
-from cluster.run import DamagedObject, Run, json_lines, sha256
+from cluster.run import DamagedObject, Run, json_lines, sha256, supernet_checkpoint
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ class TestCheckpoints:
             checkpoints.save(f"state{step}".encode(), Progress(step=step), "kernel")
         state, progress = Checkpoints(run).latest()
         assert (state, progress.step) == (b"state3", 3)
-        assert run.keys("supernet/kernel/") == ["supernet/kernel/checkpoint-000003.safetensors"]
+        assert run.keys("supernet/kernel/") == [f"supernet/kernel/checkpoint-{sha256(b'state3')[:16]}.safetensors"]
 
     def test_a_finished_phase_is_the_state_that_training_goes_on_from(self, run):
         checkpoints = Checkpoints(run)
@@ -134,9 +134,9 @@ class TestCheckpoints:
     @pytest.mark.parametrize(
         ("key", "data"),
         [
-            ("supernet/k/checkpoint-000001.safetensors", b""),
-            ("supernet/k/checkpoint-000001.safetensors", b"stat"),
-            ("supernet/k/checkpoint-000001.safetensors", None),
+            (supernet_checkpoint("k", sha256(b"state")), b""),
+            (supernet_checkpoint("k", sha256(b"state")), b"stat"),
+            (supernet_checkpoint("k", sha256(b"state")), None),
             ("supernet/checkpoint.json", b""),
             ("supernet/checkpoint.json", b"{damaged"),
         ],
@@ -151,6 +151,30 @@ class TestCheckpoints:
             Checkpoints(run).latest()
         assert key in str(caught.value)
         assert "\n" not in str(caught.value)
+
+    def test_a_predecessor_that_still_publishes_spoils_nothing(self, run):
+        """Two writers, as after a kill: each pointer names a state that is there and whole."""
+        mine, predecessor = Checkpoints(run), Checkpoints(run)
+        predecessor.save(b"early", Progress(step=1), "k")
+        mine.save(b"mine", Progress(step=2), "k")
+        predecessor.save(b"late", Progress(step=2), "k")
+        assert mine.latest() == (b"late", Progress(step=2))
+        mine.save(b"early", Progress(step=1), "k")
+        assert predecessor.latest() == (b"early", Progress(step=1))
+
+    def test_a_state_that_is_replaced_while_it_is_read_is_read_anew(self, run, monkeypatch):
+        checkpoints = Checkpoints(run)
+        checkpoints.save(b"old", Progress(step=1), "k")
+        raw = Run.raw
+
+        def slow(run, key):
+            if "/checkpoint-" in key:
+                monkeypatch.undo()
+                Checkpoints(run).save(b"new", Progress(step=2), "k")
+            return raw(run, key)
+
+        monkeypatch.setattr(Run, "raw", slow)
+        assert checkpoints.latest() == (b"new", Progress(step=2))
 
     def test_sweeping_removes_checkpoints_and_keeps_phases(self, run):
         checkpoints = Checkpoints(run)

@@ -243,9 +243,9 @@ def test_another_seed_gives_another_front(tiny_run, tmp_path):
 def test_a_damaged_checkpoint_is_one_line_and_nothing_is_lost(tiny_run, tmp_path):
     folder = tmp_path / run_id()
     running = Running("run", TINY, "--store", tmp_path)
-    running.wait_for(lambda: list((folder / "supernet").glob("*/checkpoint-*")))
-    running.kill()
-    [state] = list((folder / "supernet").glob("*/checkpoint-*"))[-1:]
+    running.wait_for(lambda: (folder / "supernet/checkpoint.json").exists())
+    running.kill_all()
+    state = folder / json.loads((folder / "supernet/checkpoint.json").read_text())["object"]
     state.write_bytes(state.read_bytes()[:1000])
     done = ofa("run", TINY, "--store", tmp_path)
     assert done.returncode == 2

@@ -39,7 +39,8 @@ def test_every_plot_is_drawn(page):
             drawn: plot.querySelectorAll('.scatterlayer .point').length,
             lines: [...plot.querySelectorAll('.scatterlayer path.js-line')]
                 .filter(path => path.getAttribute('d').length > 5).length,
-            titles: plot.querySelectorAll('.xtitle, .ytitle').length,
+            titles: [...plot.querySelectorAll('.infolayer text')]
+                .filter(text => /^[xy]\\d*title$/.test(text.classList[0])).length,
             width: plot.getBoundingClientRect().width,
             height: plot.getBoundingClientRect().height,
         }))"""
