@@ -1,0 +1,65 @@
+"""A command with its time and the most memory that it and all its children held together."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Watched:
+    """How a command ended. peak_bytes: proportional set size, so a page that several processes share counts once."""
+
+    returncode: int
+    output: str
+    seconds: float
+    peak_bytes: int
+
+
+def watched(command: Sequence[str], folder: Path | None = None, timeout_s: float | None = None) -> Watched:
+    """Runs a command and looks once a second at its memory."""
+    started, peak = time.monotonic(), [0]
+    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def look() -> None:
+        while process.poll() is None:
+            peak[0] = max(peak[0], tree_bytes(process.pid))
+            time.sleep(1)
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        output, _ = process.communicate(timeout=timeout_s)
+    finally:
+        process.kill()
+        looking.join()
+    return Watched(process.returncode, output, time.monotonic() - started, peak[0])
+
+
+def tree_bytes(root: int) -> int:
+    """Memory of a process and of everything under it now (Linux)."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            except (OSError, IndexError, ValueError):
+                continue  # it has just ended
+    total = 0
+    for pid in parents:
+        above = pid
+        while above != root and above in parents:
+            above = parents[above]
+        if above != root:
+            continue
+        try:
+            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except OSError:
+            continue
+        total += sum(int(kilobytes) * 1024 for kilobytes in re.findall(r"^Pss: +(\d+) kB", rollup, re.M))
+    return total

@@ -1,0 +1,129 @@
+"""README's commands, run as they stand there, and what it promises of them."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY
+
+from bench.watch import watched
+from cluster.store import open_store
+from ofa.spaces import get_space
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+class Demo:
+    """`make demo` in a fresh copy of the repository that shares the installed packages."""
+
+    def __init__(self, folder):
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "runs", "results"))
+        (folder / ".venv").symlink_to(Path(sys.prefix))
+        os.utime(folder / ".venv/installed")  # newer than the copied pyproject.toml
+        self.folder = folder
+        self.done = watched(["make", "demo"], folder, timeout_s=600)
+        assert self.done.returncode == 0, self.done.output
+        [self.run] = (folder / "runs").iterdir()
+
+    def read(self, key):
+        return json.loads((self.run / key).read_text())
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return Demo(tmp_path_factory.mktemp("readme") / "repository")
+
+
+class TestTheDemo:
+    def test_it_ends_within_eight_minutes_and_five_gibibytes(self, demo):
+        assert demo.done.seconds < 8 * 60
+        assert 2**30 < demo.done.peak_bytes < 5 * 2**30
+
+    def test_the_best_single_network_has_97_percent_on_test_and_an_ensemble_reaches_it(self, demo):
+        found = demo.read("ensembles.json")
+        single = max(found["singles"], key=lambda row: row["top1"])  # chosen on selection, as everything is
+        assert single["test_top1"] >= 0.97
+        ensemble = found["members"][-1]
+        assert len(ensemble["members"]) > 1
+        assert ensemble["top1"] >= single["top1"]
+        assert ensemble["test_interval"][1] >= single["test_top1"]
+
+    def test_the_front_spans_a_factor_of_five(self, demo):
+        macs = [member["macs"] for member in demo.read("front.json")["members"]]
+        assert max(macs) >= 5 * min(macs)
+
+    def test_it_says_what_it_found_and_where(self, demo):
+        for text in ("best single", "best ensemble", "report.html", "ofa export", "ofa results verify"):
+            assert text in demo.done.output
+
+    def test_again_it_does_nothing_again(self, demo):
+        again = subprocess.run(["make", "demo"], cwd=demo.folder, capture_output=True, text=True, check=True, timeout=60)
+        assert again.stderr.count("finished before, nothing to do") == 9
+
+
+def shell_commands():
+    blocks = re.findall(r"```sh\n(.*?)```", README, re.S)
+    lines = [line.split(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+MAKES = ("make demo", "make test")  # the first is the fixture above, the second is what runs this
+COMMANDS = [line for line in shell_commands() if line not in MAKES]
+
+
+def test_readme_names_both_set_up_commands():
+    assert [line for line in shell_commands() if line in MAKES] == list(MAKES)
+    assert len(COMMANDS) >= 9
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_a_command_of_the_readme_works(demo, mock_s3, tmp_path, line):
+    """As it stands there, with names filled in; the bucket has the demo's run, and another seed is a smaller run."""
+    key = demo.read("validated.json")["members"][0]["key"]
+    (tmp_path / "arch.json").write_text(json.dumps(get_space("ofa_mbv3_w1.0").largest().to_json()))
+    fill = {
+        "NAME": key,
+        "FILE": str(tmp_path / "arch.json"),
+        "FILE.npz": str(demo.run / "predictions/selection.npz"),
+        "DIR": str(tmp_path / "out"),
+        "s3://bucket/prefix": "s3://results/readme",
+    }
+    if "seed=2" in line:
+        fill["configs/digits.toml"] = str(TINY)
+    if "s3://" in line:
+        upload(demo.run, mock_s3)
+    words = [fill.get(word, word) for word in shlex.split(line)]
+    words[0] = str(Path(sys.executable).parent / Path(words[0]).name)
+    done = subprocess.run(
+        words, cwd=demo.folder, capture_output=True, text=True, check=False, timeout=300, env={**os.environ, **mock_s3}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout + done.stderr
+
+
+def upload(run, environment):
+    """Puts a finished run into the bucket."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        store = open_store("s3://results/readme")
+        for path in run.rglob("*"):
+            if path.is_file():
+                store.write(f"{run.name}/{path.relative_to(run).as_posix()}", path.read_bytes())
+
+
+def test_the_python_of_the_readme_works(demo):
+    [code] = re.findall(r"```python\n(.*?)```", README, re.S)
+    code = code.replace("runs/digits-<id>", str(demo.run))
+    names = {"images": torch.zeros(2, 3, 32, 32)}
+    exec(code, names)
+    assert names["logits"].shape == (2, 10)
+    assert names["description"].input_resolution in (24, 28, 32)
