@@ -35,7 +35,7 @@ def row(config: str, seed: int, folder: str) -> list[str]:
     done = watched(command)
     if done.returncode:
         raise SystemExit(done.output)
-    [run] = Path(folder).iterdir()
+    run = next(Path(folder).glob("*/config.toml")).parent
     members = json.loads((run / "front.json").read_text())["members"]
     found = json.loads((run / "ensembles.json").read_text())
     single, ensemble = max(found["singles"], key=lambda one: one["top1"]), found["members"][-1]

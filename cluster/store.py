@@ -69,7 +69,7 @@ class DirectoryStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self.url = str(root)
+        self.url = str(self.root)  # absolute: workers, which have other working directories, open it too
         self._swept = False
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"{root}: is a file; a store is a directory or s3://bucket/prefix")

@@ -31,7 +31,7 @@ class Demo:
         self.folder = folder
         self.done = watched(["make", "demo"], folder, timeout_s=600)
         assert self.done.returncode == 0, self.done.output
-        [self.run] = (folder / "runs").iterdir()
+        self.run = next((folder / "runs").glob("*/config.toml")).parent
 
     def read(self, key):
         return json.loads((self.run / key).read_text())

@@ -210,3 +210,12 @@ def test_a_killed_writer_leaves_whole_objects_and_its_rubbish_is_swept(tmp_path)
     assert store.keys() == ["a"]  # what was half written is no object
     store.write("b", b"")
     assert list((tmp_path / ".tmp").iterdir()) == []
+
+
+def test_a_relative_folder_is_the_same_store_from_every_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = open_store("here")
+    store.write("a/b", b"1")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert open_store(store.url).read("a/b") == b"1"
