@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ofa.arch import Arch
-from ofa.blocks import Block, first_block, se_hidden, stages
+from ofa.blocks import Block, Bottleneck, Conv, Head, Part, Pool, head, parts, se_hidden
 from ofa.space import Space
 
 
@@ -25,41 +25,42 @@ class Cost(NamedTuple):
 
 def cost(space: Space, arch: Arch, classes: int = 1000) -> Cost:
     """What `arch` costs at its own resolution; the resolution need not be one of the space's."""
-    total, size = fixed_cost(space, arch.resolution, classes), after_stem(space, arch.resolution)
-    for blocks in stages(space, arch):
-        for block in blocks:
-            total += block_cost(block, size)
-            size = strided(size, block.stride)
+    total, size = head_cost(head(space, arch), classes), arch.resolution
+    for _, part in parts(space, arch):
+        total += part_cost(part, size)
+        size = strided(size, part.stride)
     return total
 
 
-def fixed_cost(space: Space, resolution: int, classes: int) -> Cost:
-    """What every arch of a resolution has: the stem and the fixed block, the final convolution and the classifier."""
-    size = after_stem(space, resolution)
-    total = _conv(3, space.stem_width, kernel=3, pixels=size * size) + block_cost(first_block(space), size)
-    for stage in space.stages:
-        size = strided(size, stage.stride)
-    total += _conv(space.stages[-1].width, space.final_width, pixels=size * size)
-    weights = space.final_width * space.feature_width + space.feature_width * classes  # the mix has no norm or bias
-    return total + Cost(weights, weights + classes)
+def head_cost(head: Head, classes: int) -> Cost:
+    """The mixing layer, if there is one, and the classifier."""
+    mix = head.mix.in_channels * head.mix.out_channels if head.mix else 0  # it has no norm or bias
+    weights = mix + head.features * classes
+    return Cost(weights, weights + classes)
 
 
-def block_cost(block: Block, size: int) -> Cost:
-    """One block whose input is `size` by `size` pixels."""
-    after = strided(size, block.stride)
-    total = _conv(block.mid, block.mid, kernel=block.kernel, pixels=after * after, groups=block.mid)
-    if block.widens:
-        total += _conv(block.in_channels, block.mid, pixels=size * size)
-    if block.se:
-        hidden = se_hidden(block.mid)
-        weights = 2 * block.mid * hidden
-        total += Cost(weights, weights + hidden + block.mid)
-    return total + _conv(block.mid, block.out_channels, pixels=after * after)
-
-
-def after_stem(space: Space, resolution: int) -> int:
-    """Side of the feature maps that enter the stages, in pixels."""
-    return strided(resolution, space.stem_stride)
+def part_cost(part: Part, size: int) -> Cost:
+    """One part whose input is `size` by `size` pixels."""
+    before, after = size * size, strided(size, part.stride) ** 2
+    match part:
+        case Pool():
+            return Cost(0, 0)
+        case Conv():
+            return _conv(part.in_channels, part.out_channels, kernel=part.kernel, pixels=after)
+        case Bottleneck():
+            total = _conv(part.in_channels, part.mid, pixels=before)
+            total += _conv(part.mid, part.mid, kernel=3, pixels=after)
+            total += _conv(part.mid, part.out_channels, pixels=after)
+            return total + _conv(part.in_channels, part.out_channels, pixels=after) if part.projects else total
+        case Block():
+            total = _conv(part.mid, part.mid, kernel=part.kernel, pixels=after, groups=part.mid)
+            if part.widens:
+                total += _conv(part.in_channels, part.mid, pixels=before)
+            if part.se:
+                hidden = se_hidden(part.mid)
+                weights = 2 * part.mid * hidden
+                total += Cost(weights, weights + hidden + part.mid)
+            return total + _conv(part.mid, part.out_channels, pixels=after)
 
 
 def strided(size: int, stride: int) -> int:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ofa.arch import Arch
-from ofa.blocks import Block, first_block, se_hidden, stages
-from ofa.layers import ACTIVATIONS, ElasticBlock, ElasticNorm, PlainBlock, PlainSqueezeExcite, plain_conv
+from ofa.blocks import head, parts
+from ofa.layers import ElasticNorm
 from ofa.norms import Statistics
 from ofa.supernet import Supernet
 
@@ -17,9 +17,9 @@ from ofa.supernet import Supernet
 class PlainNet(nn.Module):
     """A network of plain convolutions and norms: images [N, 3, H, W] to logits [N, classes]."""
 
-    def __init__(self, features: nn.Sequential, mix: nn.Sequential, classifier: nn.Linear) -> None:
+    def __init__(self, features: dict[str, nn.Module], mix: nn.Module, classifier: nn.Linear) -> None:
         super().__init__()
-        self.features = features
+        self.features = nn.Sequential(OrderedDict(features))
         self.mix = mix
         self.classifier = classifier
 
@@ -40,38 +40,10 @@ def extract(net: Supernet, arch: Arch, statistics: Statistics | None = None) -> 
         mean, var = (layer.mean, layer.var) if statistics is None else statistics[net.norm_names[layer]]
         return layer.plain(channels, mean, var)
 
-    def plain_block(elastic: ElasticBlock, block: Block) -> PlainBlock:
-        layers: OrderedDict[str, nn.Module] = OrderedDict()
-        if elastic.widen is not None and elastic.widen_norm is not None:
-            layers["widen"] = elastic.widen.plain(block.in_channels, block.mid)
-            layers["widen_norm"] = norm(elastic.widen_norm, block.mid)
-            layers["widen_act"] = ACTIVATIONS[block.act]()
-        layers["depth"] = elastic.depth.plain(block.mid, block.kernel)
-        layers["depth_norm"] = norm(elastic.depth_norm, block.mid)
-        layers["depth_act"] = ACTIVATIONS[block.act]()
-        if elastic.se is not None:
-            hidden = se_hidden(block.mid)
-            layers["se"] = PlainSqueezeExcite(
-                elastic.se.reduce.plain(block.mid, hidden), elastic.se.expand.plain(hidden, block.mid)
-            )
-        layers["narrow"] = elastic.narrow.plain(block.mid, block.out_channels)
-        layers["narrow_norm"] = norm(elastic.narrow_norm, block.out_channels)
-        return PlainBlock(nn.Sequential(layers), residual=block.residual)
-
-    space = net.space
-    features: OrderedDict[str, nn.Module] = OrderedDict(
-        stem=plain_conv(net.stem.weight, stride=space.stem_stride),
-        stem_norm=norm(net.stem_norm, space.stem_width),
-        stem_act=nn.Hardswish(),
-        first=plain_block(net.first, first_block(space)),
-    )
-    for s, (layers, blocks) in enumerate(zip(net.blocks(), stages(space, arch), strict=True)):
-        for i, block in enumerate(blocks):
-            features[f"stage{s}_block{i}"] = plain_block(layers[i], block)
-    features["final"] = net.final.plain(space.stages[-1].width, space.final_width)
-    features["final_norm"] = norm(net.final_norm, space.final_width)
-    features["final_act"] = nn.Hardswish()
-    mix = nn.Sequential(net.mix.plain(space.final_width, space.feature_width), nn.Hardswish())
-    classifier = nn.utils.skip_init(nn.Linear, space.feature_width, net.classes)
-    classifier.load_state_dict(net.classifier.state_dict())
-    return PlainNet(nn.Sequential(features), mix, classifier).eval()
+    features: dict[str, nn.Module] = {name: net.part(name).plain(part, norm) for name, part in parts(net.space, arch)}
+    top = head(net.space, arch)
+    mix = net.mix.plain(top.mix, norm) if net.mix is not None and top.mix is not None else nn.Identity()
+    classifier = nn.utils.skip_init(nn.Linear, top.features, net.classes)
+    classifier.weight.copy_(net.classifier.weight[:, : top.features])
+    classifier.bias.copy_(net.classifier.bias)
+    return PlainNet(features, mix, classifier).eval()

@@ -1,8 +1,9 @@
 """Sub-networks as integer arrays, for work on many at once.
 
-Shape letters in this file: B archs, G genes, S stages, L block slots of all stages.
-A gene is the index of its choice; the order is resolution, depth of each stage, kernel of each slot, expansion of
-each slot. Genes of slots past their stage's depth are 0, so equal networks are equal rows.
+Shape letters in this file: B archs, G genes, D depth entries, L block slots of all stages.
+A gene is the index of its choice; the order is resolution, depth entries, kernel of each slot (if the space has
+kernels), expansion of each slot, widths (if it has them). Genes of slots past their stage's depth are 0, so equal
+networks are equal rows.
 """
 
 from __future__ import annotations
@@ -23,26 +24,34 @@ class Genes:
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        stages, slots = len(space.stages), len(space.stages) * space.slots
-        choices = [space.resolutions, *[space.depths] * stages, *[space.kernels] * slots, *[space.expands] * slots]
+        slots, kernels = len(space.slots), len(space.slots) if space.kernels else 0
+        depths, widths = space.depth_choices, space.width_choices
+        choices = [space.resolutions, *depths, *[space.kernels] * kernels, *[space.expands] * slots, *widths]
         self.sizes_G = np.array([len(values) for values in choices])
-        self.depth = slice(1, 1 + stages)
-        self.kernel = slice(1 + stages, 1 + stages + slots)
-        self.expand = slice(1 + stages + slots, 1 + stages + 2 * slots)
+        self.depth = slice(1, 1 + len(depths))
+        self.kernel = slice(self.depth.stop, self.depth.stop + kernels)
+        self.expand = slice(self.kernel.stop, self.kernel.stop + slots)
+        self.width = slice(self.expand.stop, len(choices))
         self._choices = choices
         self._words = _grouped(self.sizes_G.tolist())
-        self._stage_L = np.repeat(np.arange(stages), space.slots)
-        self._slot_L = np.tile(np.arange(space.slots), stages)
+        self._entry_L = np.array([slot.entry for slot in space.slots])
+        self._least_L = np.array([slot.least for slot in space.slots])
+        most = max(len(values) for values in depths)
+        self._depth_DN = np.array([[*values, *[0] * (most - len(values))] for values in depths])
+
+    def depths(self, genes_BG: np.ndarray) -> np.ndarray:
+        """The depths themselves, not their indices: int64 [B, D]."""
+        return self._depth_DN[np.arange(len(self._depth_DN)), genes_BG[:, self.depth]]
 
     def used(self, genes_BG: np.ndarray) -> np.ndarray:
         """Which block slots each arch uses: bool [B, L]."""
-        depths_BS = np.array(self.space.depths)[genes_BG[:, self.depth]]
-        return self._slot_L < depths_BS[:, self._stage_L]
+        return self.depths(genes_BG)[:, self._entry_L] >= self._least_L
 
     def canonical(self, genes_BG: np.ndarray) -> np.ndarray:
         """A copy with the genes of unused slots set to 0."""
         canonical, used_BL = genes_BG.copy(), self.used(genes_BG)
-        canonical[:, self.kernel] *= used_BL
+        if self.space.kernels:
+            canonical[:, self.kernel] *= used_BL
         canonical[:, self.expand] *= used_BL
         return canonical
 
@@ -54,8 +63,10 @@ class Genes:
         """The archs as genes [B, G]; they must be of this space."""
         genes = np.zeros((len(archs), len(self.sizes_G)), dtype=np.int64)
         for row, arch in zip(genes, archs, strict=True):
-            values = [arch.resolution, *arch.depth, *arch.kernel, *arch.expand]
-            row[:] = [c.index(v) if v else 0 for c, v in zip(self._choices, values, strict=True)]  # 0: an unused slot
+            values = [arch.resolution, *arch.depth, *arch.kernel, *arch.expand, *arch.width]
+            for g, (choices, value) in enumerate(zip(self._choices, values, strict=True)):
+                unused = value == 0 and self.kernel.start <= g < self.expand.stop
+                row[g] = 0 if unused else choices.index(value)
         return genes
 
     def decode(self, genes_BG: np.ndarray) -> list[Arch]:
@@ -63,7 +74,7 @@ class Genes:
         archs = []
         for row in genes_BG:
             values = [choices[gene] for choices, gene in zip(self._choices, row, strict=True)]
-            parts = values[self.depth], values[self.kernel], values[self.expand]
+            parts = values[self.depth], values[self.kernel], values[self.expand], values[self.width]
             archs.append(Arch(values[0], *(tuple(part) for part in parts)))
         return archs
 

@@ -8,15 +8,16 @@ the plain one that is extracted from it compute the same to the last bit.
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ofa.blocks import Block, se_hidden
+from ofa.blocks import Block, Bottleneck, Conv, Part, Pool, se_hidden
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "h_swish": nn.Hardswish}
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "h_swish": nn.Hardswish}
 
 
 def plain_conv(weight_OIKK: Tensor, *, stride: int = 1, groups: int = 1, bias_O: Tensor | None = None) -> nn.Conv2d:
@@ -40,15 +41,16 @@ def plain_conv(weight_OIKK: Tensor, *, stride: int = 1, groups: int = 1, bias_O:
     return conv
 
 
-class ElasticPointwise(nn.Module):
-    """A 1x1 convolution that uses its first output and as many input channels as it is given.
+class ElasticConv(nn.Module):
+    """A convolution that uses its first outputs and as many input channels as it is given.
 
     Source: Once-for-All, arXiv:1908.09791, sec. 3.3 (elastic width).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, bias: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int = 1, stride: int = 1, *, bias: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, 1, 1))
+        self.stride = stride
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def sliced(self, in_channels: int, out_channels: int) -> tuple[Tensor, Tensor | None]:
@@ -57,11 +59,11 @@ class ElasticPointwise(nn.Module):
 
     def forward(self, x_NIHW: Tensor, out_channels: int) -> Tensor:
         weight, bias = self.sliced(x_NIHW.shape[1], out_channels)
-        return F.conv2d(x_NIHW, weight, bias)
+        return F.conv2d(x_NIHW, weight, bias, stride=self.stride, padding=weight.shape[-1] // 2)
 
     def plain(self, in_channels: int, out_channels: int) -> nn.Conv2d:
         weight, bias = self.sliced(in_channels, out_channels)
-        return plain_conv(weight, bias_O=bias)
+        return plain_conv(weight, stride=self.stride, bias_O=bias)
 
 
 class ElasticDepthwise(nn.Module):
@@ -146,6 +148,7 @@ class ElasticNorm(nn.Module):
 
 
 Norm = Callable[[ElasticNorm, Tensor], Tensor]  # how a layer's output is normalised: see ofa.norms
+PlainNorm = Callable[[ElasticNorm, int], nn.BatchNorm2d]  # the plain norm of the first channels of an elastic one
 
 
 class ElasticSqueezeExcite(nn.Module):
@@ -154,8 +157,8 @@ class ElasticSqueezeExcite(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = se_hidden(channels)
-        self.reduce = ElasticPointwise(channels, hidden, bias=True)
-        self.expand = ElasticPointwise(hidden, channels, bias=True)
+        self.reduce = ElasticConv(channels, hidden, bias=True)
+        self.expand = ElasticConv(hidden, channels, bias=True)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         channels = x_NCHW.shape[1]
@@ -176,20 +179,58 @@ class PlainSqueezeExcite(nn.Module):
         return x_NCHW * F.hardsigmoid(self.expand(y_NC11))
 
 
+class ElasticUnit(nn.Module):
+    """A convolution with norm (or without) and activation."""
+
+    def __init__(self, largest: Conv, eps: float) -> None:
+        super().__init__()
+        self.conv = ElasticConv(largest.in_channels, largest.out_channels, largest.kernel, largest.stride)
+        self.norm = ElasticNorm(largest.out_channels, eps) if largest.norm else None
+        self.act = ACTIVATIONS[largest.act]()
+
+    def forward(self, x_NIHW: Tensor, conv: Conv, norm: Norm) -> Tensor:
+        y = self.conv(x_NIHW, conv.out_channels)
+        if self.norm is not None:
+            y = norm(self.norm, y)
+        y = self.act(y)
+        return x_NIHW + y if conv.residual else y
+
+    def plain(self, conv: Conv, norm: PlainNorm) -> PlainBlock:
+        layers: dict[str, nn.Module] = {"conv": self.conv.plain(conv.in_channels, conv.out_channels)}
+        if self.norm is not None:
+            layers["norm"] = norm(self.norm, conv.out_channels)
+        layers["act"] = type(self.act)()
+        return PlainBlock(layers, residual=conv.residual)
+
+
+class ElasticPool(nn.Module):
+    """The pooling of ResNet's stem, which has nothing elastic."""
+
+    def __init__(self, largest: Pool, eps: float) -> None:
+        super().__init__()
+        self.stride = largest.stride
+
+    def forward(self, x_NCHW: Tensor, pool: Pool, norm: Norm) -> Tensor:
+        return F.max_pool2d(x_NCHW, 3, stride=self.stride, padding=1)
+
+    def plain(self, pool: Pool, norm: PlainNorm) -> nn.MaxPool2d:
+        return nn.MaxPool2d(3, stride=self.stride, padding=1)
+
+
 class ElasticBlock(nn.Module):
     """An inverted residual block of elastic width and kernel size; `Block` says which one to be."""
 
-    def __init__(self, largest: Block, kernels: tuple[int, ...]) -> None:
+    def __init__(self, largest: Block, kernels: tuple[int, ...], eps: float) -> None:
         super().__init__()
         mid = largest.mid
         self.act = ACTIVATIONS[largest.act]()
-        self.widen = ElasticPointwise(largest.in_channels, mid) if largest.widens else None
-        self.widen_norm = ElasticNorm(mid) if largest.widens else None
+        self.widen = ElasticConv(largest.in_channels, mid) if largest.widens else None
+        self.widen_norm = ElasticNorm(mid, eps) if largest.widens else None
         self.depth = ElasticDepthwise(mid, kernels, largest.stride)
-        self.depth_norm = ElasticNorm(mid)
+        self.depth_norm = ElasticNorm(mid, eps)
         self.se = ElasticSqueezeExcite(mid) if largest.se else None
-        self.narrow = ElasticPointwise(mid, largest.out_channels)
-        self.narrow_norm = ElasticNorm(largest.out_channels)
+        self.narrow = ElasticConv(mid, largest.out_channels)
+        self.narrow_norm = ElasticNorm(largest.out_channels, eps)
 
     def forward(self, x_NIHW: Tensor, block: Block, norm: Norm) -> Tensor:
         y = x_NIHW
@@ -201,18 +242,111 @@ class ElasticBlock(nn.Module):
         y = norm(self.narrow_norm, self.narrow(y, block.out_channels))
         return x_NIHW + y if block.residual else y
 
+    def plain(self, block: Block, norm: PlainNorm) -> PlainBlock:
+        layers: dict[str, nn.Module] = {}
+        if self.widen is not None and self.widen_norm is not None:
+            layers["widen"] = self.widen.plain(block.in_channels, block.mid)
+            layers["widen_norm"] = norm(self.widen_norm, block.mid)
+            layers["widen_act"] = type(self.act)()
+        layers["depth"] = self.depth.plain(block.mid, block.kernel)
+        layers["depth_norm"] = norm(self.depth_norm, block.mid)
+        layers["depth_act"] = type(self.act)()
+        if self.se is not None:
+            hidden = se_hidden(block.mid)
+            layers["se"] = PlainSqueezeExcite(
+                self.se.reduce.plain(block.mid, hidden), self.se.expand.plain(hidden, block.mid)
+            )
+        layers["narrow"] = self.narrow.plain(block.mid, block.out_channels)
+        layers["narrow_norm"] = norm(self.narrow_norm, block.out_channels)
+        return PlainBlock(layers, residual=block.residual)
+
+
+class ElasticBottleneck(nn.Module):
+    """A ResNet-D block of elastic width; `Bottleneck` says which one to be.
+
+    Source: Bag of Tricks, arXiv:1812.01187, sec. 4.1 (ResNet-D); elastic in Once-for-All's released code.
+    """
+
+    def __init__(self, largest: Bottleneck, eps: float) -> None:
+        super().__init__()
+        out_channels, mid = largest.out_channels, largest.mid
+        self.reduce = ElasticConv(largest.in_channels, mid)
+        self.reduce_norm = ElasticNorm(mid, eps)
+        self.conv = ElasticConv(mid, mid, 3, largest.stride)
+        self.conv_norm = ElasticNorm(mid, eps)
+        self.expand = ElasticConv(mid, out_channels)
+        self.expand_norm = ElasticNorm(out_channels, eps)
+        self.project = ElasticConv(largest.in_channels, out_channels) if largest.projects else None
+        self.project_norm = ElasticNorm(out_channels, eps) if largest.projects else None
+
+    def forward(self, x_NIHW: Tensor, block: Bottleneck, norm: Norm) -> Tensor:
+        y = F.relu(norm(self.reduce_norm, self.reduce(x_NIHW, block.mid)))
+        y = F.relu(norm(self.conv_norm, self.conv(y, block.mid)))
+        y = norm(self.expand_norm, self.expand(y, block.out_channels))
+        if self.project is None or self.project_norm is None:
+            return F.relu(x_NIHW + y)
+        averaged = F.avg_pool2d(x_NIHW, block.stride, ceil_mode=True) if block.stride > 1 else x_NIHW
+        return F.relu(norm(self.project_norm, self.project(averaged, block.out_channels)) + y)
+
+    def plain(self, block: Bottleneck, norm: PlainNorm) -> PlainBottleneck:
+        layers: dict[str, nn.Module] = {
+            "reduce": self.reduce.plain(block.in_channels, block.mid),
+            "reduce_norm": norm(self.reduce_norm, block.mid),
+            "reduce_act": nn.ReLU(),
+            "conv": self.conv.plain(block.mid, block.mid),
+            "conv_norm": norm(self.conv_norm, block.mid),
+            "conv_act": nn.ReLU(),
+            "expand": self.expand.plain(block.mid, block.out_channels),
+            "expand_norm": norm(self.expand_norm, block.out_channels),
+        }
+        shortcut: dict[str, nn.Module] = {}
+        if self.project is not None and self.project_norm is not None:
+            if block.stride > 1:
+                shortcut["average"] = nn.AvgPool2d(block.stride, ceil_mode=True)
+            shortcut["project"] = self.project.plain(block.in_channels, block.out_channels)
+            shortcut["project_norm"] = norm(self.project_norm, block.out_channels)
+        return PlainBottleneck(layers, shortcut)
+
+
+Elastic = ElasticUnit | ElasticPool | ElasticBlock | ElasticBottleneck
+
+
+def elastic(largest: Part, kernels: tuple[int, ...], eps: float) -> Elastic:
+    """The layer that can be `largest` and every smaller part in its place, with uninitialised weights."""
+    match largest:
+        case Conv():
+            return ElasticUnit(largest, eps)
+        case Pool():
+            return ElasticPool(largest, eps)
+        case Bottleneck():
+            return ElasticBottleneck(largest, eps)
+        case Block():
+            return ElasticBlock(largest, kernels if largest.widens else (largest.kernel,), eps)
+
 
 class PlainBlock(nn.Module):
-    """What `ElasticBlock` is for one `Block`: a sequence of plain layers, added to its input if residual."""
+    """A sequence of plain layers, added to its input if residual."""
 
-    def __init__(self, layers: nn.Sequential, *, residual: bool) -> None:
+    def __init__(self, layers: dict[str, nn.Module], *, residual: bool) -> None:
         super().__init__()
-        self.layers = layers
+        self.layers = nn.Sequential(OrderedDict(layers))
         self.residual = residual
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         y: Tensor = self.layers(x_NCHW)
         return x_NCHW + y if self.residual else y
+
+
+class PlainBottleneck(nn.Module):
+    """What `ElasticBottleneck` is for one `Bottleneck`."""
+
+    def __init__(self, layers: dict[str, nn.Module], shortcut: dict[str, nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(OrderedDict(layers))
+        self.shortcut = nn.Sequential(OrderedDict(shortcut))
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        return F.relu(self.shortcut(x_NCHW) + self.layers(x_NCHW))
 
 
 def he_fan_out(weight_OIKK: Tensor, generator: torch.Generator) -> None:

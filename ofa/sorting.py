@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from ofa.blocks import block, se_hidden
-from ofa.layers import ElasticBlock, ElasticNorm
+from ofa.blocks import Block, Bottleneck, parts, se_hidden, whole
+from ofa.layers import ElasticBlock, ElasticBottleneck, ElasticNorm
 from ofa.supernet import Supernet
 
 
 @torch.no_grad()
-def sort_channels(net: Supernet, trained_expands: tuple[int, ...]) -> None:
+def sort_channels(net: Supernet, trained_expands: tuple[float, ...]) -> None:
     """Reorders the middle channels of every block by the L1 norm of what consumes them, largest first.
 
     The largest network computes the same function as before. Widths that `trained_expands` already uses keep
@@ -21,11 +22,16 @@ def sort_channels(net: Supernet, trained_expands: tuple[int, ...]) -> None:
     Source: Once-for-All, arXiv:1908.09791, sec. 3.3 (channel sorting); squeeze-and-excitation's hidden
     channels are sorted the same way.
     """
-    space = net.space
-    for s, layers in enumerate(net.blocks()):
-        for i, layer in enumerate(layers):
-            bounds = [block(space, s, i, space.kernels[-1], expand).mid for expand in sorted(trained_expands)]
+    full = whole(net.space)
+    archs = [replace(full, expand=(expand,) * len(full.expand)) for expand in sorted(trained_expands)]
+    trained = [dict(parts(net.space, arch)) for arch in archs]
+    for name, _ in parts(net.space, full):
+        layer, used = net.part(name), [of[name] for of in trained]
+        bounds = [part.mid for part in used if isinstance(part, Block | Bottleneck)]
+        if isinstance(layer, ElasticBlock) and layer.widen is not None:
             _sort_block(layer, bounds)
+        elif isinstance(layer, ElasticBottleneck):
+            _sort_bottleneck(layer, bounds)
 
 
 def _sort_block(layer: ElasticBlock, bounds: list[int]) -> None:
@@ -44,6 +50,18 @@ def _sort_block(layer: ElasticBlock, bounds: list[int]) -> None:
         _permute_(layer.se.expand.weight, hidden, dim=1)
         _permute_(layer.se.reduce.weight, hidden)
         _permute_(layer.se.reduce.bias, hidden)
+
+
+def _sort_bottleneck(layer: ElasticBottleneck, bounds: list[int]) -> None:
+    """What the last convolution consumes, then what the one in the middle consumes."""
+    order = _descending(layer.expand.weight.abs().sum((0, 2, 3)), bounds)
+    _permute_(layer.expand.weight, order, dim=1)
+    _permute_(layer.conv.weight, order)
+    _permute_norm_(layer.conv_norm, order)
+    order = _descending(layer.conv.weight.abs().sum((0, 2, 3)), bounds)
+    _permute_(layer.conv.weight, order, dim=1)
+    _permute_(layer.reduce.weight, order)
+    _permute_norm_(layer.reduce_norm, order)
 
 
 def _descending(importance_C: Tensor, bounds: list[int]) -> Tensor:

@@ -5,75 +5,91 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import Literal, Self
 
-from ofa.arch import Arch, ArchError
+from ofa.arch import Arch, ArchError, Slot, slots
 
-Activation = Literal["relu", "h_swish"]
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A run of blocks at one size; the first block applies the stride and changes the width."""
-
-    width: int
-    stride: int
-    act: Activation
-    se: bool
+Activation = Literal["relu", "relu6", "h_swish"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Space:
-    """A MobileNetV3-style elastic space (Once-for-All, arXiv:1908.09791, sec. 3.2).
+    """Which values the choices of a family of networks may take; its subclasses say which network they shape.
 
-    Every block slot chooses its kernel size and expansion, every stage its depth, the network its
-    resolution (pixels). A stem convolution and one fixed block come before the stages, and an
-    expanding convolution, pooling, a mixing layer and the classifier after them; widths are channels.
+    Every block slot chooses its kernel size (if the family has kernels) and expansion, every stage its depth, the
+    network its resolution (pixels) and, if the family has elastic widths, an index into `multipliers` for each.
     """
 
     name: str
     resolutions: tuple[int, ...]
     depths: tuple[int, ...]
     kernels: tuple[int, ...]
-    expands: tuple[int, ...]
-    stages: tuple[Stage, ...]
-    slots: int
-    stem_width: int
-    stem_stride: int
-    final_width: int
-    feature_width: int
-    divisor: int = 8  # widened channels are rounded to a multiple of it
+    expands: tuple[float, ...]
+    eps = 1e-5  # of the norms
 
     def __post_init__(self) -> None:
-        assert max(self.depths) <= self.slots, self
         for choices in (self.resolutions, self.depths, self.kernels, self.expands):
-            assert choices and list(choices) == sorted(set(choices)), f"choices must ascend: {choices}"
+            assert list(choices) == sorted(set(choices)), f"choices must ascend: {choices}"
+
+    @property
+    def depth_choices(self) -> tuple[tuple[int, ...], ...]:
+        """The values of every depth entry of an arch."""
+        raise NotImplementedError
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The places for blocks."""
+        raise NotImplementedError
+
+    @property
+    def width_choices(self) -> tuple[tuple[int, ...], ...]:
+        """The values of every width entry of an arch."""
+        return ()
 
     @property
     def size(self) -> int:
         """The number of distinct sub-networks, exactly."""
-        per_block = len(self.kernels) * len(self.expands)
-        return len(self.resolutions) * sum(per_block**depth for depth in self.depths) ** len(self.stages)
+        per_block = max(len(self.kernels), 1) * len(self.expands)
+        count = len(self.resolutions)
+        for choices in self.width_choices:
+            count *= len(choices)
+        for entry, choices in enumerate(self.depth_choices):
+            here = [slot for slot in self.slots if slot.entry == entry]
+            count *= sum(per_block ** sum(depth >= slot.least for slot in here) for depth in choices)
+        return count
 
-    def uniform(self, resolution: int, depth: int, kernel: int, expand: int) -> Arch:
-        """The arch with the same value everywhere."""
-        blocks = len(self.stages) * self.slots
-        return Arch(resolution, (depth,) * len(self.stages), (kernel,) * blocks, (expand,) * blocks)
+    def uniform(self, resolution: int, depth: int, kernel: int, expand: float, width: int = 0) -> Arch:
+        """The arch with the same value everywhere, each as near as its place allows."""
+        count = len(self.slots)
+        return Arch(
+            resolution,
+            tuple(min(choices, key=lambda d: abs(d - depth)) for choices in self.depth_choices),
+            (kernel,) * count if self.kernels else (),
+            (expand,) * count,
+            tuple(min(choices, key=lambda w: abs(w - width)) for choices in self.width_choices),
+        )
 
     def largest(self) -> Arch:
-        return self.uniform(self.resolutions[-1], self.depths[-1], self.kernels[-1], self.expands[-1])
+        return self._extreme(-1)
 
     def smallest(self) -> Arch:
-        return self.uniform(self.resolutions[0], self.depths[0], self.kernels[0], self.expands[0])
+        return self._extreme(0)
+
+    def _extreme(self, end: int) -> Arch:
+        kernel = self.kernels[end] if self.kernels else 0
+        width = self.width_choices[0][end] if self.width_choices else 0
+        return self.uniform(self.resolutions[end], self.depths[end], kernel, self.expands[end], width)
 
     def sample(self, rng: random.Random) -> Arch:
         """An arch with every choice drawn uniformly."""
-        blocks = len(self.stages) * self.slots
+        count = len(self.slots)
         return Arch(
             rng.choice(self.resolutions),
-            tuple(rng.choice(self.depths) for _ in self.stages),
-            tuple(rng.choice(self.kernels) for _ in range(blocks)),
-            tuple(rng.choice(self.expands) for _ in range(blocks)),
+            tuple(rng.choice(choices) for choices in self.depth_choices),
+            tuple(rng.choice(self.kernels) for _ in range(count)) if self.kernels else (),
+            tuple(rng.choice(self.expands) for _ in range(count)),
+            tuple(rng.choice(choices) for choices in self.width_choices),
         )
 
     def contains(self, arch: Arch) -> bool:
@@ -83,19 +99,23 @@ class Space:
         """Why `arch` is not in this space, or None."""
         if arch.resolution not in self.resolutions:
             return f"resolution is {arch.resolution}, may be {_listed(self.resolutions)}"
-        return self.shape_objection(arch) or next(
-            (
-                f"{name} of {where} is {value:g}, may be {_listed(choices)}"
-                for name, values, choices in (
-                    ("depth", arch.depth, self.depths),
-                    ("kernel", arch.kernel, self.kernels),
-                    ("expand", arch.expand, self.expands),
-                )
-                for where, value in self._entries(name, values)
-                if value not in choices and (name == "depth" or value != 0)
-            ),
-            None,
+        if (objection := self.shape_objection(arch)) is not None:
+            return objection
+        for name, values, choices in (("depth", arch.depth, self.depth_choices), ("width", arch.width, self.width_choices)):
+            for entry, (value, may) in enumerate(zip(values, choices, strict=True)):
+                if value not in may:
+                    where = f"stage {entry}" if len(values) == self.stage_count else f"entry {entry}"
+                    return f"{name} of {where} is {value:g}, may be {_listed(may)}"
+        slotted: tuple[tuple[str, Sequence[float], Sequence[float]], ...] = (
+            ("kernel", arch.kernel, self.kernels),
+            ("expand", arch.expand, self.expands),
         )
+        for name, genes, allowed in slotted:
+            for slot, gene in zip(self.slots, genes, strict=False):
+                if gene not in allowed and arch.depth[slot.entry] >= slot.least:
+                    where = f"stage {slot.stage} slot {slot.position}"
+                    return f"{name} of {where} is {gene:g}, may be {_listed(allowed)}"
+        return None
 
     def checked(self, arch: Arch) -> Arch:
         """`arch` itself, or an `ArchError` that says why it is not in this space."""
@@ -110,8 +130,8 @@ class Space:
         resolutions: Sequence[int] | None = None,
         depths: Sequence[int] | None = None,
         kernels: Sequence[int] | None = None,
-        expands: Sequence[int] | None = None,
-    ) -> Space:
+        expands: Sequence[float] | None = None,
+    ) -> Self:
         """The same network with fewer choices; a value that this space lacks is an `ArchError`."""
         wanted = {"resolutions": resolutions, "depths": depths, "kernels": kernels, "expands": expands}
         smaller = {name: tuple(sorted(set(values))) for name, values in wanted.items() if values is not None}
@@ -119,25 +139,110 @@ class Space:
             here = getattr(self, name)
             if not values or not set(values) <= set(here):
                 raise ArchError(f"space {self.name}: {name} {list(values)} are not among {_listed(here)}")
-        return replace(
-            self,
-            resolutions=smaller.get("resolutions", self.resolutions),
-            depths=smaller.get("depths", self.depths),
-            kernels=smaller.get("kernels", self.kernels),
-            expands=smaller.get("expands", self.expands),
-        )
+        return replace(self, **smaller)  # type: ignore[arg-type]
+
+    @property
+    def stage_count(self) -> int:
+        return self.slots[-1].stage + 1
 
     def shape_objection(self, arch: Arch) -> str | None:
-        """Why `arch` has the wrong number of stages or slots for this space, or None."""
-        if (len(arch.depth), arch.slots) != (len(self.stages), self.slots):
-            return f"it has {len(arch.depth)} stages of {arch.slots} slots, the space {len(self.stages)} of {self.slots}"
-        return None
+        """Why `arch` has the wrong numbers of entries for this space, or None."""
+        mine, its = self.slots, arch.slots
+        if mine == its and bool(self.kernels) == bool(arch.kernel) and len(arch.width) == len(self.width_choices):
+            return None
+        return f"it has {_shape(its, arch.kernel, arch.width)}, the space {_shape(mine, self.kernels, self.width_choices)}"
 
-    def _entries(self, name: str, values: Sequence[float]) -> list[tuple[str, float]]:
-        if name == "depth":
-            return [(f"stage {i}", value) for i, value in enumerate(values)]
-        return [(f"stage {i // self.slots} slot {i % self.slots}", value) for i, value in enumerate(values)]
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A run of blocks at one size; the first block applies the stride and changes the width."""
+
+    width: int
+    stride: int
+    act: Activation
+    se: bool
+
+
+@dataclass(frozen=True)
+class MobileSpace(Space):
+    """Inverted residual blocks of elastic kernel, expansion and depth (Once-for-All, arXiv:1908.09791, sec. 3.2).
+
+    A stem convolution and one fixed block come before the stages. After them, MobileNetV3 has an expanding
+    convolution, pooling and a mixing layer without norm; ProxylessNAS (`final_width` None) has a single block that
+    is always there, a mixing convolution with norm, and pooling. Widths are channels.
+    """
+
+    stages: tuple[Stage, ...]
+    stage_slots: int
+    stem_width: int
+    stem_stride: int
+    final_width: int | None
+    feature_width: int
+    first_width: int | None = None  # of the fixed block, where it differs from the stem's
+    stem_act: Activation = "h_swish"
+    first_act: Activation = "relu"
+    eps: float = 1e-5  # of the norms
+    divisor: int = 8  # widened channels are rounded to a multiple of it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert max(self.depths) <= self.stage_slots, self
+        assert self.resolutions and self.depths and self.kernels and self.expands
+
+    @property
+    def single_last(self) -> bool:
+        """Whether the last stage is one block that is always there."""
+        return self.final_width is None
+
+    @cached_property
+    def depth_choices(self) -> tuple[tuple[int, ...], ...]:
+        elastic = len(self.stages) - self.single_last
+        return (self.depths,) * elastic + ((1,),) * self.single_last
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        elastic = len(self.stages) - self.single_last
+        return slots(len(self.stages), elastic * self.stage_slots + self.single_last, kernels=True)
+
+
+MULTIPLIERS = (0.65, 0.8, 1.0)  # of ResNet-50D's widths
+
+
+@dataclass(frozen=True)
+class ResNetSpace(Space):
+    """ResNet-50D with elastic depth, bottleneck ratio and width (Once-for-All's released code, `ofa_resnets.py`).
+
+    An arch's `width` holds six indices into `MULTIPLIERS`: of the stem's inner and outer width and of each stage;
+    its first depth entry is 2 with and 0 without the stem's residual convolution, the others count blocks beyond
+    the fixed ones.
+    """
+
+    stem_width: int = 64
+    stage_widths: tuple[int, ...] = (256, 512, 1024, 2048)
+    strides: tuple[int, ...] = (1, 2, 2, 2)
+    widths: tuple[int, ...] = (0, 1, 2)
+    eps: float = 1e-5
+
+    @cached_property
+    def depth_choices(self) -> tuple[tuple[int, ...], ...]:
+        stem = tuple(depth for depth in self.depths if depth != 1) or (2,)
+        return (stem, *(self.depths,) * len(self.stage_widths))
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        return slots(5, 18, kernels=False)
+
+    @cached_property
+    def width_choices(self) -> tuple[tuple[int, ...], ...]:
+        return (self.widths,) * (len(self.stage_widths) + 2)
 
 
 def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
+
+
+def _shape(places: Sequence[Slot], kernels: Sequence[object], widths: Sequence[object]) -> str:
+    stages = places[-1].stage + 1
+    counts = [sum(slot.stage == stage for slot in places) for stage in range(stages)]
+    even = f"{stages} stages of {counts[0]} slots" if len(set(counts)) == 1 else f"stages of {_listed(counts)} slots"
+    return even + ("" if kernels else ", no kernels") + (f", {len(widths)} widths" if widths else "")

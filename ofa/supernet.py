@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import cached_property
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofa.arch import Arch
-from ofa.blocks import first_block, stages
-from ofa.layers import ElasticBlock, ElasticDepthwise, ElasticNorm, ElasticPointwise, Norm, he_fan_out
+from ofa.blocks import head, parts, whole
+from ofa.layers import ElasticConv, ElasticDepthwise, ElasticNorm, ElasticUnit, Norm, elastic, he_fan_out
 from ofa.norms import Statistics, by_batch, by_buffers, by_statistics
 from ofa.space import Space
 
@@ -31,19 +30,12 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self.classes = classes
-        first = first_block(space)
-        blank = nn.utils.skip_init  # torch's own initial values would come from its global generator
-        self.stem = blank(nn.Conv2d, 3, space.stem_width, 3, stride=space.stem_stride, padding=1, bias=False)
-        self.stem_norm = ElasticNorm(space.stem_width)
-        self.first = ElasticBlock(first, (first.kernel,))
-        full = space.uniform(space.resolutions[-1], space.slots, space.kernels[-1], space.expands[-1])
-        self.stages = nn.ModuleList(
-            nn.ModuleList(ElasticBlock(block, space.kernels) for block in blocks) for blocks in stages(space, full)
-        )
-        self.final = ElasticPointwise(space.stages[-1].width, space.final_width)
-        self.final_norm = ElasticNorm(space.final_width)
-        self.mix = ElasticPointwise(space.final_width, space.feature_width)
-        self.classifier = blank(nn.Linear, space.feature_width, classes)
+        full = whole(space)
+        self.parts = nn.ModuleDict({name: elastic(part, space.kernels, space.eps) for name, part in parts(space, full)})
+        top = head(space, full)
+        self.mix = ElasticUnit(top.mix, space.eps) if top.mix else None
+        # torch's own initial values would come from its global generator
+        self.classifier = nn.utils.skip_init(nn.Linear, top.features, classes)
         if generator is not None:
             self.initialise(generator)
 
@@ -55,18 +47,18 @@ class Supernet(nn.Module):
 
     def run(self, images: Tensor, arch: Arch, norm: Norm) -> Tensor:
         """`forward` with an explicit way to normalise."""
-        x = F.hardswish(norm(self.stem_norm, self.stem(images)))
-        x = self.first(x, first_block(self.space), norm)
-        for layers, blocks in zip(self.blocks(), stages(self.space, arch), strict=True):
-            for layer, block in zip(layers, blocks, strict=False):  # the first `depth` of the stage's slots
-                x = layer(x, block, norm)
-        x = F.hardswish(norm(self.final_norm, self.final(x, self.space.final_width)))
-        x = F.hardswish(self.mix(x.mean((2, 3), keepdim=True), self.space.feature_width))
-        return self.classifier(x.flatten(1))
+        x = images
+        for name, part in parts(self.space, arch):
+            x = self.parts[name](x, part, norm)
+        top = head(self.space, arch)
+        x = x.mean((2, 3), keepdim=True)
+        if self.mix is not None:
+            x = self.mix(x, top.mix, norm)
+        return F.linear(x.flatten(1), self.classifier.weight[:, : top.features], self.classifier.bias)
 
-    def blocks(self) -> list[list[ElasticBlock]]:
-        """The blocks of every slot of every stage."""
-        return [list(cast(Iterable[ElasticBlock], stage)) for stage in self.stages]
+    def part(self, name: str) -> Any:
+        """The elastic layer (`ofa.layers.elastic`) of the part that `ofa.blocks.parts` calls so."""
+        return self.parts[name]
 
     @cached_property
     def norm_names(self) -> dict[ElasticNorm, str]:
@@ -77,7 +69,7 @@ class Supernet(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Draws every weight anew; norms start as identities, biases at 0."""
         for module in self.modules():
-            if isinstance(module, nn.Conv2d | ElasticPointwise | ElasticDepthwise):
+            if isinstance(module, ElasticConv | ElasticDepthwise):
                 he_fan_out(module.weight, generator)
             elif isinstance(module, nn.Linear):
                 bound = module.in_features**-0.5

@@ -30,20 +30,20 @@ def choices(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
     """
     space = genes.space
     used_BL1 = genes.used(genes_BG)[:, :, None]
+    slotted = [(genes.expand, space.expands), *([(genes.kernel, space.kernels)] if space.kernels else [])]
+    whole = [genes_BG[:, [0]], genes_BG[:, genes.depth], genes_BG[:, genes.width]]
+    sizes = [genes.sizes_G[[0]], genes.sizes_G[genes.depth], genes.sizes_G[genes.width]]
     parts = [
-        _one_hot(genes_BG[:, :1], len(space.resolutions)),
-        _one_hot(genes_BG[:, genes.depth], len(space.depths)),
-        _one_hot(genes_BG[:, genes.kernel], len(space.kernels)) * used_BL1,
-        _one_hot(genes_BG[:, genes.expand], len(space.expands)) * used_BL1,
-    ]
+        _one_hot(part[:, i], count) for part, counts in zip(whole, sizes, strict=True) for i, count in enumerate(counts)
+    ] + [_one_hot(genes_BG[:, where], len(values)) * used_BL1 for where, values in slotted]
     return np.concatenate([part.reshape(len(genes_BG), -1) for part in parts], axis=1)
 
 
 def totals(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
     """For latency, which is timed for few archs: the pixels, and of every stage its blocks and its MACs."""
-    per_stage = (len(genes_BG), len(genes.space.stages), genes.space.slots)
-    blocks_BS = genes.used(genes_BG).reshape(per_stage).sum(axis=2)
-    macs_BS = CostTable(genes.space, classes=1).block_macs(genes_BG).reshape(per_stage).sum(axis=2)
+    stage_LS = np.eye(genes.space.stage_count)[[slot.stage for slot in genes.space.slots]]
+    blocks_BS = genes.used(genes_BG) @ stage_LS
+    macs_BS = CostTable(genes.space, classes=1).block_macs(genes_BG) @ stage_LS
     pixels_B1 = np.array(genes.space.resolutions)[genes_BG[:, :1]] ** 2
     return np.concatenate([pixels_B1, blocks_BS, macs_BS], axis=1).astype(np.float64)
 

@@ -1,55 +1,115 @@
 """Objectives of gene arrays: exact costs from a table, accuracy from a predictor.
 
-Shape letters in this file: B archs, G genes, L block slots, R resolutions, K kernels, E expansions.
+Shape letters in this file: B archs, G genes, L block slots, R resolutions, I widths of a block's input, O of its
+output, K kernels, E expansions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 
-from ofa.blocks import block
-from ofa.cost import after_stem, block_cost, fixed_cost, strided
+from ofa.blocks import Part, bottleneck, head, mobile_block, parts, resnet_stem, slot_name, whole
+from ofa.cost import head_cost, part_cost, strided
 from ofa.genes import Genes
-from ofa.space import Space
+from ofa.space import MobileSpace, ResNetSpace, Space
 
 Evaluate = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to objective values [B, M], each as it is
 
 
 class CostTable:
-    """The exact MACs and params of many archs at once: sums of what each block of each size costs."""
+    """The exact MACs and params of many archs at once: sums of what each block of each size costs.
+
+    What is not a block (stem and head) is counted once for every way it can be: it depends on the resolution, the
+    stem's depth and the widths of stem and last stage.
+    """
 
     def __init__(self, space: Space, classes: int) -> None:
-        self.genes = Genes(space)
-        slots = len(space.stages) * space.slots
-        shape = (len(space.resolutions), slots, len(space.kernels), len(space.expands))
-        self.macs_RLKE = np.zeros(shape, dtype=np.int64)
-        self.params_LKE = np.zeros(shape[1:], dtype=np.int64)
-        fixed = [fixed_cost(space, resolution, classes) for resolution in space.resolutions]
-        self.fixed_macs_R = np.array([cost.macs for cost in fixed])
-        self.fixed_params = fixed[0].params
+        self.genes, self.space = Genes(space), space
+        widths = len(space.width_choices[0]) if space.width_choices else 1
+        shape = (len(space.slots), widths, widths, max(len(space.kernels), 1), len(space.expands))
+        self.macs_RLIOKE = np.zeros((len(space.resolutions), *shape), dtype=np.int64)
+        self.params_LIOKE = np.zeros(shape, dtype=np.int64)
         for r, resolution in enumerate(space.resolutions):
-            size = after_stem(space, resolution)
-            for slot in range(slots):
-                stage, i = divmod(slot, space.slots)
-                for k, kernel in enumerate(space.kernels):
-                    for e, expand in enumerate(space.expands):
-                        cost = block_cost(block(space, stage, i, kernel, expand), size)
-                        self.macs_RLKE[r, slot, k, e], self.params_LKE[slot, k, e] = cost
-                if i == 0:
-                    size = strided(size, space.stages[stage].stride)
+            sizes = self._sizes(resolution)
+            for place in product(*(range(count) for count in shape)):
+                cost = part_cost(self._block(*place), sizes[place[0]])
+                self.macs_RLIOKE[(r, *place)], self.params_LIOKE[place] = cost
+        # of resolution, stem depth, and the widths of the stem's two parts and the last stage
+        self.fixed_macs, self.fixed_params = self._fixed(classes)
 
     def __call__(self, genes_BG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """MACs and params [B] of canonical genes, as int64."""
-        used_BL = self.genes.used(genes_BG)
-        kernel_BL, expand_BL = genes_BG[:, self.genes.kernel], genes_BG[:, self.genes.expand]
-        params_BL = self.params_LKE[np.arange(used_BL.shape[1]), kernel_BL, expand_BL]
-        macs = self.fixed_macs_R[genes_BG[:, 0]] + self.block_macs(genes_BG).sum(axis=1)
-        return macs, self.fixed_params + (params_BL * used_BL).sum(axis=1)
+        place, fixed = self._places(genes_BG), self._fixed_index(genes_BG)
+        params_BL = self.params_LIOKE[place] * self.genes.used(genes_BG)
+        macs = self.fixed_macs[fixed] + self.block_macs(genes_BG).sum(axis=1)
+        return macs, self.fixed_params[fixed] + params_BL.sum(axis=1)
 
     def block_macs(self, genes_BG: np.ndarray) -> np.ndarray:
         """MACs of every block slot [B, L], 0 where it is not used."""
-        used_BL = self.genes.used(genes_BG)
-        kernel_BL, expand_BL = genes_BG[:, self.genes.kernel], genes_BG[:, self.genes.expand]
-        return self.macs_RLKE[genes_BG[:, :1], np.arange(used_BL.shape[1]), kernel_BL, expand_BL] * used_BL
+        return self.macs_RLIOKE[(genes_BG[:, :1], *self._places(genes_BG))] * self.genes.used(genes_BG)
+
+    def _places(self, genes_BG: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Where in a table of blocks each slot of each arch stands: its indices L, I, O, K, E, each [B, L]."""
+        slots = self.space.slots
+        slot_L, expand_BL = np.arange(len(slots)), genes_BG[:, self.genes.expand]
+        none_BL = np.zeros_like(expand_BL)
+        kernel_BL = genes_BG[:, self.genes.kernel] if self.space.kernels else none_BL
+        if not self.space.width_choices:
+            return slot_L, none_BL, none_BL, kernel_BL, expand_BL
+        width_BW = genes_BG[:, self.genes.width]
+        after_L = np.array([2 + slot.stage for slot in slots])
+        before_L = np.array([2 + slot.stage - (slot.position == 0) for slot in slots])
+        return slot_L, width_BW[:, before_L], width_BW[:, after_L], kernel_BL, expand_BL
+
+    def _fixed_index(self, genes_BG: np.ndarray) -> tuple[np.ndarray, ...]:
+        none_B = np.zeros(len(genes_BG), dtype=np.int64)
+        if not self.space.width_choices:
+            return genes_BG[:, 0], none_B, none_B, none_B, none_B
+        width_BW = genes_BG[:, self.genes.width]
+        return genes_BG[:, 0], genes_BG[:, self.genes.depth][:, 0], width_BW[:, 0], width_BW[:, 1], width_BW[:, -1]
+
+    def _block(self, slot: int, before: int, after: int, kernel: int, expand: int) -> Part:
+        here, space = self.space.slots[slot], self.space
+        if isinstance(space, MobileSpace):
+            return mobile_block(space, here.stage, here.position, space.kernels[kernel], space.expands[expand])
+        assert isinstance(space, ResNetSpace), space
+        before, after = space.widths[before], space.widths[after]
+        if here.position:
+            channels = bottleneck(space, here.stage, 1, 0, before, space.expands[0]).out_channels
+        elif here.stage:
+            channels = bottleneck(space, here.stage - 1, 1, 0, before, space.expands[0]).out_channels
+        else:
+            channels = resnet_stem(space, before, before)[1]
+        return bottleneck(space, here.stage, here.position, channels, after, space.expands[expand])
+
+    def _sizes(self, resolution: int) -> list[int]:
+        """The side of each slot's input, in pixels."""
+        size, sizes = resolution, {}
+        for name, part in parts(self.space, whole(self.space)):
+            sizes[name] = size
+            size = strided(size, part.stride)
+        return [sizes[slot_name(slot.stage, slot.position)] for slot in self.space.slots]
+
+    def _fixed(self, classes: int) -> tuple[np.ndarray, np.ndarray]:
+        space, widths = self.space, self.space.width_choices
+        stems = space.depth_choices[0] if widths else (None,)
+        options = [space.resolutions, stems, *([widths[i] for i in (0, 1, -1)] if widths else [(None,)] * 3)]
+        shape = [len(values) for values in options]
+        macs, params = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        blocks = {slot_name(slot.stage, slot.position) for slot in space.slots}
+        for place in product(*(range(count) for count in shape)):
+            resolution, stem, inner, outer, last = (values[i] for values, i in zip(options, place, strict=True))
+            arch = whole(space)
+            if widths:
+                arch = replace(arch, depth=(stem, *arch.depth[1:]), width=(inner, outer, *arch.width[2:-1], last))
+            total, size = head_cost(head(space, arch), classes), resolution
+            for name, part in parts(space, arch):
+                if name not in blocks:
+                    total += part_cost(part, size)
+                size = strided(size, part.stride)
+            macs[place], params[place] = total
+        return macs, params

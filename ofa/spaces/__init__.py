@@ -1,6 +1,6 @@
 """Every search space by name; each file here describes one space or one family of them.
 
-Adding a space is adding a file with a `SPACES` tuple.
+Adding a space is adding a file with `NAMES`, the names to show, and `find(name)`, which gives a space or None.
 """
 
 from __future__ import annotations
@@ -8,19 +8,23 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from types import ModuleType
 
 from ofa.arch import ArchError
 from ofa.space import Space
 
 
 @cache
-def _all() -> dict[str, Space]:
-    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
-    return {space.name: space for module in modules for space in module.SPACES}
+def _families() -> list[ModuleType]:
+    return [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
 
 
+@cache
 def get_space(name: str) -> Space:
     """The space called `name`; an unknown name is an `ArchError` that lists those there are."""
-    if name not in _all():
-        raise ArchError(f"no space is called {name!r}; there are {', '.join(sorted(_all()))}")
-    return _all()[name]
+    for family in _families():
+        space: Space | None = family.find(name)
+        if space is not None:
+            return space
+    names = sorted(name for family in _families() for name in family.NAMES)
+    raise ArchError(f"no space is called {name!r}; there are {', '.join(names)}")

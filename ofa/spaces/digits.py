@@ -5,24 +5,29 @@ The digits are 8 by 8 pixels before they are enlarged, so the stem may take step
 
 from __future__ import annotations
 
-from ofa.space import Space, Stage
+from ofa.space import MobileSpace, Stage
 
-SPACES = (
-    Space(
-        name="digits",
-        resolutions=(24, 28, 32),
-        depths=(1, 2, 3),
-        kernels=(3, 5, 7),
-        expands=(1, 2, 4),
-        stages=(
-            Stage(8, stride=1, act="relu", se=False),
-            Stage(16, stride=2, act="h_swish", se=True),
-            Stage(24, stride=1, act="h_swish", se=True),
-        ),
-        slots=3,
-        stem_width=8,
-        stem_stride=4,
-        final_width=32,
-        feature_width=64,
+NAMES = ("digits",)
+
+
+def find(name: str) -> MobileSpace | None:
+    return DIGITS if name in NAMES else None
+
+
+DIGITS = MobileSpace(
+    name="digits",
+    resolutions=(24, 28, 32),
+    depths=(1, 2, 3),
+    kernels=(3, 5, 7),
+    expands=(1, 2, 4),
+    stages=(
+        Stage(8, stride=1, act="relu", se=False),
+        Stage(16, stride=2, act="h_swish", se=True),
+        Stage(24, stride=1, act="h_swish", se=True),
     ),
+    stage_slots=3,
+    stem_width=8,
+    stem_stride=4,
+    final_width=32,
+    feature_width=64,
 )

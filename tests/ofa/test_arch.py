@@ -29,7 +29,7 @@ def test_different_networks_have_different_names():
     assert len({a.key for a in archs}) == len(archs)
 
 
-@pytest.mark.parametrize("name", ["digits", "ofa_mbv3_w1.0"])
+@pytest.mark.parametrize("name", ["digits", "ofa_mbv3_w1.0", "ofa_proxyless_w1.3", "ofa_resnet50"])
 def test_json_and_name_give_the_arch_back(name):
     space, rng = get_space(name), random.Random(1)
     for _ in range(100):
@@ -42,6 +42,23 @@ def test_lists_make_the_same_arch_as_tuples():
     assert Arch(24, [1, 3], [3, 5, 7, 3, 5, 7], [1, 2, 4, 1, 2, 4]) == arch()
 
 
+def test_json_has_only_the_keys_of_its_space():
+    assert set(get_space("digits").largest().to_json()) == {"resolution", "depth", "kernel", "expand"}
+    assert set(get_space("ofa_resnet50").largest().to_json()) == {"resolution", "depth", "expand", "width"}
+
+
+def test_a_released_proxyless_config_without_its_last_stage_is_the_same_arch():
+    largest = get_space("ofa_proxyless_w1.3").largest()
+    assert Arch(224, largest.depth[:-1], largest.kernel, largest.expand) == largest
+    assert largest.depth == (4, 4, 4, 4, 4, 1)
+
+
+def test_a_resnet_always_has_the_first_two_blocks_of_a_stage():
+    shallow = Arch(224, (0, 0, 0, 1, 2), (), (0.25,) * 18, (0,) * 6)
+    used = [e > 0 for e in shallow.expand]
+    assert used == [True] * 2 + [False] * 2 + [True] * 2 + [False] * 2 + [True] * 5 + [False] + [True] * 4
+
+
 @pytest.mark.parametrize(
     ("doc", "says"),
     [
@@ -49,8 +66,10 @@ def test_lists_make_the_same_arch_as_tuples():
         ([], "expected an object"),
         ({"resolution": "24", "depth": [1], "kernel": [3], "expand": [1]}, "whole number"),
         ({"resolution": 24, "depth": [1], "kernel": [None], "expand": [1]}, "lists of numbers"),
-        ({"resolution": 24, "depth": [2], "kernel": [3], "expand": [1]}, "1 to 1 blocks"),
-        ({"resolution": 24, "depth": [1, 1], "kernel": [3, 3, 3], "expand": [1, 1, 1]}, "every slot"),
+        ({"resolution": 24, "depth": [2], "kernel": [3], "expand": [1]}, "may be 1 to 1"),
+        ({"resolution": 24, "depth": [1, 1, 1], "kernel": [3] * 4, "expand": [1] * 4}, "every slot"),
+        ({"resolution": 24, "depth": [1], "kernel": [3, 3], "expand": [1]}, "both list every slot"),
+        ({"resolution": 24, "depth": [1], "expand": [1], "width": [1]}, "without kernels it is a ResNet-50D's"),
     ],
 )
 def test_what_is_no_arch_gets_one_line(doc, says):

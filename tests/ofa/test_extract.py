@@ -32,9 +32,15 @@ def one_gene_at_each_value(space):
     """The largest arch with each single gene set to each of its values."""
     largest = space.largest()
     yield from (replace(largest, resolution=r) for r in space.resolutions)
-    for name, choices in (("depth", space.depths), ("kernel", space.kernels), ("expand", space.expands)):
-        for i, _ in enumerate(getattr(largest, name)):
-            for value in choices:
+    each_kernel, each_expand = [space.kernels] * len(largest.kernel), [space.expands] * len(largest.expand)
+    for name, choices in (
+        ("depth", space.depth_choices),
+        ("kernel", each_kernel),
+        ("expand", each_expand),
+        ("width", space.width_choices),
+    ):
+        for i, values in enumerate(choices):
+            for value in values:
                 genes = list(getattr(largest, name))
                 genes[i] = value
                 yield replace(largest, **{name: tuple(genes)})
@@ -47,22 +53,57 @@ def agree(net, arch, x):
         assert torch.equal(net(x, arch), extract(net, arch)(x)), arch.key
 
 
-def test_every_gene_at_each_of_its_values():
-    net = trained_like("digits")
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("digits", 3 + 3 * 3 + 9 * 3 + 9 * 3),
+        ("ofa_mbv3_w0.5_32px", 4 + 5 * 3 + 20 * 3 + 20 * 3),
+        ("ofa_resnet50", 8 + 2 + 4 * 3 + 18 * 3 + 6 * 3),
+    ],
+)
+def test_every_gene_at_each_of_its_values(name, count):
+    net = trained_like(name)
     archs = list(one_gene_at_each_value(net.space))
-    assert len(archs) == 3 + 3 * 3 + 9 * 3 + 9 * 3
+    assert len(archs) == count
     for arch in archs:
-        agree(net, arch, images(8, arch.resolution))
+        agree(net, arch, images(4, min(arch.resolution, 64)))
 
 
-@pytest.mark.parametrize(("name", "count", "batch"), [("digits", 50, 8), ("ofa_mbv3_w1.0", 50, 2)])
-def test_random_archs(name, count, batch):
+SPACES = [
+    "digits",
+    "ofa_mbv3_w1.0",
+    "ofa_mbv3_w1.2",
+    "ofa_mbv3_w0.5_32px",
+    "ofa_mbv3_w0.35_64px",
+    "ofa_proxyless_w1.3",
+    "ofa_resnet50",
+]
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_fifty_random_archs(name):
+    """At up to 96 pixels: larger images only take longer."""
     net, rng = trained_like(name), random.Random(0)
-    for _ in range(count):
+    for _ in range(50):
         arch = net.space.sample(rng)
-        if name != "digits":
-            arch = replace(arch, resolution=128)  # the largest resolutions only take longer
-        agree(net, arch, images(batch, arch.resolution))
+        agree(net, arch, images(2, min(arch.resolution, 96)))
+
+
+@pytest.mark.parametrize("name", ["ofa_mbv3_w0.5_32px", "ofa_proxyless_w1.3", "ofa_resnet50"])
+def test_gradients_of_any_space_are_those_of_the_extracted_network(name):
+    """Of what every network has: the stem and the classifier feel every layer between them."""
+    net = trained_like(name)
+    for arch in (net.space.largest(), net.space.sample(random.Random(1))):
+        x = images(2, min(arch.resolution, 64))
+        plain = extract(net, arch)
+        net.zero_grad()
+        net(x, arch).square().sum().backward()
+        plain(x).square().sum().backward()
+        stem, features = plain.features.stem.layers.conv.weight.grad, plain.classifier.weight.grad
+        torch.testing.assert_close(
+            net.part("stem").conv.weight.grad[: len(stem)], stem, rtol=1e-3, atol=1e-4 * stem.abs().max()
+        )
+        torch.testing.assert_close(net.classifier.weight.grad[:, : features.shape[1]], features)
 
 
 def test_gradients_of_the_supernet_are_those_of_the_extracted_network():
@@ -74,11 +115,11 @@ def test_gradients_of_the_supernet_are_those_of_the_extracted_network():
     net(x, arch).square().sum().backward()
     plain(x).square().sum().backward()
     torch.testing.assert_close(net.classifier.weight.grad, plain.classifier.weight.grad)
-    torch.testing.assert_close(net.stem.weight.grad, plain.features.stem.weight.grad)
+    torch.testing.assert_close(net.part("stem").conv.weight.grad, plain.features.stem.layers.conv.weight.grad)
     first = plain.features.stage0_block0.layers
     width = first.widen.out_channels
-    torch.testing.assert_close(net.stages[0][0].widen.weight.grad[:width], first.widen.weight.grad)
-    torch.testing.assert_close(net.stages[0][0].narrow.weight.grad[:, :width], first.narrow.weight.grad)
+    torch.testing.assert_close(net.part("stage0_block0").widen.weight.grad[:width], first.widen.weight.grad)
+    torch.testing.assert_close(net.part("stage0_block0").narrow.weight.grad[:, :width], first.narrow.weight.grad)
 
 
 def test_the_extracted_network_has_copies():

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from ofa.blocks import make_divisible, se_hidden
-from ofa.layers import ElasticDepthwise, ElasticNorm, ElasticPointwise, ElasticSqueezeExcite, he_fan_out
+from ofa.layers import ElasticConv, ElasticDepthwise, ElasticNorm, ElasticSqueezeExcite, he_fan_out
 
 
 def images(channels, size=9, seed=0):
@@ -21,14 +21,14 @@ def filled(layer, seed=1):
 
 
 def test_full_size_pointwise_is_a_plain_conv():
-    layer = filled(ElasticPointwise(16, 24, bias=True))
+    layer = filled(ElasticConv(16, 24, bias=True))
     x = images(16)
     assert torch.equal(layer(x, 24), F.conv2d(x, layer.weight, layer.bias))
 
 
 @pytest.mark.parametrize("channels", [8, 16, 24])
 def test_pointwise_uses_the_first_filters_and_inputs(channels):
-    layer = filled(ElasticPointwise(32, 24))
+    layer = filled(ElasticConv(32, 24))
     x = images(channels)
     by_hand = torch.nn.Conv2d(channels, 16, 1, bias=False)
     by_hand.weight.data = layer.weight[:16, :channels].detach().clone()

@@ -5,6 +5,8 @@ from dataclasses import replace
 import pytest
 
 from ofa.arch import Arch, ArchError
+from ofa.blocks import parts
+from ofa.cost import strided
 from ofa.spaces import get_space
 
 DIGITS = get_space("digits")
@@ -28,6 +30,38 @@ def test_size_counts_distinct_networks():
 def test_published_sizes_of_the_mobilenetv3_space():
     """(9^2 + 9^3 + 9^4)^5 architectures at 25 resolutions; the paper says 2 x 10^19 for one."""
     assert get_space("ofa_mbv3_w1.0").size == 25 * (9**2 + 9**3 + 9**4) ** 5
+
+
+def test_published_sizes_of_the_other_spaces():
+    """Proxyless has one more block of 9 kinds; ResNet-50D 2.46 x 10^12 networks at each resolution."""
+    assert get_space("ofa_proxyless_w1.3").size == 25 * 9 * (9**2 + 9**3 + 9**4) ** 5
+    resnet = get_space("ofa_resnet50")
+    assert f"{resnet.size / len(resnet.resolutions):.2e}" == "2.46e+12"
+
+
+@pytest.mark.parametrize("name", ["ofa_mbv3_w0.5_32px", "ofa_mbv3_w0.35_64px", "ofa_proxyless_w1.3", "ofa_resnet50"])
+def test_every_family_samples_what_it_contains(name):
+    space, rng = get_space(name), random.Random(0)
+    archs = [space.largest(), space.smallest(), *(space.sample(rng) for _ in range(100))]
+    assert all(space.contains(arch) for arch in archs)
+    assert not any(DIGITS.contains(arch) for arch in archs)
+    assert {e for arch in archs for e in arch.expand} == {0, *space.expands}
+    assert {w for arch in archs for w in arch.width} == ({0, 1, 2} if name == "ofa_resnet50" else set())
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_small_images_keep_a_feature_map_of_four_pixels(side):
+    space = get_space(f"ofa_mbv3_w0.5_{side}px")
+    size = space.resolutions[-1]
+    assert size == side
+    for _, part in parts(space, space.smallest()):
+        size = strided(size, part.stride)
+    assert size == 4
+
+
+def test_a_multiplier_that_cannot_be_is_one_line():
+    with pytest.raises(ArchError, match=r"the width multiplier is 9.5; use 0.1 to 4.0"):
+        get_space("ofa_mbv3_w9.5")
 
 
 def test_samples_and_extremes_are_in_the_space():
@@ -75,7 +109,10 @@ def test_an_arch_of_another_space_is_told_why():
 
 
 def test_an_unknown_space_is_answered_with_those_there_are():
-    with pytest.raises(ArchError, match=r"no space is called 'digit'; there are digits, ofa_mbv3_w1.0"):
+    with pytest.raises(
+        ArchError,
+        match=r"no space is called 'digit'; there are digits, ofa_mbv3_w0.5_32px .*ofa_mbv3_w1.0, ofa_mbv3_w1.2, ofa_prox",
+    ):
         get_space("digit")
 
 

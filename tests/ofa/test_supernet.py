@@ -20,7 +20,7 @@ def images(count=8, resolution=24):
 def test_one_seed_gives_one_network():
     one, same, other = (Supernet(get_space("digits"), 10, torch.Generator().manual_seed(s)).state_dict() for s in (0, 0, 1))
     assert all(torch.equal(one[name], same[name]) for name in one)
-    assert not torch.equal(one["stem.weight"], other["stem.weight"])
+    assert not torch.equal(one["parts.stem.conv.weight"], other["parts.stem.conv.weight"])
 
 
 def test_creating_a_network_does_not_touch_the_global_generator():
@@ -84,8 +84,8 @@ def test_every_norm_of_an_arch_is_calibrated_at_its_width(net):
     arch = net.space.smallest()
     statistics = calibrate(net, arch, [images()])
     assert set(statistics) <= set(net.norm_names.values())
-    assert statistics["stages.1.0.depth_norm"][0].shape == (8,)
-    assert "stages.1.1.depth_norm" not in statistics
+    assert statistics["parts.stage1_block0.depth_norm"][0].shape == (8,)
+    assert "parts.stage1_block1.depth_norm" not in statistics
 
 
 def test_every_weight_gets_a_gradient_from_the_largest_network_but_the_transforms(net):
