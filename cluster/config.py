@@ -36,15 +36,17 @@ def load(path: str, kind: type[T], overrides: Sequence[str] = ()) -> T:
         raise ConfigError(f"{path}: is not TOML: {error}") from None
     for override in overrides:
         _override(doc, override)
-    return parse(doc, kind, where=path)
+    return parse(doc, kind, path, overrides)
 
 
-def parse(doc: Mapping[str, Any], kind: type[T], where: str) -> T:
-    """`doc` as the dataclass `kind`; `where` names it in errors."""
+def parse(doc: Mapping[str, Any], kind: type[T], where: str, overrides: Sequence[str] = ()) -> T:
+    """`doc` as the dataclass `kind`; errors name `where` it comes from, or which of the overrides is wrong."""
     try:
         return TypeAdapter(kind).validate_python(doc)
     except ValidationError as error:
-        raise ConfigError(_explained(error, kind, where)) from None
+        path = ".".join(str(part) for part in error.errors()[0]["loc"])
+        wrong = next((o for o in overrides if f"{path}.".startswith(o.partition("=")[0].strip() + ".")), None)
+        raise ConfigError(_explained(error, kind, f"--set {wrong}" if wrong else where)) from None
 
 
 def dump(config: Any) -> str:
@@ -55,7 +57,7 @@ def dump(config: Any) -> str:
 def _override(doc: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
-        raise ConfigError(f"--set {override}: expected section.key=value, such as search.seed=2")
+        raise ConfigError(f"--set {override}: expected section.key=value, such as search.evaluations=100")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -40,7 +40,7 @@ class Reporter:
 
     @contextmanager
     def track(self, step: str, total: int, unit: str) -> Iterator[Tracker]:
-        """Follows `total` units of work and shows rate, time left and the best so far."""
+        """Follows `total` units of work (0: as many as it takes) and shows rate, time left and the best so far."""
         tracker = Tracker(self, step, total, unit)
         if self.style != "live":
             yield tracker
@@ -78,7 +78,7 @@ class Tracker:
         self.done = done
         self.note = self.note if note is None else note
         now = time.monotonic()
-        if self.reporter.style == "live" or (now - self.shown < self.reporter.every_s and done < self.total):
+        if self.reporter.style == "live" or (now - self.shown < self.reporter.every_s and done != self.total):
             return
         self.shown = now
         if self.reporter.style == "json":
@@ -96,9 +96,10 @@ class Tracker:
     @property
     def eta_s(self) -> float | None:
         """Seconds left at this rate."""
-        return round((self.total - self.done) / self.per_s, 1) if self.per_s else None
+        return round((self.total - self.done) / self.per_s, 1) if self.per_s and self.total else None
 
     def line(self) -> Text:
         rate = f"{self.per_s:.3g} {self.unit}/s" if self.per_s else "starting"
         left = "" if self.eta_s is None or self.done >= self.total else f", {self.eta_s:.0f} s left"
-        return Text(f"{self.step}: {self.done}/{self.total} {self.unit}, {rate}{left}{', ' if self.note else ''}{self.note}")
+        of_all = f"/{self.total}" if self.total else ""  # 0: nobody knows how many
+        return Text(f"{self.step}: {self.done}{of_all} {self.unit}, {rate}{left}{', ' if self.note else ''}{self.note}")

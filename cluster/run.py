@@ -108,7 +108,9 @@ class Run:
         except MissingObject:
             return None
         except ValueError:
-            raise DamagedObject(f"{self.url}/{step}{_DONE}: is not JSON; delete it and run the same command again") from None
+            record = {}
+        if not isinstance(record, dict) or not {"finished", "inputs", "outputs"} <= set(record):
+            raise DamagedObject(f"{self.url}/{step}{_DONE}: is no done record; delete it and run the same command again")
         return record
 
     def steps(self) -> dict[str, dict[str, Any]]:

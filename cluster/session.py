@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -43,6 +45,8 @@ def session(address: str, cpus: int) -> Iterator[None]:
         raise InputError(
             f"ray.address is {address!r}: cannot connect: {reason}; start that cluster, or use 'local'"
         ) from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints a stack; ours ends as Ctrl-C does
     try:
         there = int(ray.cluster_resources().get("CPU", 0))
         if there < cpus:

@@ -54,6 +54,8 @@ class Store(Protocol):
 
 def open_store(url: str) -> Store:
     """The store at a directory or at `s3://bucket/prefix`; one that cannot be used is a `StoreError`."""
+    if not url.strip():
+        raise StoreError("the store is ''; a store is a directory or s3://bucket/prefix")
     parts = urlsplit(url)
     if parts.scheme == "s3":
         if not parts.netloc:

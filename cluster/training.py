@@ -69,7 +69,7 @@ def train_on_ray(loop: Loop, arrays: Mapping[str, np.ndarray], workers: int, max
     listener.start()
     try:
         for attempt in range(max_failures + 1):
-            trainer = ray.train.torch.TorchTrainer(
+            trainer = _Trainer(
                 _on_worker,
                 train_loop_config={"loop": loop, "arrays": shared, "mailbox": mailbox},
                 scaling_config=ray.train.ScalingConfig(num_workers=workers),
@@ -103,6 +103,11 @@ def _fit(trainer: Any) -> _Failure | None:
         cause = getattr(error, "controller_failure", None)
         return _Failure(_reason(error), isinstance(cause, ray.exceptions.RayActorError))
     return None
+
+
+class _Trainer(ray.train.torch.TorchTrainer):
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leaves Ctrl-C to the command line; Ray's handler would stay for good and end the process with 0 or 1."""
 
 
 def _on_worker(config: dict[str, Any]) -> None:

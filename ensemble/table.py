@@ -39,7 +39,7 @@ class Table:
         except TableError:
             raise
         except ValueError as error:
-            raise TableError(f"{where}: {error}; predict again") from None
+            raise TableError(f"{where}: {error}; make the table anew") from None
 
     def checked(self, where: str) -> Table:
         """This table, or a `TableError` that says what is wrong with it."""

@@ -38,12 +38,13 @@ app.add_typer(results_app, name="results")
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="a config file, such as configs/digits.toml")]
 StoreUrl = Annotated[str, typer.Option("--store", help="where results go: a directory, or s3://bucket/prefix")]
 Sets = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting instead of the file's: search.seed=2")
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting instead of the file's: search.evaluations=100")
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line on stdout, for machines")]
 RunId = Annotated[str | None, typer.Argument(metavar="RUN", help="the run's id; may be left out if there is only one")]
 
 DEFAULT_STORE = "./runs"
+STOPPED = 130  # the exit code after Ctrl-C or SIGTERM
 
 
 @contextmanager
@@ -120,10 +121,17 @@ def ensemble_command(
     predictions: Annotated[
         str | None, typer.Option(metavar="FILE", help="a predictions file (.npz) instead of a run")
     ] = None,
-    cost_rule: Annotated[Literal["max", "sum"], typer.Option("--cost", help="members run in parallel, or in turn")] = "max",
-    algorithm: Annotated[str, typer.Option(help="default, greedy or exhaustive")] = "default",
+    cost_rule: Annotated[
+        Literal["max", "sum"] | None,
+        typer.Option("--cost", help="with --predictions: members run in parallel (max), or in turn; max if not given"),
+    ] = None,
+    algorithm: Annotated[
+        str | None, typer.Option(help="with --predictions: default, greedy or exhaustive; a run's config has its own")
+    ] = None,
     seed: Annotated[int, typer.Option(help="of algorithms that draw; those here do not")] = 1,
-    out: Annotated[str, typer.Option(metavar="DIR", help="gets ensembles.json")] = ".",
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="with --predictions: gets ensembles.json; . if not given")
+    ] = None,
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006
     as_json: Json = False,
@@ -132,12 +140,16 @@ def ensemble_command(
     if (config is None) == (predictions is None):
         raise InputError("ofa ensemble: give a config file or --predictions, one of them")
     if config is not None:
+        given = {"--cost": cost_rule, "--algorithm": algorithm, "--out": out}
+        if (wrong := next((name for name, value in given.items() if value is not None), None)) is not None:
+            raise InputError(f"ofa ensemble: {wrong} goes with --predictions; for a run use --set ensemble.algorithm=...")
         with a_job(config, store, sets, as_json) as job:
             return run_steps(job, ["ensemble"])
     from jobs.ensemble import ensemble_of_table
 
     assert predictions is not None
-    found = ensemble_of_table(predictions, cost_rule, algorithm, out)
+    out = out or "."
+    found = ensemble_of_table(predictions, cost_rule or "max", algorithm or "default", out)
     reporter = Reporter("json" if as_json else None)
     return reporter.say(f"{len(found)} subsets in {out}/ensembles.json", event="result", out=out, subsets=len(found))
 
@@ -156,9 +168,9 @@ def cost_command(
         raise ArchError(f"{parsed.key} is not in the space {space}: {objection}")
     macs, params = cost(here, parsed, classes)
     if as_json:
-        print(json.dumps({"space": space, "arch": parsed.to_json(), "macs": macs, "params": params}))
+        print(json.dumps({"space": space, "arch": parsed.to_json(), "classes": classes, "macs": macs, "params": params}))
     else:
-        print(f"{parsed.key}: {macs:,} MACs, {params:,} params")
+        print(f"{parsed.key}: {macs:,} MACs, {params:,} params, with {classes} classes")
 
 
 @results_app.command("list")
@@ -209,15 +221,23 @@ def results_verify(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_jso
 
 
 def parse_arch(text: str) -> Arch:
-    """An arch from its name, from JSON, or from a file that holds JSON."""
-    if not text.lstrip().startswith("{") and Path(text).is_file():
-        text = Path(text).read_text(encoding="utf-8")
+    """An arch from its name, from JSON, or from a file that holds JSON, such as what an export leaves beside a network."""
+    where = "--arch"
     if not text.lstrip().startswith("{"):
-        return Arch.from_key(text)
+        if not Path(text).is_file():
+            if "/" in text or text.endswith(".json"):
+                raise ArchError(f"--arch {text}: no such file; give a file, JSON, or a name")
+            return Arch.from_key(text)
+        where, text = text, Path(text).read_text(encoding="utf-8", errors="replace")
     try:
-        return Arch.from_json(json.loads(text))
+        doc = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ArchError(f"--arch is not JSON: {error}") from None
+        raise ArchError(f"{where} is not JSON: {error}") from None
+    if isinstance(doc, dict) and "archs" in doc:
+        if len(doc["archs"]) != 1:
+            raise ArchError(f"{where} describes {len(doc['archs'])} networks; expected one")
+        doc = doc["archs"][0]
+    return Arch.from_json(doc)
 
 
 def print_result(found: dict[str, Any], asked: str) -> None:
@@ -239,16 +259,25 @@ def print_result(found: dict[str, Any], asked: str) -> None:
 
 
 def main() -> None:
-    """Runs a command; every failure is one line on stderr and an exit code: 2 for bad input, 1 for a failed step."""
+    """Runs a command; a failure is one line on stderr and an exit code: 2 for bad input, 1 a failed step, 130 stopped."""
     as_json = "--json" in sys.argv
     try:
-        app(standalone_mode=True)
+        code = app(standalone_mode=False) or 0
+        if code == STOPPED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
+        raise SystemExit(code)
+    except typer.TyperException as error:  # an unknown command or option, or a value that it cannot have
+        message = str(getattr(error, "format_message", error.__str__)())
+        if message.startswith("Usage:"):  # no command at all: this is the help
+            print(message, file=sys.stderr)
+            raise SystemExit(2) from None
+        fail(f"{message.rstrip('.')}; --help says what there is", 2, as_json)
     except INPUT_ERRORS as error:
         fail(str(error), 2, as_json)
     except StepError as error:
         fail(str(error), 1, as_json)
-    except KeyboardInterrupt:
-        fail("stopped; the same command again goes on from here", 130, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        fail("stopped; the same command again goes on from here", STOPPED, as_json)
     except Exception as error:  # the last stop for what nobody foresaw: a line for the user, the rest on demand
         if os.environ.get("OFA_TRACEBACK"):
             traceback.print_exc()

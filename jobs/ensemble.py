@@ -83,7 +83,10 @@ def ensemble_of_table(path: str, rule: Literal["max", "sum"], algorithm: str, ou
         table = Table.from_npz(Path(path).read_bytes(), path)
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}; give the path of a predictions file (.npz)") from None
-    chosen = select(scorer_of(table), table.cost_M, rule, algorithm)
+    try:
+        chosen = select(scorer_of(table), table.cost_M, rule, algorithm)
+    except ValueError as error:
+        raise InputError(f"--algorithm {algorithm}: {error}") from None
     images = len(table.labels_N)
     members = [{"members": list(c.members), "cost": c.cost, "top1": c.correct / images} for c in chosen]
     doc = {"cost": rule, "unit": "cost", "members": members}

@@ -27,6 +27,8 @@ STEPS = {
 
 def wanted_steps(until: str | None = None, only: str | None = None) -> list[str]:
     """All steps, all up to `until`, or `only` one; an unknown name is an `InputError`."""
+    if until is not None and only is not None:
+        raise InputError(f"--until {until} and --only {only} exclude each other; give one of them")
     for name in (until, only):
         if name is not None and name not in STEPS:
             raise InputError(f"no step is called {name!r}; there are {', '.join(STEPS)}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from cluster import run as keys
@@ -18,7 +19,9 @@ from cluster.store import MissingObject, open_store
 
 
 def runs(store_url: str) -> list[str]:
-    """The ids of all runs in a store."""
+    """The ids of all runs in a store; a directory that is not there is an `InputError`."""
+    if "://" not in store_url and store_url and not Path(store_url).exists():
+        raise InputError(f"{store_url}: there is no such directory; give the --store of a run")
     found = [key.removesuffix(f"/{keys.CONFIG}") for key in open_store(store_url).keys() if key.endswith(f"/{keys.CONFIG}")]
     return [run for run in found if "/" not in run]
 
@@ -29,8 +32,10 @@ def the_run(store_url: str, run_id: str | None) -> Run:
     if run_id is None and len(there) == 1:
         run_id = there[0]
     if run_id is None or run_id not in there:
+        if not there:
+            raise InputError(f"{store_url}: there is no run; `ofa run` makes one")
         what = f"has no run {run_id!r}" if run_id else f"has {len(there)} runs, say which"
-        raise InputError(f"{store_url} {what}; there are: {', '.join(there) or 'none'}")
+        raise InputError(f"{store_url} {what}; there are: {', '.join(there)}")
     return Run.at(store_url, run_id, code="")
 
 

@@ -123,7 +123,7 @@ def upload(run, environment):
 def test_the_python_of_the_readme_works(demo):
     [code] = re.findall(r"```python\n(.*?)```", README, re.S)
     code = code.replace("runs/digits-<id>", str(demo.run))
-    names = {"images": torch.zeros(2, 3, 32, 32)}
+    names = {"images": torch.zeros(2, 3, 40, 40, dtype=torch.uint8)}
     exec(code, names)
     assert names["logits"].shape == (2, 10)
     assert names["description"].input_resolution in (24, 28, 32)

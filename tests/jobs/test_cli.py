@@ -56,8 +56,17 @@ def test_cost_takes_a_name_json_or_a_file(ofa, tmp_path):
         (["ensemble"], "give a config file or --predictions, one of them"),
         (["ensemble", "--predictions", "nowhere.npz"], "nowhere.npz: No such file"),
         (["ensemble", "--predictions", TINY], "tiny.toml: it is not an npz file"),
-        (["results", "show", "--store", "STORE"], "has 0 runs, say which; there are: none"),
-        (["results", "verify", "other", "--store", "STORE"], "has no run 'other'"),
+        (["results", "show", "--store", "STORE"], "there is no run; `ofa run` makes one"),
+        (["results", "list", "--store", "STORE/nowhere"], "nowhere: there is no such directory"),
+        (["run", TINY, "--store", ""], "a store is a directory or s3://bucket/prefix"),
+        (["run", TINY, "--store", "STORE", "--until", "fit", "--only", "fit"], "exclude each other"),
+        (["run", TINY, "--set", "train.batch=abc"], "--set train.batch=abc: train: batch is 'abc'"),
+        (["run"], "Missing argument 'CONFIG'"),
+        (["serch"], "No such command 'serch'"),
+        (["run", TINY, "--stoer", "x"], "No such option: --stoer"),
+        (["cost", "--space", "digits", "--arch", "nowhere.json"], "--arch nowhere.json: no such file"),
+        (["cost", "--space", "digits", "--arch", sys.executable], "python is not JSON"),
+        (["ensemble", TINY, "--cost", "sum"], "--cost goes with --predictions"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(ofa, tmp_path, arguments, says):
@@ -69,15 +78,41 @@ def test_bad_input_is_one_line_and_exit_code_2(ofa, tmp_path, arguments, says):
     assert err.count("\n") == 1
 
 
+def test_a_record_that_is_none_is_one_line(ofa, tmp_path):
+    ofa("run", TINY, "--store", tmp_path, "--only", "fit")  # has no inputs, but makes the run
+    (tmp_path / helpers.run_id() / "train.done.json").write_text("{}")
+    code, _, err = ofa("results", "verify", "--store", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "train.done.json: is no done record; delete it" in err
+
+
+def test_without_a_command_there_is_help(ofa):
+    code, _, err = ofa()
+    assert code == 2
+    assert "Usage: " in err
+    assert "results" in err
+
+
+def test_an_exported_description_is_an_arch(ofa, tmp_path):
+    arch = get_space("digits").smallest()
+    (tmp_path / "knee.json").write_text(json.dumps({"archs": [arch.to_json()]}))
+    assert ofa("cost", "--space", "digits", "--classes", 10, "--arch", tmp_path / "knee.json")[1].startswith(arch.key)
+
+
+def test_an_unknown_algorithm_is_one_line(ofa, tmp_path):
+    table = Table(
+        np.zeros((1, 2, 1), dtype=np.int64), np.ones((1, 2, 1), dtype=np.float32), np.zeros(2, dtype=np.int64), np.ones(1)
+    )
+    (tmp_path / "t.npz").write_bytes(table.to_npz())
+    code, _, err = ofa("ensemble", "--predictions", tmp_path / "t.npz", "--algorithm", "foo", "--out", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no algorithm is called 'foo'; there are default, greedy, exhaustive" in err
+
+
 def test_bad_input_is_also_said_in_json(ofa):
     code, out, err = ofa("run", "nowhere.toml", "--json")
     assert code == 2
     assert json.loads(out) == {"event": "error", "message": err.removeprefix("ofa: ").strip(), "exit": 2}
-
-
-def test_unknown_commands_and_options_end_with_2(ofa):
-    assert ofa("serch")[0] == 2
-    assert ofa("run", TINY, "--stoer", "x")[0] == 2
 
 
 def test_a_missing_bucket_and_wrong_keys_are_one_line(ofa, radosgw, monkeypatch):

@@ -233,6 +233,18 @@ def test_the_same_run_onto_a_real_s3_server_ends_with_the_same_front_and_is_pull
     assert ofa("results", "verify", "--store", tmp_path).returncode == 0  # what was broken here was fetched again
 
 
+@pytest.mark.parametrize("signal", [2, 15])
+def test_a_run_that_is_told_to_stop_says_so(tmp_path, signal):
+    """Ctrl-C and SIGTERM, while Ray Train works."""
+    running = Running("run", TINY, "--store", tmp_path)
+    running.wait_for(lambda: (tmp_path / run_id() / "supernet/checkpoint.json").exists())
+    running.process.send_signal(signal)
+    output, _ = running.process.communicate(timeout=60)
+    assert running.process.returncode == 130, output
+    assert output.splitlines()[-1] == "ofa: stopped; the same command again goes on from here"
+    assert "Traceback" not in output
+
+
 def test_another_seed_gives_another_front(tiny_run, tmp_path):
     done = ofa("run", TINY, "--store", tmp_path, "--set", "seed=2", "--until", "ensemble")
     assert done.returncode == 0, done.stderr
