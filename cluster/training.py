@@ -13,6 +13,7 @@ import ray
 import ray.exceptions
 import ray.train
 import ray.train.torch
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.errors import StepError
 
@@ -82,6 +83,7 @@ def train_on_ray(loop: Loop, arrays: Mapping[str, np.ndarray], workers: int, max
             failure = _fit(trainer)
             if failure is None or not failure.starting:
                 break
+            _free_places()
     finally:
         ended.set()
         listener.join()
@@ -103,6 +105,14 @@ def _fit(trainer: Any) -> _Failure | None:
         cause = getattr(error, "controller_failure", None)
         return _Failure(_reason(error), isinstance(cause, ray.exceptions.RayActorError))
     return None
+
+
+def _free_places() -> None:
+    """Gives back the CPUs that a training which Ray gave up while starting it still holds."""
+    job = ray.get_runtime_context().get_job_id()
+    for name, group in ray.util.placement_group_table().items():
+        if name.endswith(job) and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
 
 class _Trainer(ray.train.torch.TorchTrainer):

@@ -94,11 +94,12 @@ def averaged(worker, arrays):
         worker.report({"mean": tensor.tolist(), "world": worker.world, "base": int(arrays["base"][0])})
 
 
-def dying(folder, worker, arrays):
+def dying(folder, after_s, worker, arrays):
     """The first time, the last worker dies."""
     marker = f"{folder}/died"
     if worker.rank == worker.world - 1 and not os.path.exists(marker):
         open(marker, "w").close()
+        time.sleep(after_s)
         os.kill(os.getpid(), signal.SIGKILL)
     averaged(worker, arrays)
 
@@ -107,9 +108,13 @@ def broken(worker, arrays):
     raise ValueError("this loop is broken")
 
 
-def test_workers_average_and_the_driver_hears_them(ray_cluster, tmp_path):
+@pytest.mark.parametrize("after_s", [0, 1])
+def test_workers_average_and_the_driver_hears_them(ray_cluster, tmp_path, after_s):
+    """Although one dies, while Ray is still starting it or later."""
     heard = []
-    train_on_ray(partial(dying, str(tmp_path)), {"base": np.array([4])}, workers=2, max_failures=1, hear=heard.append)
+    train_on_ray(
+        partial(dying, str(tmp_path), after_s), {"base": np.array([4])}, workers=2, max_failures=1, hear=heard.append
+    )
     assert (tmp_path / "died").exists()
     assert heard == [{"mean": [0.5] * 3, "world": 2, "base": 4}]
 
