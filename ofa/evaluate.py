@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from ofa.arch import Arch
 from ofa.images import Scale, Split, resize
-from ofa.norms import calibrate
+from ofa.norms import Statistics, calibrate
 from ofa.supernet import Supernet
+
+REMEMBERED = 64  # archs whose statistics an evaluator keeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,17 +24,24 @@ class Evaluator:
     scale: Scale
     calibration: Split
     batch: int
+    _known: dict[Arch, tuple[int, Statistics]] = field(default_factory=dict, repr=False, compare=False)
 
-    def statistics(self, arch: Arch) -> dict[str, tuple[Tensor, Tensor]]:
-        """The batch-norm statistics of `arch` over the calibration images."""
-        return calibrate(self.net, arch, self.batches(self.calibration, arch.resolution))
+    def statistics(self, arch: Arch) -> Statistics:
+        """The batch-norm statistics of `arch` over the calibration images; those of the last archs are remembered."""
+        version = sum(p._version for p in self.net.parameters())  # grows with every change of a weight
+        if arch not in self._known or self._known[arch][0] != version:
+            while len(self._known) >= REMEMBERED:
+                del self._known[next(iter(self._known))]
+            found = calibrate(self.net, arch, self.batches(self.calibration, arch.resolution))
+            self._known[arch] = (version, found)
+        return self._known[arch][1]
 
     @torch.no_grad()
     def logits(self, arch: Arch, split: Split) -> Tensor:
         """Logits [N, classes] of `arch` for every image of `split`, in order."""
         self.net.eval()
         statistics = self.statistics(arch)
-        return torch.cat([self.net(x, arch, statistics) for x in self.batches(split, arch.resolution)])
+        return torch.cat([self.net(x, arch, statistics).cpu() for x in self.batches(split, arch.resolution)])
 
     def top1(self, arch: Arch, split: Split) -> float:
         """The fraction of `split` that `arch` names right; equal logits go to the lowest class."""
@@ -41,7 +50,7 @@ class Evaluator:
     def batches(self, split: Split, resolution: int) -> Iterator[Tensor]:
         """Images as the networks take them, `batch` at a time."""
         for start in range(0, len(split), self.batch):
-            yield resize(self.scale(split.pixels[start : start + self.batch]), resolution)
+            yield resize(self.scale(split.pixels[start : start + self.batch]).to(self.net.device), resolution)
 
 
 def top1(logits_NC: Tensor, labels_N: Tensor) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +15,8 @@ from ofa.blocks import head, parts, whole
 from ofa.layers import ElasticConv, ElasticDepthwise, ElasticNorm, ElasticUnit, Norm, elastic, he_fan_out
 from ofa.norms import Statistics, by_batch, by_buffers, by_statistics
 from ofa.space import Space
+
+Drop = Callable[[Tensor], Tensor]  # features [N, F] to features
 
 
 class Supernet(nn.Module):
@@ -39,13 +42,13 @@ class Supernet(nn.Module):
         if generator is not None:
             self.initialise(generator)
 
-    def forward(self, images: Tensor, arch: Arch, statistics: Statistics | None = None) -> Tensor:
-        """Logits [N, classes] of `arch` for normalised images [N, 3, H, W]."""
+    def forward(self, images: Tensor, arch: Arch, statistics: Statistics | None = None, drop: Drop | None = None) -> Tensor:
+        """Logits [N, classes] of `arch` for normalised images [N, 3, H, W]; `drop` changes the classifier's features."""
         if statistics is not None:
-            return self.run(images, arch, by_statistics(self, statistics))
-        return self.run(images, arch, by_batch if self.training else by_buffers)
+            return self.run(images, arch, by_statistics(self, statistics), drop)
+        return self.run(images, arch, by_batch if self.training else by_buffers, drop)
 
-    def run(self, images: Tensor, arch: Arch, norm: Norm) -> Tensor:
+    def run(self, images: Tensor, arch: Arch, norm: Norm, drop: Drop | None = None) -> Tensor:
         """`forward` with an explicit way to normalise."""
         x = images
         for name, part in parts(self.space, arch):
@@ -54,7 +57,13 @@ class Supernet(nn.Module):
         x = x.mean((2, 3), keepdim=True)
         if self.mix is not None:
             x = self.mix(x, top.mix, norm)
-        return F.linear(x.flatten(1), self.classifier.weight[:, : top.features], self.classifier.bias)
+        x = x.flatten(1) if drop is None else drop(x.flatten(1))
+        return F.linear(x, self.classifier.weight[:, : top.features], self.classifier.bias)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return self.classifier.weight.device
 
     def part(self, name: str) -> Any:
         """The elastic layer (`ofa.layers.elastic`) of the part that `ofa.blocks.parts` calls so."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from ofa.arch import Arch
 from ofa.evaluate import Evaluator
 from ofa.images import resize
+from ofa.norms import by_batch
 from ofa.phases import Phase
 from ofa.supernet import Supernet
 
@@ -27,6 +30,10 @@ class Recipe:
     weight_decay: float
     label_smoothing: float
     clip_norm: float
+    distil_loss: Literal["ce", "mse"] = "ce"  # against the teacher's probabilities, or its logits
+    gradients: Literal["mean", "sum"] = "mean"  # of a step's sub-networks; the published code takes the sum
+    dropout: float = 0.0  # of the features before the classifier
+    bfloat16: bool = False  # autocast of the forward pass; weights and sums stay float32
 
 
 class Learner:
@@ -37,7 +44,7 @@ class Learner:
         self.recipe = recipe
         self.average = average
         parameters = [p for p in net.parameters() if p.requires_grad]
-        self.gradient = torch.zeros(sum(p.numel() for p in parameters))
+        self.gradient = torch.zeros(sum(p.numel() for p in parameters), device=net.device)
         offset = 0
         for p in parameters:
             p.grad = self.gradient[offset : offset + p.numel()].view_as(p)
@@ -54,23 +61,42 @@ class Learner:
         self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=self.recipe.momentum, nesterov=True)
 
     def step(
-        self, images: Tensor, labels: Tensor, archs: Sequence[Arch], lr: float, soft_labels: Tensor | None, distil: float
+        self,
+        images: Tensor,
+        labels: Tensor,
+        archs: Sequence[Arch],
+        lr: float,
+        *,
+        teacher: Tensor | None = None,
+        distil: float = 0.0,
+        in_place: bool = False,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
-        """One update by the mean gradient of `archs`, all at the resolution of `images`; the mean loss.
+        """One update by the gradients of `archs`, all at the resolution of `images`; the mean loss.
 
-        soft_labels: class probabilities [N, classes] of the teacher, weighed by `distil`.
+        teacher: its logits [N, classes], weighed by `distil` against the labels. in_place: the first of `archs` learns
+        from the labels, the others from what it says. generator: draws the dropped features.
         """
         self.net.train()
         self.gradient.zero_()
-        total = torch.zeros(())
+        drop = None if generator is None or not self.recipe.dropout else partial(self._drop, generator=generator)
+        total, first = torch.zeros((), device=self.net.device), None
         for arch in archs:
-            logits = self.net(images, arch)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-            if soft_labels is not None:
-                loss = loss + distil * F.cross_entropy(logits, soft_labels)
+            with torch.autocast(self.net.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
+                logits = self.net(images, arch, drop=drop)
+            logits = logits.float()
+            if first is not None:
+                loss = self._soft_loss(logits, first)
+            else:
+                loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+                if teacher is not None:
+                    loss = loss + distil * self._soft_loss(logits, teacher)
+                first = logits.detach() if in_place else None
             loss = loss / len(archs)
             loss.backward()
             total += loss.detach()
+        if self.recipe.gradients == "sum":
+            self.gradient *= len(archs)
         self.average(self.gradient)
         norm = self.gradient.norm()
         if norm > self.recipe.clip_norm:
@@ -79,6 +105,17 @@ class Learner:
             group["lr"] = lr
         self.optimizer.step()
         return total
+
+    def _soft_loss(self, logits: Tensor, teacher: Tensor) -> Tensor:
+        if self.recipe.distil_loss == "mse":
+            return F.mse_loss(logits, teacher)
+        return F.cross_entropy(logits, teacher.softmax(1))
+
+    def _drop(self, features: Tensor, generator: torch.Generator) -> Tensor:
+        """Each feature left out with the recipe's probability, the others raised to the same mean."""
+        keep = 1 - self.recipe.dropout
+        mask = torch.rand(features.shape, generator=generator).to(features.device) < keep
+        return features * mask / keep
 
     def state(self) -> dict[str, Tensor]:
         """Weights, stored statistics and momentum by name; `load` continues from it to the same result."""
@@ -95,37 +132,46 @@ class Learner:
         self.reset_momentum()
         for name, p in self.net.named_parameters():
             if f"momentum.{name}" in tensors:
-                self.optimizer.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].clone()
+                self.optimizer.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device, copy=True)
 
 
 class Teacher:
-    """The largest network, frozen: evaluation mode, with statistics of its own at every resolution."""
+    """The largest network, frozen: evaluation mode with statistics of its own at every resolution.
 
-    def __init__(self, evaluator: Evaluator) -> None:
+    in_training_mode: normalised by each batch's own statistics instead, as the published code does.
+    """
+
+    def __init__(self, evaluator: Evaluator, *, in_training_mode: bool = False) -> None:
         self.net = evaluator.net.eval().requires_grad_(False)
         largest = self.net.space.largest()
         self.archs = {r: replace(largest, resolution=r) for r in self.net.space.resolutions}
-        self.statistics = {r: evaluator.statistics(arch) for r, arch in self.archs.items()}
+        self.statistics = {} if in_training_mode else {r: evaluator.statistics(arch) for r, arch in self.archs.items()}
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Class probabilities [N, classes]."""
+        """Logits [N, classes]."""
         resolution = images.shape[-1]
-        return self.net(images, self.archs[resolution], self.statistics[resolution]).softmax(1)
-
-
-def draw_archs(phase: Phase, rng: random.Random) -> list[Arch]:
-    """The sub-networks of one step: one resolution for all, everything else each on its own."""
-    at_one_resolution = phase.space.only(resolutions=[rng.choice(phase.space.resolutions)])
-    sampled = [at_one_resolution.sample(rng) for _ in range(phase.subnets)]
-    return [at_one_resolution.largest(), *sampled] if phase.largest else sampled
+        arch = self.archs[resolution]
+        if not self.statistics:
+            return self.net.run(images, arch, by_batch)
+        return self.net(images, arch, self.statistics[resolution])
 
 
 def train_step(
-    learner: Learner, phase: Phase, images: Tensor, labels: Tensor, teacher: Teacher | None, lr: float, rng: random.Random
+    learner: Learner,
+    phase: Phase,
+    images: Tensor,
+    labels: Tensor,
+    teacher: Teacher | None,
+    lr: float,
+    rng: random.Random,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Draws this worker's sub-networks and makes one update; the mean loss over them."""
-    archs = draw_archs(phase, rng)
-    images = resize(images, archs[0].resolution)
-    soft_labels = teacher(images) if teacher is not None and phase.distil else None
-    return learner.step(images, labels, archs, lr, soft_labels, phase.distil)
+    archs = phase.draw(rng)
+    device = learner.net.device
+    images, labels = resize(images.to(device), archs[0].resolution), labels.to(device)
+    said = teacher(images) if teacher is not None and phase.distil else None
+    return learner.step(
+        images, labels, archs, lr, teacher=said, distil=phase.distil, in_place=phase.sandwich, generator=generator
+    )

@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ofa.blocks import parts
 from ofa.evaluate import Evaluator, top1
 from ofa.images import Scale, Split
 from ofa.phases import Phase
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
-from ofa.train import Learner, Recipe, Teacher, draw_archs, train_step
+from ofa.train import Learner, Recipe, Teacher, train_step
 
 SPACE = get_space("digits")
 RECIPE = Recipe(momentum=0.9, weight_decay=1e-2, label_smoothing=0.1, clip_norm=1e9)
@@ -40,7 +41,7 @@ def test_a_step_is_torchs_sgd_on_the_mean_loss():
     groups = [{"params": decayed, "weight_decay": 1e-2}, {"params": others, "weight_decay": 0.0}]
     sgd = torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True)
     for _ in range(2):
-        learner.step(images, labels, archs, 0.05, None, 0.0)
+        learner.step(images, labels, archs, 0.05)
         sgd.zero_grad(set_to_none=False)
         losses = [F.cross_entropy(net.train()(images, arch), labels, label_smoothing=0.1) for arch in archs]
         (sum(losses) / 2).backward()
@@ -61,7 +62,7 @@ def test_gradients_are_averaged_over_workers_before_the_update():
     recipe = replace(RECIPE, weight_decay=0.0)
     learner = Learner(network(), recipe, average)
     before = [p.clone() for p in learner.net.parameters()]
-    learner.step(*batch(), [SPACE.smallest()], 0.1, None, 0.0)
+    learner.step(*batch(), [SPACE.smallest()], 0.1)
     assert len(seen) == 1
     assert seen[0].abs().sum() > 0
     assert all(torch.equal(a, b) for a, b in zip(before, learner.net.parameters(), strict=True))
@@ -71,7 +72,7 @@ def test_long_gradients_are_clipped():
     recipe = replace(RECIPE, clip_norm=1e-3, weight_decay=0.0)
     learner = Learner(network(), recipe, alone)
     before = torch.cat([p.detach().flatten().clone() for p in learner.net.parameters()])
-    learner.step(*batch(), [SPACE.smallest()], 1.0, None, 0.0)
+    learner.step(*batch(), [SPACE.smallest()], 1.0)
     after = torch.cat([p.detach().flatten() for p in learner.net.parameters()])
     assert (after - before).norm().item() == pytest.approx(1.9e-3, rel=1e-3)  # nesterov's first step is (1 + 0.9) gradients
 
@@ -80,24 +81,24 @@ def test_state_continues_to_the_same_weights():
     images, labels = batch()
     straight = Learner(network(), RECIPE, alone)
     for _ in range(4):
-        straight.step(images, labels, [SPACE.smallest()], 0.05, None, 0.0)
+        straight.step(images, labels, [SPACE.smallest()], 0.05)
     first = Learner(network(), RECIPE, alone)
     for _ in range(2):
-        first.step(images, labels, [SPACE.smallest()], 0.05, None, 0.0)
+        first.step(images, labels, [SPACE.smallest()], 0.05)
     second = Learner(network(seed=9), RECIPE, alone)
     second.load({name: tensor.clone() for name, tensor in first.state().items()})
     for _ in range(2):
-        second.step(images, labels, [SPACE.smallest()], 0.05, None, 0.0)
+        second.step(images, labels, [SPACE.smallest()], 0.05)
     assert all(torch.equal(a, b) for a, b in zip(straight.net.parameters(), second.net.parameters(), strict=True))
 
 
 def test_a_step_draws_one_resolution_and_different_networks():
-    archs = draw_archs(PHASE, random.Random(0))
+    archs = PHASE.draw(random.Random(0))
     assert len(archs) == 3
     assert len({a.resolution for a in archs}) == 1
     assert archs[0] == replace(SPACE.largest(), resolution=archs[0].resolution)
     assert archs[1] != archs[2]
-    resolutions = {draw_archs(PHASE, random.Random(seed))[0].resolution for seed in range(30)}
+    resolutions = {PHASE.draw(random.Random(seed))[0].resolution for seed in range(30)}
     assert resolutions == set(SPACE.resolutions)
 
 
@@ -116,23 +117,132 @@ def test_the_teacher_is_the_largest_network_with_statistics_of_each_resolution()
     teacher = Teacher(evaluator)
     for resolution in SPACE.resolutions:
         x = next(evaluator.batches(split, resolution))
-        probs = teacher(x)
         arch = replace(SPACE.largest(), resolution=resolution)
-        assert torch.equal(probs, evaluator.net(x, arch, evaluator.statistics(arch)).softmax(1))
-        torch.testing.assert_close(probs.sum(1), torch.ones(40))
+        assert torch.equal(teacher(x), evaluator.net(x, arch, evaluator.statistics(arch)))
     assert not any(p.requires_grad for p in teacher.net.parameters())
 
 
 def test_distillation_adds_the_soft_cross_entropy():
     images, labels = batch()
-    soft = torch.rand(16, 10).softmax(1)
+    said = torch.randn(16, 10, generator=torch.Generator().manual_seed(5))
+    soft = said.softmax(1)
     arch = SPACE.smallest()
     net = network().train()
     logits = net(images, arch)
     hard = F.cross_entropy(logits, labels, label_smoothing=0.1)
     distilled = -(soft * logits.log_softmax(1)).sum(1).mean()
-    loss = Learner(network(), RECIPE, alone).step(images, labels, [arch], 0.0, soft, 0.5)
+    loss = Learner(network(), RECIPE, alone).step(images, labels, [arch], 0.0, teacher=said, distil=0.5)
     torch.testing.assert_close(loss, (hard + 0.5 * distilled).detach())
+
+
+def test_distillation_by_logits_is_their_squared_error():
+    images, labels = batch()
+    said = torch.randn(16, 10, generator=torch.Generator().manual_seed(5))
+    logits = network().train()(images, SPACE.smallest())
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.1) + 0.5 * (logits - said).square().mean()
+    learner = Learner(network(), replace(RECIPE, distil_loss="mse"), alone)
+    torch.testing.assert_close(
+        learner.step(images, labels, [SPACE.smallest()], 0.0, teacher=said, distil=0.5), expected.detach()
+    )
+
+
+def test_the_sandwich_teaches_all_others_by_what_the_largest_says():
+    """The gradient is that of: the largest by labels, the others by its soft labels alone, which get no gradient."""
+    images, labels = batch()
+    phase = replace(PHASE, sandwich=True, largest=False)
+    archs = [replace(arch, resolution=24) for arch in phase.draw(random.Random(0))]
+    assert archs[0] == replace(SPACE.largest(), resolution=24) and archs[1] == replace(SPACE.smallest(), resolution=24)
+    assert len(archs) == 4
+    learner, net = Learner(network(), RECIPE, alone), network().train()
+    loss = learner.step(images, labels, archs, 0.0, in_place=True)
+    outputs = [net(images, arch) for arch in archs]
+    soft = outputs[0].detach().softmax(1)
+    losses = [F.cross_entropy(outputs[0], labels, label_smoothing=0.1), *(F.cross_entropy(o, soft) for o in outputs[1:])]
+    torch.testing.assert_close(loss, (sum(losses) / 4).detach())
+    (sum(losses) / 4).backward()
+    ours = {name: p.grad for name, p in learner.net.named_parameters()}
+    for name, p in net.named_parameters():
+        expected = torch.zeros_like(p) if p.grad is None else p.grad  # no sampled network used it
+        torch.testing.assert_close(ours[name], expected, msg=name)
+
+
+def test_summed_gradients_are_the_mean_ones_times_the_networks():
+    gradients = []
+    for way in ("mean", "sum"):
+        learner = Learner(network(), replace(RECIPE, gradients=way), alone)
+        learner.step(*batch(), [SPACE.smallest(), SPACE.uniform(24, 2, 5, 2)], 0.0)
+        gradients.append(learner.gradient.clone())
+    torch.testing.assert_close(gradients[1], 2 * gradients[0])
+
+
+def test_dropout_is_drawn_from_its_stream_and_keeps_the_mean():
+    learner = Learner(network(), replace(RECIPE, dropout=0.25), alone)
+    features = torch.ones(200, 50)
+    dropped = learner._drop(features, torch.Generator().manual_seed(1))
+    assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.75])
+    assert dropped.mean().item() == pytest.approx(1, abs=0.02)
+    losses = [
+        learner.step(*batch(), [SPACE.smallest()], 0.0, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+    assert losses[0] != learner.step(*batch(), [SPACE.smallest()], 0.0)
+
+
+def test_bfloat16_changes_the_gradient_a_little_and_weights_stay_float32():
+    gradients = []
+    for bfloat16 in (False, True):
+        learner = Learner(network(), replace(RECIPE, bfloat16=bfloat16), alone)
+        learner.step(*batch(), [SPACE.smallest()], 0.01)
+        assert all(p.dtype == torch.float32 for p in learner.net.parameters())
+        gradients.append(learner.gradient.clone())
+    assert not torch.equal(*gradients)
+    assert F.cosine_similarity(*gradients, dim=0) > 0.95
+
+
+def test_a_phase_of_one_network_trains_only_its_weights():
+    arch = SPACE.smallest()
+    phase = replace(PHASE, archs=(arch,))
+    assert phase.draw(random.Random(0)) == [arch] and phase.extremes == (arch, arch)
+    learner = Learner(network(), replace(RECIPE, weight_decay=0.0), alone)
+    before = {name: p.clone() for name, p in learner.net.named_parameters()}
+    images, labels = batch(resolution=arch.resolution)
+    train_step(learner, phase, images, labels, None, 0.1, random.Random(0))
+    changed = {n for n, p in learner.net.named_parameters() if not torch.equal(p, before[n])}
+    used = {name for name, _ in parts(SPACE, arch)}
+    assert {name.split(".")[1] for name in changed if name.startswith("parts.")} == used
+    depthwise = next(n for n in sorted(changed) if before[n].shape[-1:] == (7,))
+    change = (learner.net.get_parameter(depthwise) - before[depthwise]).abs().amax((0, 1))
+    assert change[2:5, 2:5].min() > 0 and change.sum() == change[2:5, 2:5].sum()  # a kernel of 3 is the centre of 7
+
+
+def test_rates_of_large_batches_grow_from_the_unscaled_one():
+    """As published: warm-up from lr to lr times the workers' share, then a cosine to 0."""
+    phase = replace(PHASE, lr_scale=32.0)
+    rates = [phase.lr_at(step, 10) for step in range(20)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[5] == pytest.approx((0.1 + 3.2) / 2)
+    assert max(rates) == rates[10] == pytest.approx(3.2)
+
+
+def test_a_teacher_in_training_mode_goes_by_each_batch():
+    split = Split(torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8), torch.zeros(40, dtype=torch.int64))
+    evaluator = Evaluator(network(), Scale.of(split), split, 40)
+    x = torch.randn(8, 3, 24, 24)
+    largest = replace(SPACE.largest(), resolution=24)
+    assert torch.equal(Teacher(evaluator, in_training_mode=True)(x), network().train()(x, largest))
+
+
+def test_statistics_are_remembered_until_a_weight_changes():
+    split = Split(torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+    net = network()
+    evaluator = Evaluator(net, Scale.of(split), split, 8)
+    first = evaluator.statistics(SPACE.smallest())
+    assert evaluator.statistics(SPACE.smallest()) is first
+    learner = Learner(net, RECIPE, alone)
+    learner.step(*batch(), [SPACE.smallest()], 0.1)
+    second = evaluator.statistics(SPACE.smallest())
+    assert second is not first
+    assert any(not torch.equal(first[name][0], second[name][0]) for name in first)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing():
