@@ -5,6 +5,7 @@ Shape letters: N images, S side in pixels.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,9 +45,17 @@ class Scale:
 
     def __call__(self, pixels_N3SS: Tensor) -> Tensor:
         """Pixels as the networks take them: float32, near zero mean and unit variance, channels last."""
-        x = pixels_N3SS.to(torch.float32, memory_format=torch.channels_last) / 255
-        mean, std = x.new_tensor(self.mean).view(3, 1, 1), x.new_tensor(self.std).view(3, 1, 1)
-        return (x - mean) / std
+        return self.normalised(pixels_N3SS.to(torch.float32, memory_format=torch.channels_last) / 255)
+
+    def normalised(self, x_N3SS: Tensor) -> Tensor:
+        """The same from colours on the 0..1 scale."""
+        mean, std = x_N3SS.new_tensor(self.mean).view(3, 1, 1), x_N3SS.new_tensor(self.std).view(3, 1, 1)
+        return (x_N3SS - mean) / std
+
+    def undo(self, x_N3SS: Tensor) -> Tensor:
+        """Colours on the 0..1 scale again."""
+        mean, std = x_N3SS.new_tensor(self.mean).view(3, 1, 1), x_N3SS.new_tensor(self.std).view(3, 1, 1)
+        return x_N3SS * std + mean
 
 
 def resize(x_N3SS: Tensor, resolution: int) -> Tensor:
@@ -59,13 +68,42 @@ def resize(x_N3SS: Tensor, resolution: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """A random resized crop of at least `min_area` of the image, mirrored half the time if `flip`."""
+    """What happens to training images: a random crop and flip, colour jitter, and RandAugment-style operations.
+
+    The crop has at least `min_area` of the image (arXiv:1512.00567, sec. 9); `flip` mirrors half of the images.
+    colours: how far brightness, contrast and saturation may be from 1. operations: so many of RandAugment's
+    (arXiv:1909.13719, without equalise) on each image, `magnitude` (0 to 1) of their full strength.
+    """
 
     min_area: float
     flip: bool
+    crop: bool = True  # False where images come cropped already
+    colours: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    operations: int = 0
+    magnitude: float = 0.3
 
-    def __call__(self, x_N3SS: Tensor, generator: torch.Generator) -> Tensor:
-        n = len(x_N3SS)
+    def __call__(self, pixels_N3SS: Tensor, scale: Scale, generator: torch.Generator) -> Tensor:
+        """uint8 pixels as the networks take them in training."""
+        x, n = scale(pixels_N3SS), len(pixels_N3SS)
+        theta = self._crop(n, generator) if self.crop else None
+        drawn = [torch.randint(len(GEOMETRY) + len(COLOURS), (n,), generator=generator) for _ in range(self.operations)]
+        strengths = [self._strength(n, generator) for _ in drawn]
+        for operation, strength in zip(drawn, strengths, strict=True):
+            theta = _compose(_geometry(operation, strength), theta)
+        if theta is not None:
+            grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+            x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
+        if self.operations or any(self.colours):
+            x = scale.undo(x).clamp(0, 1)
+            for operation, strength in zip(drawn, strengths, strict=True):
+                x = _coloured(x, operation, strength)
+            for change, amount in zip((_brightness, _contrast, _saturation), self.colours, strict=True):
+                if amount:
+                    x = change(x, (torch.rand(n, generator=generator) * 2 - 1) * amount)
+            x = scale.normalised(x)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _crop(self, n: int, generator: torch.Generator) -> Tensor:
         area = self.min_area + (1 - self.min_area) * torch.rand(n, generator=generator)
         ratio = torch.exp((torch.rand(n, generator=generator) * 2 - 1) * np.log(4 / 3))
         wide, high = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
@@ -75,9 +113,90 @@ class Augment:
         theta[:, 1, 2] = (1 - high) * (torch.rand(n, generator=generator) * 2 - 1)
         if self.flip:
             theta[:, 0, 0] *= torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
-        grid = F.affine_grid(theta, list(x_N3SS.shape), align_corners=False)
-        cropped = F.grid_sample(x_N3SS, grid, padding_mode="reflection", align_corners=False)
-        return cropped.contiguous(memory_format=torch.channels_last)
+        return theta
+
+    def _strength(self, n: int, generator: torch.Generator) -> Tensor:
+        """Of each image, between -magnitude and magnitude."""
+        return (torch.rand(n, generator=generator) * 2 - 1) * self.magnitude
+
+
+def _compose(after: Tensor, theta: Tensor | None) -> Tensor:
+    """Affine maps [N, 2, 3] of output to input coordinates, `theta` first."""
+    if theta is None:
+        return after
+    moved = after[:, :, :2] @ theta
+    moved[:, :, 2] += after[:, :, 2]
+    return moved
+
+
+# Operations by their number: those that move pixels come first. Full strengths are RandAugment's.
+GEOMETRY = ("nothing", "rotate", "shear x", "shear y", "translate x", "translate y")
+
+
+def _geometry(operation_N: Tensor, strength_N: Tensor) -> Tensor:
+    """The affine map [N, 2, 3] of every image's operation; the identity for one that moves nothing."""
+    theta = torch.eye(2, 3).repeat(len(operation_N), 1, 1)
+    angle = torch.where(operation_N == 1, strength_N * (math.pi / 6), 0.0)
+    theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
+    theta[:, 0, 1] = torch.where(operation_N == 2, strength_N * 0.3, -angle.sin())
+    theta[:, 1, 0] = torch.where(operation_N == 3, strength_N * 0.3, angle.sin())
+    theta[:, 0, 2] = torch.where(operation_N == 4, strength_N * 0.66, 0.0)
+    theta[:, 1, 2] = torch.where(operation_N == 5, strength_N * 0.66, 0.0)
+    return theta
+
+
+def _blend(x: Tensor, other: Tensor, change_N: Tensor) -> Tensor:
+    """`other` at -1, unchanged at 0, as far beyond it at 1."""
+    return (other + (1 + change_N.view(-1, 1, 1, 1)) * (x - other)).clamp(0, 1)
+
+
+def _grey(x_N3SS: Tensor) -> Tensor:
+    return (x_N3SS * x_N3SS.new_tensor((0.299, 0.587, 0.114)).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def _brightness(x: Tensor, change: Tensor) -> Tensor:
+    return _blend(x, torch.zeros(()), change)
+
+
+def _contrast(x: Tensor, change: Tensor) -> Tensor:
+    return _blend(x, _grey(x).mean((1, 2, 3), keepdim=True), change)
+
+
+def _saturation(x: Tensor, change: Tensor) -> Tensor:
+    return _blend(x, _grey(x), change)
+
+
+def _sharpness(x: Tensor, change: Tensor) -> Tensor:
+    kernel = x.new_tensor(((1.0, 1.0, 1.0), (1.0, 5.0, 1.0), (1.0, 1.0, 1.0))) / 13
+    smooth = F.conv2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), kernel.expand(3, 1, 3, 3), groups=3)
+    return _blend(x, smooth, change)
+
+
+def _posterise(x: Tensor, strength: Tensor) -> Tensor:
+    levels = 2 ** (8 - 4 * strength.abs()).round().view(-1, 1, 1, 1)
+    return (x * 255 / 256 * levels).floor() / levels
+
+
+def _solarise(x: Tensor, strength: Tensor) -> Tensor:
+    return torch.where(x >= 1 - strength.abs().view(-1, 1, 1, 1), 1 - x, x)
+
+
+def _autocontrast(x: Tensor, strength: Tensor) -> Tensor:
+    low, high = x.amin((2, 3), keepdim=True), x.amax((2, 3), keepdim=True)
+    return torch.where(high > low, (x - low) / (high - low).clamp_min(1e-6), x)
+
+
+COLOURS = (_brightness, _contrast, _saturation, _sharpness, _posterise, _solarise, _autocontrast)
+
+
+def _coloured(x: Tensor, operation_N: Tensor, strength_N: Tensor) -> Tensor:
+    """Every image with its operation, where that is one of `COLOURS`."""
+    x = x.clone()
+    for number, change in enumerate(COLOURS, start=len(GEOMETRY)):
+        chosen = (operation_N == number).nonzero().flatten()
+        if len(chosen):
+            x[chosen] = change(x[chosen], strength_N[chosen])
+    return x
 
 
 def torch_generator(rng: random.Random) -> torch.Generator:
