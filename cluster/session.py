@@ -19,8 +19,10 @@ LOCAL = "local"
 
 
 @contextmanager
-def session(address: str, cpus: int) -> Iterator[None]:
+def session(address: str, cpus: int, shared_bytes: int) -> Iterator[None]:
     """Connects to Ray at `address`, where `cpus` must be there, and leaves it in the end.
+
+    shared_bytes: of arrays that go into the object store; one that is started here has room for them.
 
     `local` starts a cluster that lives and dies with this process; anything else is joined as it is (`auto`,
     host:port). RAY_ADDRESS, which `ray job submit` sets, overrides `local`.
@@ -36,7 +38,8 @@ def session(address: str, cpus: int) -> Iterator[None]:
         if address == LOCAL:
             # As many CPUs as asked for even on a smaller machine: everything then runs, only slower.
             count = max(cpus, os.cpu_count() or 1)
-            init(address=LOCAL, num_cpus=count, include_dashboard=False, object_store_memory=512 * 2**20)
+            room = 512 * 2**20 + 2 * shared_bytes  # training and evaluators each put them there
+            init(address=LOCAL, num_cpus=count, include_dashboard=False, object_store_memory=room)
         else:
             _knock(address)
             init(address=address)

@@ -7,12 +7,13 @@ usual AWS way (environment, profile, instance identity) and are never logged.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from cluster.errors import InputError, StepError
@@ -38,6 +39,9 @@ class Store(Protocol):
 
     def read(self, key: str) -> bytes:
         """The whole object; `MissingObject` if there is none."""
+
+    def open(self, key: str) -> IO[bytes]:
+        """The object as a file to read parts of; `MissingObject` if there is none."""
 
     def write(self, key: str, data: bytes) -> None:
         """Publishes an object, replacing an earlier one, in one atomic step."""
@@ -80,6 +84,12 @@ class DirectoryStore:
         path = self._path(key)
         try:
             return path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise MissingObject(f"{self.url}: there is no {key}") from None
+
+    def open(self, key: str) -> IO[bytes]:
+        try:
+            return self._path(key).open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObject(f"{self.url}: there is no {key}") from None
 
@@ -179,6 +189,18 @@ class S3Store:
             body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
         return body
 
+    def open(self, key: str) -> IO[bytes]:
+        with self._explained(key):
+            size = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ContentLength"]
+        return io.BufferedReader(_Ranges(self, key, size), buffer_size=2**20)
+
+    def part(self, key: str, first: int, size: int) -> bytes:
+        """`size` bytes of an object from byte `first` on."""
+        with self._explained(key):
+            wanted = f"bytes={first}-{first + size - 1}"
+            body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key, Range=wanted)["Body"].read()
+        return body
+
     def write(self, key: str, data: bytes) -> None:
         with self._explained(key):
             self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
@@ -215,6 +237,34 @@ class S3Store:
             yield
         except (BotoCoreError, ClientError) as error:
             raise _s3_error(error, self.url, self.bucket, key) from None
+
+
+class _Ranges(io.RawIOBase):
+    """An object in a bucket as a file: each read gets its range."""
+
+    def __init__(self, store: S3Store, key: str, size: int) -> None:
+        self.store, self.key, self.size, self.at = store, key, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence]
+        return self.at
+
+    def tell(self) -> int:
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        count = min(len(buffer), self.size - self.at)
+        if count <= 0:
+            return 0
+        buffer[:count] = self.store.part(self.key, self.at, count)
+        self.at += count
+        return count
 
 
 _S3_ADVICE = {

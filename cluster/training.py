@@ -15,7 +15,7 @@ import ray.train
 import ray.train.torch
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from cluster.errors import StepError
+from cluster.errors import InputError, StepError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +48,13 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self.letters: list[dict[str, Any]] = []
+        self.refused = ""
+
+    def refuse(self, why: str) -> None:
+        self.refused = why
+
+    def refusal(self) -> str:
+        return self.refused
 
     def put(self, letter: dict[str, Any]) -> None:
         self.letters.append(letter)
@@ -57,11 +64,14 @@ class _Mailbox:
         return letters
 
 
-def train_on_ray(loop: Loop, arrays: Mapping[str, np.ndarray], workers: int, max_failures: int, hear: Report) -> None:
-    """Runs `loop` on `workers` Ray Train workers (gloo) until all return.
+def train_on_ray(
+    loop: Loop, arrays: Mapping[str, np.ndarray], workers: int, max_failures: int, hear: Report, *, gpu: bool = False
+) -> None:
+    """Runs `loop` on `workers` Ray Train workers (gloo; with `gpu` one GPU each and nccl) until all return.
 
     When a worker dies all are started again, at most `max_failures` times; the loop continues from what it
-    saved. arrays: shared through the object store. hear: gets every report, here in the driver.
+    saved. An `InputError` in a worker is nothing that another try mends: it is raised here. arrays: shared through the
+    object store. hear: gets every report, here in the driver.
     """
     mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
     shared = ray.put(dict(arrays))
@@ -73,8 +83,8 @@ def train_on_ray(loop: Loop, arrays: Mapping[str, np.ndarray], workers: int, max
             trainer = _Trainer(
                 _on_worker,
                 train_loop_config={"loop": loop, "arrays": shared, "mailbox": mailbox},
-                scaling_config=ray.train.ScalingConfig(num_workers=workers),
-                torch_config=ray.train.torch.TorchConfig(backend="gloo"),
+                scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu),
+                torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
                 run_config=ray.train.RunConfig(
                     storage_path=tempfile.mkdtemp(prefix="ofa-train-"),  # Ray's own notes; checkpoints go to our store
                     failure_config=ray.train.FailureConfig(max_failures=max_failures - attempt),
@@ -87,6 +97,9 @@ def train_on_ray(loop: Loop, arrays: Mapping[str, np.ndarray], workers: int, max
     finally:
         ended.set()
         listener.join()
+    refusal: str = ray.get(mailbox.refusal.remote())
+    if refusal:
+        raise InputError(refusal)
     if failure is not None:
         raise StepError(f"training failed on {workers} workers: {failure.reason}")
 
@@ -129,7 +142,13 @@ def _on_worker(config: dict[str, Any]) -> None:
         mailbox.put.remote(letter)
 
     worker = Worker(context.get_world_rank(), context.get_world_size(), report)
-    config["loop"](worker, ray.get(config["arrays"]))
+    if ray.get(mailbox.refusal.remote()):
+        return
+    try:
+        config["loop"](worker, ray.get(config["arrays"]))
+    except InputError as error:
+        ray.get(mailbox.refuse.remote(str(error)))
+        raise
 
 
 def _listen(mailbox: Any, hear: Report, ended: threading.Event) -> None:

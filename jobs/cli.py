@@ -115,6 +115,51 @@ def export_command(
         return export_arch(job, parse_arch(arch))
 
 
+@app.command("eval")
+def eval_command(
+    config: ConfigPath,
+    arch: Annotated[list[str], typer.Option(help="a sub-network: its name, JSON, or a file of JSON; may be repeated")],
+    split: Annotated[Literal["selection", "test"], typer.Option(help="the images to score on")] = "test",
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """How good any sub-networks of a trained run are."""
+    from jobs.eval import evaluate
+
+    with a_job(config, store, sets, as_json) as job:
+        for row in evaluate(job, [parse_arch(text) for text in arch], split):
+            low, high = row["interval"]
+            found = f"top-1 {row['top1']:.4f} [{low:.4f}, {high:.4f}] on {row['images']} images of {split}"
+            print(json.dumps(row) if as_json else f"{row['key']}: {found}, {row['macs']:,} MACs, {row['params']:,} params")
+
+
+@app.command("finetune")
+def finetune_command(
+    config: ConfigPath,
+    arch: Annotated[str, typer.Option(help="a sub-network of the run: its name, JSON, or a file of JSON")],
+    epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = 25,
+    lr: Annotated[float, typer.Option(min=1e-9, help="highest rate")] = 0.01,
+    distil: Annotated[float, typer.Option(min=0, help="weight of the supernet's largest network as a teacher")] = 0.0,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Trains one sub-network of a trained run further, alone; a run of its own, with the network in subnets/."""
+    from jobs.finetune import finetune
+
+    with a_job(config, store, sets, as_json) as job:
+        found = finetune(job, parse_arch(arch), epochs, lr, distil)
+        if as_json:
+            return job.reporter.event("result", **found)
+        for split, row in found["after"].items():
+            low, high = row["interval"]
+            print(
+                f"top-1 on {split}: {found['before'][split]['top1']:.4f} before, {row['top1']:.4f} [{low:.4f}, {high:.4f}]"
+            )
+        return print(f"network  {found['url']}/subnets/{found['arch']}.safetensors, .onnx and .pt2")
+
+
 @app.command("ensemble")
 def ensemble_command(
     config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="a config file")] = None,

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from cluster import config
 from cluster.config import STRICT, ConfigError
-from ofa.arch import ArchError
+from ofa.arch import Arch, ArchError
 from ofa.phases import Phase
 from ofa.space import Space
 from ofa.spaces import get_space
@@ -23,17 +23,44 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
+ELSEWHERE = ("workers", "threads", "max_failures", "checkpoint_s", "readers")  # settings that are not what is asked for
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Fewer choices than the space has, or other resolutions; what is left out stays as it is."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    resolutions: tuple[int, ...] = ()  # any that the strides can take
+    depths: tuple[int, ...] = ()
+    kernels: tuple[int, ...] = ()
+    expands: tuple[float, ...] = ()
+
+    def of(self, space: Space) -> Space:
+        """`space` with these choices."""
+        resized = space.at(self.resolutions) if self.resolutions else space
+        return resized.only(depths=self.depths or None, kernels=self.kernels or None, expands=self.expands or None)
+
 
 @dataclass(frozen=True)
 class Data:
     """Which images, and how they are divided: what is neither `selection` nor `test` is trained on."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    source: Literal["digits"] = "digits"  # scikit-learn's, embedded
-    selection: Fraction = 0.3  # predictors, search and ensembles choose on it; never trained on
-    test: Fraction = 0.2  # only for the numbers in the report
+    source: str = "digits"  # scikit-learn's, embedded; or where Parquet shards or class folders are: a directory, s3://
+    selection: Positive = 0.3  # share or (from 1 on) number: predictors, search and ensembles choose on it
+    test: Positive = 0.2  # only for the numbers in the report; used where the source has no test split of its own
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # how much of the shorter side held-out images keep
     min_crop: Annotated[float, Field(gt=0, le=1)] = 0.75  # least area of a training image's random crop
     flip: bool = False  # mirror half of the training images
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0  # colour jitter: how far from 1 the factor may be
+    contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
+    saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    randaugment: Annotated[int, Field(ge=0, le=10)] = 0  # operations on every training image
+    magnitude: Annotated[float, Field(ge=0, le=1)] = 0.3  # of them
+    max_corrupt: Annotated[int, Field(ge=0)] = 10  # images that may be skipped because they cannot be decoded
+    memory_mib: Count = 2048  # more decoded training images than that are streamed
+    readers: Count = 2  # processes that decode while streaming
 
 
 @dataclass(frozen=True)
@@ -46,20 +73,26 @@ class PhaseConfig:
     lr: Positive
     depths: tuple[int, ...] = ()
     kernels: tuple[int, ...] = ()
-    expands: tuple[int, ...] = ()
+    expands: tuple[float, ...] = ()
+    archs: tuple[str, ...] = ()  # only these sub-networks, by name
     warmup_epochs: NotNegative = 1.0
     subnets: Count = 1  # drawn a step by each worker
     largest: bool = False  # every step also trains the largest network
+    sandwich: bool = False  # also the smallest; all others learn from the largest of this very step
     distil: NotNegative = 0.0  # weight of the first phase's largest network as a teacher
 
-    def phase(self, space: Space) -> Phase:
+    def phase(self, space: Space, lr_scale: float) -> Phase:
         """This phase of `space`."""
         smaller = space.only(
             depths=self.depths or space.depths,
-            kernels=self.kernels or space.kernels,
+            kernels=self.kernels or space.kernels or None,
             expands=self.expands or space.expands,
         )
-        return Phase(self.name, smaller, self.epochs, self.warmup_epochs, self.lr, self.subnets, self.largest, self.distil)
+        archs = tuple(smaller.checked(Arch.from_key(name)) for name in self.archs)
+        return Phase(
+            self.name, smaller, self.epochs, self.warmup_epochs, self.lr, self.subnets, self.largest, self.distil,
+            self.sandwich, archs, lr_scale,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,12 +103,22 @@ class Train:
     phases: tuple[PhaseConfig, ...]
     workers: Count = 2
     threads: Count = 1  # of each worker; the result depends on it
+    device: Literal["cpu", "cuda"] = "cpu"  # cuda: a GPU for every worker
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass
     batch: Count = 64  # images a step, of all workers together
+    lr_batch: Annotated[int, Field(ge=0)] = 0  # the batch that rates are meant for, they grow with larger ones; 0: as given
+    weights: str = ""  # a trained supernet to start from: weights.safetensors of another run
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-4  # not on norms and biases
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the classifier's features
     clip_norm: Positive = 5.0
+    gradients: Literal["mean", "sum"] = "mean"  # of the sub-networks of a step
+    draws: Literal["own", "shared"] = "own"  # each worker draws its own sub-networks, or all the same
+    distil_loss: Literal["ce", "mse"] = "ce"  # soft cross-entropy, or squared error of logits
+    teacher: Literal["eval", "train"] = "eval"  # its norms by statistics of its own, or by each batch as published
     validate_every: Count = 5  # epochs between looks at the selection split
+    validate_images: Count = 10000  # of it, at most
     checkpoint_s: NotNegative = 10.0  # seconds between checkpoints within a phase
     max_failures: Annotated[int, Field(ge=0)] = 10  # lost workers before training gives up
 
@@ -145,6 +188,7 @@ class Experiment:
     name: str = "run"
     space: str = "digits"
     seed: int = 1
+    choices: Choices = field(default_factory=Choices)
     data: Data = field(default_factory=Data)
     measure: Measure = field(default_factory=Measure)
     fit: Fit = field(default_factory=Fit)
@@ -154,17 +198,23 @@ class Experiment:
 
     @cached_property
     def id(self) -> str:
-        """The run's name in a store: asking for the same again gives the same."""
+        """The run's name in a store: asking for the same again gives the same.
+
+        Where it runs has no part in it, so a run goes on with other workers when the cluster has changed.
+        """
         asked = {key: value for key, value in asdict(self).items() if key != "ray"}
+        asked["train"] = {key: value for key, value in asked["train"].items() if key not in ELSEWHERE}
+        asked["data"] = {key: value for key, value in asked["data"].items() if key not in ELSEWHERE}
         return f"{self.name}-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]}"
 
     @cached_property
     def search_space(self) -> Space:
-        return get_space(self.space)
+        return self.choices.of(get_space(self.space))
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
-        return tuple(phase.phase(self.search_space) for phase in self.train.phases)
+        lr_scale = self.train.batch / self.train.lr_batch if self.train.lr_batch else 1.0
+        return tuple(phase.phase(self.search_space, lr_scale) for phase in self.train.phases)
 
 
 def load(path: str, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
@@ -190,9 +240,13 @@ def _check(experiment: Experiment) -> None:
         raise ConfigError(
             f"train.phases: {bad!r} is no name or stands twice; use small letters, digits and dashes, once each"
         )
-    if phases[0].distil:
+    if phases[0].distil and not train.weights:
         raise ConfigError(f"train.phases: {names[0]!r} comes first and has no teacher yet; set its distil to 0")
-    if experiment.data.selection + experiment.data.test >= 1:
+    both = next((phase.name for phase in phases if phase.sandwich and phase.largest), None)
+    if both is not None:
+        raise ConfigError(f"train.phases: {both!r}: sandwich trains the largest network anyway; leave out largest")
+    held = (experiment.data.selection, experiment.data.test)
+    if experiment.data.source == "digits" and (max(held) >= 1 or sum(held) >= 1):
         raise ConfigError("data: selection and test together leave nothing to train on; lower one of them")
     if train.batch % train.workers:
         raise ConfigError(
@@ -206,5 +260,3 @@ def _check(experiment: Experiment) -> None:
         )
     if experiment.measure.latency_archs > experiment.measure.archs:
         raise ConfigError(f"measure.latency_archs is {experiment.measure.latency_archs}, more than measure.archs")
-    if experiment.measure.archs > experiment.search_space.size:
-        raise ConfigError(f"measure.archs is {experiment.measure.archs}; the space has {experiment.search_space.size}")

@@ -31,14 +31,16 @@ class Job:
 
     @cached_property
     def data(self) -> data.Dataset:
-        return data.load(self.config)
+        return data.load(self.config, self.reporter)
 
     def need_ray(self) -> None:
         """Connects to Ray, the first time it is called."""
         if not self._connected:
             self._connected.append(True)
-            cpus = max(self.config.train.workers, self.config.ray.evaluators)
-            self.stack.enter_context(session(self.config.ray.address, cpus))
+            train, readers = self.config.train, self.config.data.readers if self.data.shelf is not None else 0
+            cpus = max(train.workers + readers, self.config.ray.evaluators)
+            shared = sum(array.nbytes for array in self.data.arrays().values())
+            self.stack.enter_context(session(self.config.ray.address, cpus, shared))
 
     def evaluators(self) -> Pool:
         """The pool of actors that hold the trained supernet; steps of one command share it."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 
 from cluster import run as keys
+from cluster.config import ConfigError
 from cluster.run import jsonl, machine
 from cluster.seeds import stream
 from cluster.tasks import ray_map
@@ -25,6 +26,8 @@ from ofa.space import Space
 
 def measure(job: Job) -> None:
     config, step = job.config, job.run.begin("measure")
+    if config.measure.archs > (size := config.search_space.size):
+        raise ConfigError(f"measure.archs is {config.measure.archs}; the space {config.space} with its choices has {size}")
     weights = read_weights(step, config)
     archs = archs_to_measure(config.search_space, config.measure.archs, config.seed)
     known = {m.arch.key: m for m in map(Measured.from_json, step.ledger.rows())}

@@ -20,14 +20,17 @@ from torch import Tensor
 
 from cluster import run as keys
 from cluster.checkpoint import Checkpoints, Progress
+from cluster.config import ConfigError
 from cluster.run import Run
 from cluster.seeds import stream
+from cluster.store import open_store
 from cluster.training import Worker, train_on_ray
 from jobs.config import Experiment
 from jobs.data import Dataset
 from jobs.job import Job
+from jobs.sources import Corrupt
 from ofa.evaluate import Evaluator
-from ofa.images import Augment, shards, steps_per_epoch, torch_generator
+from ofa.images import steps_per_epoch, torch_generator
 from ofa.norms import store
 from ofa.phases import Phase
 from ofa.sorting import sort_channels
@@ -40,21 +43,24 @@ def train(job: Job) -> None:
     step = job.run.begin("train")
     Checkpoints(job.run).latest()  # a damaged checkpoint is said here, not by every worker
     job.need_ray()
-    per_epoch = steps_per_epoch(len(job.data.train), config.train.batch)
+    per_epoch = steps_per_epoch(job.data.sizes["train"], config.train.batch)
     total = sum(phase.epochs for phase in config.phases) * per_epoch
     with job.reporter.track("train", total, "steps") as tracker:
 
         def hear(letter: dict[str, Any]) -> None:
+            if "skipped" in letter:
+                return job.reporter.say(letter["skipped"])
             if letter["resumed"]:
                 tracker.resumed(letter["done"])
-            tracker.at(letter["done"], letter["note"])
+            return tracker.at(letter["done"], letter["note"])
 
         loop = partial(train_loop, config, job.run.store.url, job.run.code)
-        train_on_ray(loop, job.data.arrays(), config.train.workers, config.train.max_failures, hear)
+        train = config.train
+        train_on_ray(loop, job.data.arrays(), train.workers, train.max_failures, hear, gpu=train.device == "cuda")
     for phase in config.phases:
         step.adopt(keys.supernet(phase.name))
         step.adopt(keys.supernet_meta(phase.name))
-    step.finish(config.seed, images={name: len(split) for name, split in job.data.splits.items()})
+    step.finish(config.seed, images=job.data.sizes)
     last = json.loads(job.run.raw(keys.supernet_meta(config.phases[-1].name)))["history"][-1]
     job.reporter.say(
         f"train: supernet of {config.space}, {config.search_space.size:.2e} sub-networks; on the selection split "
@@ -68,6 +74,11 @@ def train_loop(config: Experiment, store_url: str, code: str, worker: Worker, ar
     data, draw = Dataset.of(arrays), partial(stream, config.seed)
     checkpoints = Checkpoints(Run.at(store_url, config.id, code))
     net = Supernet(config.search_space, data.classes, torch_generator(draw("weights")))
+    given = None
+    if config.train.weights:
+        given = safetensors.torch.load(read_weights_file(config.train.weights))
+        net.load_state_dict(fitting(given, net, config.train.weights))
+    net.to(config.train.device)
     learner = Learner(net, recipe(config), worker.average)
     progress = Progress()
     if (latest := agreed(checkpoints, worker)) is not None:
@@ -75,7 +86,10 @@ def train_loop(config: Experiment, store_url: str, code: str, worker: Worker, ar
         progress = latest[1]
     watch = Watch(config, data, learner, worker, checkpoints, progress)
     weights = None if progress.phase == 0 else checkpoints.phase(config.phases[0].name, progress)
-    teacher = None if weights is None else teacher_of(config, data, safetensors.torch.load(weights))
+    teacher = None
+    if given is not None or weights is not None:
+        teacher = teacher_of(config, data, given or safetensors.torch.load(weights or b""))
+    corrupt = Corrupt(config.data.source, config.data.max_corrupt)
     for number, phase in list(enumerate(config.phases))[progress.phase :]:
         if progress.epoch == progress.step == 0:
             learner.reset_momentum()
@@ -83,7 +97,7 @@ def train_loop(config: Experiment, store_url: str, code: str, worker: Worker, ar
             if before != phase.space.expands:
                 sort_channels(net, before)
         for epoch in range(progress.epoch, phase.epochs):
-            train_epoch(config, data, learner, phase, epoch, teacher, worker, watch)
+            train_epoch(config, data, learner, phase, epoch, teacher, worker, watch, corrupt)
         watch.end_phase(phase)
         if teacher is None:
             teacher = teacher_of(config, data, net_state(net))
@@ -116,23 +130,23 @@ def train_epoch(
     teacher: Teacher | None,
     worker: Worker,
     watch: Watch,
+    corrupt: Corrupt,
 ) -> None:
     """One pass over the training images, from the step that `watch` says."""
-    draw = partial(stream, config.seed)
-    augment = Augment(config.data.min_crop, config.data.flip)
-    per_epoch = steps_per_epoch(len(data.train), config.train.batch)
-    order = draw("data", phase.name, epoch)
-    for step, index in enumerate(shards(len(data.train), config.train.batch, order, rank=worker.rank, world=worker.world)):
-        if step < watch.progress.step:
-            continue  # done before this process was started
-        batch = data.train[index]
-        crop = draw("crop", phase.name, epoch, step, worker.rank)
-        images = augment(data.scale(batch.pixels), torch_generator(crop))
+    draw, known = partial(stream, config.seed), len(corrupt.names)
+    augment = data.augment(config)
+    per_epoch = steps_per_epoch(data.sizes["train"], config.train.batch)
+    drawn_by = () if config.train.draws == "shared" else (worker.rank,)
+    for step, pixels, labels in data.batches(config, phase.name, epoch, worker, corrupt, watch.progress.step):
+        images = augment(pixels, data.scale, torch_generator(draw("crop", phase.name, epoch, step, worker.rank)))
         lr = phase.lr_at(epoch * per_epoch + step, per_epoch)
-        archs = draw("arch", phase.name, epoch, step, worker.rank)
-        loss = train_step(learner, phase, images, batch.labels, teacher, lr, archs)
+        archs = draw("arch", phase.name, epoch, step, *drawn_by)
+        dropped = torch_generator(draw("drop", phase.name, epoch, step, worker.rank))
+        loss = train_step(learner, phase, images, labels, teacher, lr, archs, dropped)
         watch.end_step(phase, loss.item())
     watch.end_epoch(phase)
+    if len(corrupt.names) > known:
+        worker.report({"skipped": corrupt.told()[0]})
 
 
 class Watch:
@@ -149,9 +163,9 @@ class Watch:
     ) -> None:
         self.config, self.learner, self.worker, self.checkpoints = config, learner, worker, checkpoints
         self.progress = progress
-        self.per_epoch = steps_per_epoch(len(data.train), config.train.batch)
+        self.per_epoch = steps_per_epoch(data.sizes["train"], config.train.batch)
         self.evaluator = evaluator(config, data, learner.net)
-        self.selection = data.selection
+        self.selection = data.selection[: config.train.validate_images]
         self.saved = self.told = time.monotonic()
         self.tell(resumed=True)
 
@@ -174,8 +188,8 @@ class Watch:
         row: dict[str, Any] = {"phase": phase.name, "epoch": p.epoch + 1, "loss": round(loss.item(), 6), "lr": lr}
         last = p.epoch + 1 == phase.epochs
         if self.worker.rank == 0 and (last or (p.epoch + 1) % self.config.train.validate_every == 0):
-            row["largest"] = self.evaluator.top1(phase.space.largest(), self.selection)
-            row["smallest"] = self.evaluator.top1(phase.space.smallest(), self.selection)
+            for name, arch in zip(("largest", "smallest"), phase.extremes, strict=True):
+                row[name] = self.evaluator.top1(arch, self.selection)
         p.history.append(row)
         p.epoch, p.step, p.loss_sum = p.epoch + 1, 0, 0.0
 
@@ -192,6 +206,7 @@ class Watch:
                 "phase": phase.name,
                 "space": space.name,
                 "classes": net.classes,
+                "archs": [arch.key for arch in phase.archs],
                 "choices": {name: getattr(space, name) for name in ("resolutions", "depths", "kernels", "expands")},
                 "history": [row for row in p.history if row["phase"] == phase.name],
             }
@@ -230,14 +245,38 @@ def load_net(config: Experiment, classes: int, tensors: Mapping[str, Tensor]) ->
 
 def teacher_of(config: Experiment, data: Dataset, tensors: Mapping[str, Tensor]) -> Teacher:
     """The largest network with these weights, which it copies."""
-    return Teacher(evaluator(config, data, load_net(config, data.classes, tensors)))
+    net = load_net(config, data.classes, tensors).to(config.train.device)
+    return Teacher(evaluator(config, data, net), in_training_mode=config.train.teacher == "train")
+
+
+def read_weights_file(url: str) -> bytes:
+    """The supernet's weights that a config names."""
+    place, _, key = url.rpartition("/")
+    return open_store(place or ".").read(key)
+
+
+def fitting(tensors: Mapping[str, Tensor], net: Supernet, where: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint as `net` names them; those of another space are a `ConfigError`."""
+    named = {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")}
+    wanted = net.state_dict()
+    wrong = next((n for n in wanted if n not in named or named[n].shape != wanted[n].shape), None)
+    if wrong is not None:
+        found = tuple(named[wrong].shape) if wrong in named else "nothing"
+        raise ConfigError(
+            f"train.weights: {where}: {wrong} is {found}, the space {net.space.name} with {net.classes} classes has "
+            f"{tuple(wanted[wrong].shape)}; give the weights of a run on the same space and classes"
+        )
+    return named
 
 
 def evaluator(config: Experiment, data: Dataset, net: Supernet) -> Evaluator:
     """Scores sub-networks of `net`, each with statistics from the first training images."""
-    return Evaluator(net, data.scale, data.train[: config.measure.calibration_images], config.measure.batch)
+    return Evaluator(net, data.scale, data.sample[: config.measure.calibration_images], config.measure.batch)
 
 
 def recipe(config: Experiment) -> Recipe:
     train = config.train
-    return Recipe(train.momentum, train.weight_decay, train.label_smoothing, train.clip_norm)
+    return Recipe(
+        train.momentum, train.weight_decay, train.label_smoothing, train.clip_norm, train.distil_loss, train.gradients,
+        train.dropout, train.precision == "bfloat16",
+    )  # fmt: skip

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Literal, Self
 
 from ofa.arch import Arch, ArchError, Slot, slots
@@ -141,6 +142,19 @@ class Space:
                 raise ArchError(f"space {self.name}: {name} {list(values)} are not among {_listed(here)}")
         return replace(self, **smaller)  # type: ignore[arg-type]
 
+    def at(self, resolutions: Sequence[int]) -> Self:
+        """The same network for images of other sizes; one smaller than its strides can take is an `ArchError`."""
+        wanted = tuple(sorted(set(resolutions)))
+        if not wanted or wanted[0] < self.stride:
+            found = f"resolution {wanted[0]} is" if wanted else "no resolution is"
+            raise ArchError(f"space {self.name}: {found} given; its strides divide by {self.stride}, use at least that")
+        return replace(self, resolutions=wanted)
+
+    @property
+    def stride(self) -> int:
+        """The product of all strides: the smallest image of which a whole pixel is left."""
+        raise NotImplementedError
+
     @property
     def stage_count(self) -> int:
         return self.slots[-1].stage + 1
@@ -194,6 +208,10 @@ class MobileSpace(Space):
         """Whether the last stage is one block that is always there."""
         return self.final_width is None
 
+    @property
+    def stride(self) -> int:
+        return self.stem_stride * prod(stage.stride for stage in self.stages)
+
     @cached_property
     def depth_choices(self) -> tuple[tuple[int, ...], ...]:
         elastic = len(self.stages) - self.single_last
@@ -222,6 +240,10 @@ class ResNetSpace(Space):
     strides: tuple[int, ...] = (1, 2, 2, 2)
     widths: tuple[int, ...] = (0, 1, 2)
     eps: float = 1e-5
+
+    @property
+    def stride(self) -> int:
+        return 4 * prod(self.strides)  # the stem's convolution and its pooling
 
     @cached_property
     def depth_choices(self) -> tuple[tuple[int, ...], ...]:

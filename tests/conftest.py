@@ -137,5 +137,5 @@ def ray_cluster() -> Iterator[None]:
     """A local Ray cluster of two CPUs."""
     from cluster.session import session
 
-    with session("local", cpus=2):
+    with session("local", cpus=4, shared_bytes=0):
         yield

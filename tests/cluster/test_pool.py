@@ -129,7 +129,7 @@ def test_a_cluster_that_is_not_there_gets_one_line():
     ray.shutdown()
     with (
         pytest.raises(InputError, match=r"ray.address is '127.0.0.1:9'.*start that cluster, or use 'local'") as caught,
-        session("127.0.0.1:9", 1),
+        session("127.0.0.1:9", 1, 0),
     ):
         pass
     assert "\n" not in str(caught.value)

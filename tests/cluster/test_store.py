@@ -29,6 +29,22 @@ def test_what_is_written_is_read_back(store):
         assert store.read("a/b.bin") == data
 
 
+def test_parts_of_an_object_are_read_where_a_file_is_wanted(store):
+    data = bytes(range(256)) * 20000  # 5 MB, more than a reader takes at once
+    store.write("a/b.bin", data)
+    with store.open("a/b.bin") as file:
+        assert file.seek(0, os.SEEK_END) == len(data)
+        assert file.seek(-100, os.SEEK_END) == len(data) - 100
+        assert file.read() == data[-100:]
+        file.seek(3_000_000)
+        assert file.tell() == 3_000_000
+        assert file.read(5000) == data[3_000_000:3_005_000]
+        file.seek(0)
+        assert file.read() == data
+    with pytest.raises(MissingObject):
+        store.open("a/c.bin")
+
+
 def test_a_second_write_replaces_the_first(store):
     store.write("a", b"one")
     store.write("a", b"two")

@@ -32,8 +32,28 @@ def test_digits_shrinks_in_the_published_order():
     assert opened == [[], ["kernels"], ["kernels", "depths"], ["kernels", "depths", "expands"]]
 
 
+def test_the_published_recipe_is_the_papers():
+    """Notes, section 3: epochs with warm-up, rates of 32 GPUs, sub-networks a step, and what opens when."""
+    phases = load(str(ROOT / "configs/imagenet.toml")).phases
+    recipe = [(p.epochs, p.warmup_epochs, round(p.lr * p.lr_scale, 3), p.subnets, p.distil) for p in phases]
+    assert recipe == [(180, 5, 2.6, 1, 0), (125, 5, 0.96, 1, 1), (25, 0, 0.08, 2, 1), (125, 5, 0.24, 2, 1),
+                      (25, 0, 0.08, 4, 1), (125, 5, 0.24, 4, 1)]  # fmt: skip
+    opened = [(p.space.depths, p.space.kernels, p.space.expands) for p in phases]
+    assert opened == [((4,), (7,), (6,)), ((4,), (3, 5, 7), (6,)), ((3, 4), (3, 5, 7), (6,)), ((2, 3, 4), (3, 5, 7), (6,)),
+                      ((2, 3, 4), (3, 5, 7), (4, 6)), ((2, 3, 4), (3, 5, 7), (3, 4, 6))]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.name)
+def test_phases_only_widen(path):
+    phases = load(str(path)).phases
+    for before, after in pairwise(phases):
+        for name in ("depths", "kernels", "expands"):
+            assert set(getattr(before.space, name)) <= set(getattr(after.space, name)), (path, after.name)
+
+
 def test_one_config_is_one_run_wherever_it_runs():
-    here, there = load(TINY), load(TINY, ["ray.evaluators=8", "ray.address=auto"])
+    elsewhere = ["ray.evaluators=8", "ray.address=auto", "train.workers=4", "train.threads=2", "data.readers=8"]
+    here, there = load(TINY), load(TINY, elsewhere)
     assert here.id == there.id
     assert here.id.startswith("tiny-")
 
@@ -59,7 +79,12 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ("train.batch=65", r"train.batch is 65, not a multiple of train.workers \(2\); use 64"),
         ("train.workers=0", "train: workers is 0; input should be greater than or equal to 1"),
         ("data.test=0.9", "selection and test together leave nothing to train on"),
-        ("data.source=cifar", "data: source is 'cifar'; input should be 'digits'"),
+        (
+            'train.phases=[{name="a",epochs=1,lr=1,sandwich=true,largest=true}]',
+            "'a': sandwich trains the largest network anyway",
+        ),
+        ("choices.kernels=[9]", r"kernels \[9\] are not among 3, 5, 7"),
+        ("choices.resolutions=[2]", "its strides divide by"),
         ("search.population=5", "search.population is 5, too few for 2 islands; use at least 8"),
         ("measure.latency_archs=61", "measure.latency_archs is 61, more than measure.archs"),
         ("search.algorithm=magic", "search: algorithm is 'magic'"),

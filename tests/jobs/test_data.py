@@ -2,6 +2,7 @@ import helpers
 import numpy as np
 import torch
 
+from cluster.progress import Reporter
 from jobs.config import load
 from jobs.data import Dataset, digits
 from jobs.data import load as load_data
@@ -10,7 +11,7 @@ TINY = str(helpers.TINY)
 
 
 def dataset(*overrides):
-    return load_data(load(TINY, list(overrides)))
+    return load_data(load(TINY, list(overrides)), Reporter("plain"))
 
 
 def test_splits_share_no_image_and_lose_none():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers import TINY, Running, kill, ofa, run_id
 
+from cluster.progress import Reporter
 from jobs.config import load
 from jobs.data import load as load_data
 from ofa.arch import Arch
@@ -123,7 +124,7 @@ class TestWhatARunLeaves:
 
     @pytest.mark.parametrize("name", ["knee", "ensemble"])
     def test_exported_networks_work_and_onnx_agrees(self, tiny_run, name):
-        data = load_data(load(str(TINY)))
+        data = load_data(load(str(TINY)), Reporter("plain"))
         network, description = from_safetensors(str(tiny_run.folder / f"subnets/{name}.safetensors"))
         said = tiny_run.read(f"subnets/{name}.json")
         assert said["input"]["resolution"] == description.input_resolution

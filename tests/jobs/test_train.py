@@ -1,6 +1,9 @@
 """Training in this process: the same loop that Ray Train's workers run."""
 
+import json
+import threading
 from dataclasses import replace
+from typing import ClassVar
 
 import helpers
 import pytest
@@ -9,10 +12,13 @@ import torch
 
 from cluster import run as keys
 from cluster.checkpoint import Checkpoints
+from cluster.config import ConfigError
+from cluster.progress import Reporter
 from cluster.run import Run
 from cluster.training import Worker
 from jobs.config import load
 from jobs.data import load as load_data
+from jobs.finetune import tuned
 from jobs.train import train_loop
 
 TINY = str(helpers.TINY)
@@ -27,7 +33,7 @@ def tiny():
     config = load(TINY, ["train.workers=1", "train.checkpoint_s=0", "data.selection=0.4", "data.test=0.4"])
     short = tuple(replace(phase, epochs=2) for phase in config.train.phases)
     config = replace(config, train=replace(config.train, phases=short))
-    return config, load_data(config).arrays()
+    return config, load_data(config, Reporter("plain")).arrays()
 
 
 def train(config, arrays, store, stop_after=None):
@@ -82,6 +88,44 @@ def test_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
     assert meta[2] == meta[3]
 
 
+class Pair(Worker):
+    """One of two workers that are threads of this process."""
+
+    barrier = threading.Barrier(2)
+    parts: ClassVar[dict] = {}
+
+    def average(self, tensor):
+        Pair.parts[self.rank] = tensor
+        self.barrier.wait(60)
+        mean = (Pair.parts[0] + Pair.parts[1]) / 2
+        self.barrier.wait(60)
+        tensor.copy_(mean)
+        self.barrier.wait(60)
+
+
+def test_training_goes_on_with_another_number_of_workers(tiny, tmp_path):
+    """Stopped alone in its first phase, taken up by two, which draw their own networks and end with the same weights."""
+    config, arrays = tiny
+    with pytest.raises(Stop):
+        train(config, arrays, tmp_path, stop_after=2)
+    two = replace(config, train=replace(config.train, workers=2))
+    assert two.id == config.id
+    letters = []
+    threads = [
+        threading.Thread(target=train_loop, args=(two, str(tmp_path), "test", Pair(rank, 2, letters.append), arrays))
+        for rank in (0, 1)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run = Run.at(str(tmp_path), config.id, "")
+    history = json.loads(run.raw(keys.supernet_meta(config.phases[-1].name)))["history"]
+    assert letters[0]["resumed"] and letters[0]["done"] == 2
+    assert [row["epoch"] for row in history] == [1, 2]
+    assert all(0 < row["loss"] < 6 for row in history)  # two cross-entropies, of chance each 2.3
+
+
 def test_another_seed_trains_another_network(tiny, tmp_path):
     config, arrays = tiny
     one = train(config, arrays, tmp_path / "one")
@@ -90,8 +134,6 @@ def test_another_seed_trains_another_network(tiny, tmp_path):
 
 
 def test_a_phase_says_how_it_went(tiny, tmp_path):
-    import json
-
     config, arrays = tiny
     train(config, arrays, tmp_path)
     run = Run.at(str(tmp_path), config.id, "")
@@ -101,3 +143,23 @@ def test_a_phase_says_how_it_went(tiny, tmp_path):
         assert all(row["loss"] > 0 and 0 <= row["smallest"] <= 1 and 0 <= row["largest"] <= 1 for row in meta["history"])
         assert meta["choices"]["expands"] == list(phase.space.expands)
     assert 0 < meta["history"][-1]["lr"] < phase.lr
+
+
+def test_one_network_is_tuned_from_the_supernets_weights(tiny, tmp_path):
+    """What `ofa finetune` trains: no step of rate 0 changes it, and the weights of another space are refused."""
+    config, arrays = tiny
+    trained = train(config, arrays, tmp_path)
+    weights = f"{tmp_path}/{config.id}/{keys.supernet(config.phases[-1].name)}"
+    arch = config.search_space.smallest()
+    own = tuned(config, weights, arch, epochs=1, lr=1e-30, distil=0.5)
+    own = replace(own, train=replace(own.train, weight_decay=0.0))
+    assert own.id != config.id and own.name == "tiny-finetune"
+    kept = train(own, arrays, tmp_path)
+    buffers = [name for name in kept if name.endswith((".mean", ".var"))]
+    assert all(torch.allclose(kept[name], trained[name], atol=1e-20, rtol=0) for name in kept if name not in buffers)
+    changed = train(tuned(config, weights, arch, epochs=1, lr=0.01, distil=0.5), arrays, tmp_path)
+    assert not same(changed, kept)
+    wider = replace(own, space="ofa_mbv3_w0.5_32px", train=replace(own.train, phases=config.train.phases))
+    with pytest.raises(ConfigError, match=r"train.weights: .*the space ofa_mbv3_w0.5_32px with 10 classes has") as caught:
+        train(wider, arrays, tmp_path)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,28 @@
+"""Data larger than memory: pieces of it read and worked on by Ray Data tasks, ahead of whoever consumes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import ray.data
+
+Columns = dict[str, np.ndarray]
+
+
+def stream(pieces: Sequence[Any], read: Callable[[Any], Columns], rows: int, readers: int) -> Iterator[Columns]:
+    """The rows that `read` makes of `pieces`, in their order, `rows` at a time; what is left in the end is dropped.
+
+    `read` runs in Ray tasks, `readers` at once, while the consumer works. columns: arrays of equal length.
+    """
+    context = ray.data.DataContext.get_current()
+    context.execution_options.preserve_order = True
+    context.enable_progress_bars = False
+
+    def one(block: Columns) -> Columns:
+        return read(pieces[int(block["item"][0])])
+
+    numbers = ray.data.from_items(list(range(len(pieces))), override_num_blocks=len(pieces))
+    made = numbers.map_batches(one, batch_size=1, concurrency=min(readers, len(pieces)))
+    yield from made.iter_batches(batch_size=rows, batch_format="numpy", drop_last=True, prefetch_batches=2)

@@ -1,0 +1,41 @@
+"""Evaluate any sub-networks of a trained supernet; leaves nothing.
+
+    ofa eval configs/digits.toml --arch NAME --arch NAME --split test
+
+Each gets batch-norm statistics of its own from training images first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ensemble.honest import interval
+from jobs.evaluation import load_supernet, read_weights
+from jobs.job import Job
+from jobs.train import evaluator
+from ofa.arch import Arch
+from ofa.cost import cost
+
+
+def evaluate(job: Job, archs: Sequence[Arch], split: str) -> Iterator[dict[str, Any]]:
+    """Of each arch: top-1 (a fraction) on `split` with its 95 % interval, MACs and params."""
+    config, space = job.config, job.config.search_space
+    for arch in archs:
+        space.checked(arch)
+    weights = read_weights(job.run.begin("eval"), config)
+    score = evaluator(config, job.data, load_supernet(config, job.data.classes, weights))
+    images = job.data.splits[split]
+    for arch in archs:
+        macs, params = cost(space, arch, job.data.classes)
+        top1 = score.top1(arch, images)
+        yield {
+            "arch": arch.to_json(),
+            "key": arch.key,
+            "split": split,
+            "images": len(images),
+            "top1": top1,
+            "interval": list(interval(round(top1 * len(images)), len(images))),
+            "macs": macs,
+            "params": params,
+        }

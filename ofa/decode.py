@@ -1,0 +1,71 @@
+"""Image files to pixels: every kind becomes RGB, what cannot be decoded is a `CorruptImage`.
+
+Shape letter: S side in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+class CorruptImage(Exception):
+    """Bytes that are no whole image; says why."""
+
+
+def decode(data: bytes) -> tuple[Image.Image, str]:
+    """The image upright and in RGB, and the mode that it was stored in (`L` is grey, `RGBA` has transparency).
+
+    Grey gets three equal colours, transparency is dropped, 16-bit grey keeps its upper byte.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as stored:
+            stored.load()
+            mode = stored.mode
+            upright = ImageOps.exif_transpose(stored)
+    except UnidentifiedImageError:
+        raise CorruptImage("no known image format") from None
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise CorruptImage(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__) from None
+    if mode.startswith("I;16"):
+        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    return (upright if upright.mode == "RGB" else upright.convert("RGB")), mode
+
+
+def centre(image: Image.Image, side: int, crop: float = 1.0) -> np.ndarray:
+    """The middle of an image: the shorter side resized to side / crop, then the central square, uint8 [3, S, S]."""
+    short = max(side, math.ceil(side / crop))
+    width, height = image.size
+    scale = short / min(width, height)
+    if scale != 1:
+        size = (max(side, round(width * scale)), max(side, round(height * scale)))
+        image = image.resize(size, Image.Resampling.BILINEAR)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    return _pixels(image.crop((left, top, left + side, top + side)))
+
+
+def random_crop(image: Image.Image, side: int, min_area: float, flip: bool, rng: random.Random) -> np.ndarray:
+    """A random part of at least `min_area` of the image, 3:4 to 4:3, resized to uint8 [3, S, S]; mirrored half the time.
+
+    The published crop (arXiv:1512.00567, sec. 9): ten tries at an area and a shape that fit, else the central square.
+    """
+    width, height = image.size
+    for _ in range(10):
+        area = width * height * rng.uniform(min_area, 1)
+        ratio = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        wide, high = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < wide <= width and 0 < high <= height:
+            left, top = rng.randint(0, width - wide), rng.randint(0, height - high)
+            found = _pixels(image.resize((side, side), Image.Resampling.BILINEAR, (left, top, left + wide, top + high)))
+            break
+    else:
+        found = centre(image, side)
+    return np.ascontiguousarray(found[:, :, ::-1]) if flip and rng.random() < 0.5 else found
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))

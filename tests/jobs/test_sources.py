@@ -1,0 +1,213 @@
+"""Images as people have them: Parquet shards and class folders, in directories and buckets, with what can be wrong."""
+
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+from pictures import content, encoded, loaded, picture, spoilt, write_folders, write_parquet
+from PIL import Image
+
+from cluster.errors import InputError
+from cluster.store import open_store
+from jobs.config import load
+from jobs.sources import DataError, open_source
+from ofa.decode import CorruptImage, centre, decode, random_crop
+
+
+@pytest.fixture
+def here(tmp_path):
+    return open_store(str(tmp_path / "images"))
+
+
+def test_parquet_shards_are_read_in_order_with_their_labels(here):
+    rows = content(50)
+    write_parquet(here, "data/train-00000-of-00002.parquet", rows[:30])
+    write_parquet(here, "data/train-00001-of-00002.parquet", rows[30:])
+    write_parquet(here, "data/test-00000-of-00001.parquet", content(9), names=["a", "b", "c"])
+    source = open_source(here.url)
+    assert source.classes == ("a", "b", "c")
+    assert len(source.train) == 50 and len(source.test) == 9
+    assert dict(source.train.read(np.arange(50))) == {n: b for n, (b, _) in enumerate(rows)}
+    assert dict(source.train.read(np.array([44, 3, 31]))) == {n: rows[n][0] for n in (3, 31, 44)}
+    assert source.train.labels_N.tolist() == [label for _, label in rows]
+    assert source.train.name(31) == "data/train-00001-of-00002.parquet row 1"
+    assert [len(group) for group in source.train.groups()] == [7, 7, 7, 7, 2, 7, 7, 6]
+
+
+def test_class_folders_give_the_same_images_as_parquet(here, tmp_path):
+    rows = content(30)
+    tables = open_store(str(tmp_path / "tables"))
+    write_parquet(tables, "train-0.parquet", sorted(rows, key=lambda row: row[1]))
+    write_folders(here, rows)
+    here.write("class0/.DS_Store", b"no image")
+    one, other = open_source(here.url).train, open_source(tables.url).train
+    assert sorted(b for _, b in one.read(np.arange(30))) == sorted(b for _, b in other.read(np.arange(30)))
+    assert one.labels_N.tolist() == other.labels_N.tolist()
+
+
+def test_folders_may_have_splits_and_val_is_the_test(here):
+    write_folders(here, content(12), "train/")
+    write_folders(here, content(6), "val/")
+    source = open_source(here.url)
+    assert source.classes == ("class0", "class1", "class2")
+    assert len(source.train) == 12 and len(source.test) == 6
+
+
+def test_a_test_split_without_labels_is_left_alone(here):
+    write_parquet(here, "train-0.parquet", content(12))
+    write_parquet(here, "validation-0.parquet", content(6))
+    write_parquet(here, "test-0.parquet", [(b, -1) for b, _ in content(5)])
+    assert len(open_source(here.url).test) == 6
+
+
+@pytest.mark.parametrize("where", ["directory", "bucket"])
+def test_images_are_decoded_and_divided_alike_wherever_they_are(where, tmp_path, request, monkeypatch):
+    url = str(tmp_path / "images")
+    if where == "bucket":
+        url = "s3://results/some/images"
+        for name, value in request.getfixturevalue("mock_s3").items():
+            monkeypatch.setenv(name, value)
+    write_parquet(open_store(url), "train-0.parquet", content(60))
+    found = loaded(url)
+    assert found.sizes == {"train": 38, "selection": 10, "test": 12}
+    assert found.train.pixels.shape[1:] == (3, 32, 32)
+    for split in found.splits.values():  # the colour says the class
+        assert torch.equal(split.labels, (split.pixels[:, 0, 16, 16].long() - 40) // 60)
+    together = torch.cat([split.pixels[:, 1, 16, 16] for split in found.splits.values()])
+    assert sorted(together.tolist()) == sorted(5 * n % 256 for n in range(60))
+
+
+def test_its_own_test_split_is_kept_whole_and_selection_may_be_a_number(here):
+    write_parquet(here, "train-0.parquet", content(40))
+    write_parquet(here, "test-0.parquet", content(11))
+    assert loaded(here.url, selection=6).sizes == {"train": 34, "selection": 6, "test": 11}
+
+
+BAD = {
+    "nothing there": (lambda s: s.write("notes.txt", b"x"), "no images there; expected train-.*parquet"),
+    "no train": (lambda s: write_parquet(s, "test-0.parquet", content(6)), "no train split"),
+    "unknown split": (lambda s: write_parquet(s, "part-0.parquet", content(6)), "part-0.parquet: which split is this"),
+    "an empty split": (lambda s: write_parquet(s, "train-0.parquet", []), "the train split is empty"),
+    "no parquet": (lambda s: s.write("train-0.parquet", b"PAR1 broken"), "train-0.parquet: is no Parquet file"),
+    "no labels": (lambda s: write_parquet(s, "train-0.parquet", content(6), column="kind"), "no integer column 'label'"),
+    "a class missing": (
+        lambda s: write_parquet(s, "train-0.parquet", [row for row in content(12) if row[1] != 1]),
+        r"train has no image of class 1 \('1'; there are 3\)",
+    ),
+    "a negative label": (
+        lambda s: write_parquet(s, "train-0.parquet", [*content(8), (encoded(picture(0, 0)), -4)]),
+        "train-0.parquet row 8: label -4 is out of range, may be 0 or more",
+    ),
+    "a label beyond the names": (
+        lambda s: write_parquet(s, "train-0.parquet", [*content(8), (encoded(picture(0, 0)), 7)], names=["a", "b", "c"]),
+        "row 8: label 7 is out of range, may be 0 to 2",
+    ),
+    "a class only in test": (
+        lambda s: (write_folders(s, content(9), "train/"), s.write("test/classX/1.png", content(1)[0][0])),
+        "test/classX/1.png: train has no such class; its 3 are class0, class1, class2",
+    ),
+    "an image beside the classes": (
+        lambda s: (write_folders(s, content(9), "train/"), s.write("train/loose.png", content(1)[0][0])),
+        "train/loose.png: is in no class's folder",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data_gets_its_line(case, here):
+    spoil, says = BAD[case]
+    spoil(here)
+    with pytest.raises(DataError, match=says) as caught:
+        open_source(here.url)
+    assert "\n" not in str(caught.value)
+    assert isinstance(caught.value, InputError)
+
+
+def test_too_few_images_of_a_class_to_divide_get_a_line(here):
+    write_parquet(here, "train-0.parquet", [*content(30), (encoded(picture(0, 0)), 3)])
+    with pytest.raises(DataError, match="the rarest has 1"):
+        loaded(here.url)
+
+
+def test_corrupt_images_are_named_and_skipped_up_to_the_limit(here, capsys):
+    write_parquet(here, "train-0.parquet", spoilt(4))
+    found = loaded(here.url, max_corrupt=4)
+    assert sum(found.sizes.values()) == 56
+    said = capsys.readouterr().err
+    assert "4 images skipped, cannot be decoded: train-0.parquet row" in said
+    assert "(no known image format)" in said and "runcated" in said
+    with pytest.raises(DataError, match=r"4 images cannot be decoded, data.max_corrupt allows 3: train-0.parquet row"):
+        loaded(here.url, max_corrupt=3)
+
+
+def test_grey_and_transparent_images_become_rgb_and_are_counted(here, capsys):
+    rows = content(60)
+    rows[0] = (encoded(picture(0, 0, mode="L")), 0)
+    rows[1] = (encoded(picture(1, 1, mode="RGBA")), 1)
+    write_parquet(here, "train-0.parquet", rows)
+    assert sum(loaded(here.url).sizes.values()) == 60
+    assert "made RGB: 1 grey, 1 with transparency" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "CMYK", "1", "RGB"])
+def test_every_mode_decodes_to_what_pillow_makes_rgb_of(mode):
+    image = picture(1, 20, mode=mode)
+    found, stored = decode(encoded(image, "TIFF" if mode == "CMYK" else "PNG"))
+    assert stored == mode
+    assert np.array_equal(np.asarray(found), np.asarray(image.convert("RGB")))
+
+
+def test_sixteen_bit_grey_keeps_its_upper_byte():
+    deep = Image.fromarray(np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32))
+    found, _ = decode(encoded(deep))
+    assert np.array_equal(np.asarray(found)[:, :, 0], np.arange(0, 65536, 64).reshape(32, 32) >> 8)
+
+
+def test_a_photo_is_turned_upright():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8).astype(np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    assert decode(file.getvalue())[0].size == (20, 30)
+
+
+def test_what_is_no_image_says_why():
+    for bad, why in ((b"", "no known image format"), (encoded(picture(0, 0), "JPEG")[:200], "runcated")):
+        with pytest.raises(CorruptImage, match=why):
+            decode(bad)
+
+
+def test_the_centre_is_square_and_keeps_what_it_should():
+    ramp = Image.fromarray(np.tile(np.arange(100, dtype=np.uint8)[None, :, None], (50, 1, 3)))  # 100 wide, 50 high
+    assert np.array_equal(centre(ramp, 50)[0, 0], np.arange(25, 75))
+    cropped = centre(ramp, 50, crop=0.5)[0, 0]  # of twice the size
+    assert cropped.min() >= 37 and cropped.max() <= 62
+    small = centre(Image.fromarray(np.zeros((8, 9, 3), np.uint8)), 32)
+    assert small.shape == (3, 32, 32)
+
+
+def test_a_random_crop_is_its_streams_and_has_the_area():
+    ramp = Image.fromarray(
+        np.stack(np.broadcast_arrays(np.arange(200)[None], np.arange(200)[:, None], 0), 2).astype(np.uint8)
+    )
+    crops = [random_crop(ramp, 32, 0.5, False, random.Random(seed)) for seed in (1, 1, 2)]
+    assert np.array_equal(crops[0], crops[1]) and not np.array_equal(crops[0], crops[2])
+    shares = []
+    for seed in range(200):
+        crop = random_crop(ramp, 32, 0.25, False, random.Random(seed)).astype(float)
+        wide, high = np.ptp(crop[0].mean(0)) / 200 * 32 / 31, np.ptp(crop[1].mean(1)) / 200 * 32 / 31
+        shares.append(wide * high)
+    assert 0.2 < min(shares) < 0.35 and 0.85 < max(shares) < 1.05
+    mirrored = [random_crop(ramp, 32, 1.0, True, random.Random(seed))[0, 0] for seed in range(100)]
+    assert 30 < sum(row[0] > row[-1] for row in mirrored) < 70
+
+
+def test_resolutions_that_the_strides_cannot_take_get_a_line(tmp_path):
+    path = tmp_path / "small.toml"
+    path.write_text('space = "ofa_mbv3_w0.5_32px"\n[choices]\nresolutions = [4, 32]\n'
+                    '[train]\n[[train.phases]]\nname = "a"\nepochs = 1\nlr = 0.1\n')  # fmt: skip
+    with pytest.raises(InputError, match=r"resolution 4 is given; its strides divide by 8, use at least that"):
+        load(str(path))

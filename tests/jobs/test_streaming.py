@@ -1,0 +1,93 @@
+"""Training images that stay where they are and stream through Ray Data."""
+
+import numpy as np
+import pytest
+import torch
+from pictures import content, experiment, loaded, spoilt, write_parquet
+
+from cluster.store import open_store
+from cluster.training import Worker
+from jobs.sources import Corrupt, DataError, open_source
+from jobs.streaming import plan, streamed
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def worker(rank=0, world=1):
+    return Worker(rank, world, lambda letter: None)
+
+
+@pytest.fixture
+def shelf(tmp_path):
+    store = open_store(str(tmp_path / "images"))
+    write_parquet(store, "train-0.parquet", content(60))
+    return open_source(store.url).train
+
+
+def epoch(shelf, config, rank=0, world=1, start=0, number=0, limit=0):
+    corrupt = Corrupt("here", limit)
+    batches = list(streamed(shelf, config, "a", number, worker(rank, world), corrupt, start))
+    return batches, corrupt
+
+
+def test_an_epoch_brings_every_image_once_with_its_label(shelf):
+    config = experiment(shelf.url)
+    batches, _ = epoch(shelf, config)
+    assert [step for step, _, _ in batches] == list(range(60 // 8))
+    pixels = torch.cat([p for _, p, _ in batches])
+    labels = torch.cat([la for _, _, la in batches])
+    assert pixels.shape == (56, 3, 32, 32) and pixels.dtype == torch.uint8
+    assert torch.equal(labels, (pixels[:, 0, 16, 16].long() - 40) // 60)  # the colour says the class
+    numbers = pixels[:, 1, 16, 16].tolist()
+    assert len(set(numbers)) > 48  # colours repeat after 51 numbers
+    assert numbers != sorted(numbers)
+
+
+def test_an_epoch_that_is_taken_up_in_its_middle_goes_on_with_the_same_batches(shelf):
+    config = experiment(shelf.url)
+    whole, _ = epoch(shelf, config)
+    for start in (1, 3, 6):
+        rest, _ = epoch(shelf, config, start=start)
+        assert [step for step, _, _ in rest] == list(range(start, 7))
+        for (_, ours, labels), (_, theirs, expected) in zip(rest, whole[start:], strict=True):
+            assert torch.equal(ours, theirs) and torch.equal(labels, expected)
+    other, _ = epoch(shelf, config, number=1)
+    assert not torch.equal(other[0][1], whole[0][1])
+
+
+def test_workers_read_groups_of_their_own_and_make_the_same_number_of_steps(shelf):
+    """With nine groups of seven, one worker has five and one four of them, too few for its part."""
+    pieces = [plan(shelf, 1, "a", 0, worker(rank, 2), skip=0, rows=29) for rank in (0, 1)]
+    mine, others = ({int(i) for _, positions, _ in part for i in positions} for part in pieces)
+    assert not mine & others
+    assert mine | others == set(range(60))
+    config = experiment(shelf.url)
+    counts = [[len(labels) for _, _, labels in epoch(shelf, config, rank, 2)[0]] for rank in (0, 1)]
+    assert counts == [[4] * 7, [4] * 7]
+
+
+def test_corrupt_images_are_named_and_others_stand_for_them(tmp_path):
+    store = open_store(str(tmp_path / "images"))
+    write_parquet(store, "train-0.parquet", spoilt(3))
+    source = open_source(store.url).train
+    config = experiment(store.url)
+    batches, corrupt = epoch(source, config, limit=3)
+    assert sum(len(labels) for _, _, labels in batches) == 56
+    assert set(corrupt.names) <= {f"train-0.parquet row {row}" for row in (0, 1, 2)} and len(corrupt.names) >= 2
+    with pytest.raises(DataError, match=r"images cannot be decoded, data\.max_corrupt allows 1"):
+        epoch(source, config, limit=1)
+
+
+def test_images_larger_than_the_memory_setting_stream(tmp_path):
+    """1.7 MiB of training pixels where one is allowed; what is not trained on is in memory all the same."""
+    store = open_store(str(tmp_path / "images"))
+    write_parquet(store, "train-0.parquet", content(900), group=100)
+    data = loaded(store.url, memory_mib=1)
+    assert data.sizes == {"train": 576, "selection": 144, "test": 180}
+    assert "train" not in data.splits and len(data.sample) == 576
+    again = type(data).of(data.arrays())
+    assert np.array_equal(again.shelf.labels_N, data.shelf.labels_N) and again.shelf.files == data.shelf.files
+    config = experiment(store.url, memory_mib=1)
+    step, pixels, labels = next(iter(again.batches(config, "a", 0, worker(), Corrupt("here", 0), 70)))
+    assert step == 70 and len(pixels) == len(labels) == 8
+    assert again.augment(config).crop is False
