@@ -1,9 +1,9 @@
-"""Export networks; leaves safetensors, ONNX and a description of how to feed them.
+"""Export networks; leaves safetensors, ONNX, torch.export's .pt2 and a description of how to feed them.
 
     ofa export configs/digits.toml --store ./runs                       the knee of the front and the best ensemble
     ofa export configs/digits.toml --store ./runs --arch r28-d112-...   any sub-network, by its name
 
-Every ONNX file was run and gives what PyTorch gives.
+Every ONNX and .pt2 file was run and gives what the network gives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from jobs.job import Job
 from jobs.train import evaluator
 from ofa.arch import Arch
 from ofa.evaluate import Evaluator
-from ofa.export import Description, SoftVote, onnx_difference, to_onnx, to_safetensors
+from ofa.export import Description, SoftVote, onnx_difference, pt2_difference, to_onnx, to_program, to_pt2, to_safetensors
 from ofa.extract import extract
 from search.front import Front, knee
 from search.objective import MACS, TOP1, minimised, values
@@ -70,18 +70,25 @@ def write(job: Job, step: Step, score: Evaluator, name: str, archs: list[Arch]) 
     members = [extract(score.net, arch, score.statistics(arch)) for arch in archs]
     keep = job.config.ensemble.top_k if len(archs) > 1 else 0
     network: nn.Module = members[0] if len(archs) == 1 else SoftVote(members, [a.resolution for a in archs], keep)
-    description = Description(job.config.space, job.data.classes, tuple(archs), score.scale, keep)
-    model = to_onnx(network.eval(), description.input_resolution)
-    images = next(score.batches(job.data.selection[:64], description.input_resolution))
-    difference = onnx_difference(model, network, images)
-    if not difference <= TOLERANCE:
-        raise StepError(
-            f"export: {name}: ONNX Runtime and PyTorch differ by {difference:.2g}, allowed is {TOLERANCE:g}; "
-            "the installed torch, onnxscript and onnxruntime do not fit each other: install those of constraints.txt"
-        )
+    side = archs[0].resolution if len(archs) == 1 else job.config.search_space.resolutions[-1]
+    description = Description(job.config.space, job.data.classes, tuple(archs), score.scale, side, keep)
+    program = to_program(network.eval(), side)
+    onnx, pt2 = to_onnx(program), to_pt2(program)
+    images = next(score.batches(job.data.selection[:64], side))
+    differences = {
+        "onnx_difference": onnx_difference(onnx, network, images),
+        "pt2_difference": pt2_difference(pt2, network, images),
+    }
+    for kind, difference in differences.items():
+        if not difference <= TOLERANCE:
+            raise StepError(
+                f"export: {name}: {kind} from PyTorch is {difference:.2g}, allowed is {TOLERANCE:g}; "
+                "the installed torch, onnxscript and onnxruntime do not fit each other: install those of constraints.txt"
+            )
     step.write(keys.subnet(name, ".safetensors"), to_safetensors(network, description))
-    step.write(keys.subnet(name, ".onnx"), model)
-    step.write_json(keys.subnet(name, ".json"), {**description.to_json(), "onnx_difference": difference})
+    step.write(keys.subnet(name, ".onnx"), onnx)
+    step.write(keys.subnet(name, ".pt2"), pt2)
+    step.write_json(keys.subnet(name, ".json"), {**description.to_json(), **differences})
 
 
 def _score(job: Job, step: Step) -> Evaluator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -57,12 +58,8 @@ class Description:
     classes: int
     archs: tuple[Arch, ...]
     scale: Scale
+    input_resolution: int  # side of the images that go in, in pixels: an ensemble's members shrink them to their own
     keep: int = 0  # of an ensemble, see `SoftVote`
-
-    @property
-    def input_resolution(self) -> int:
-        """Side of the images that go in, in pixels: an ensemble's members shrink them to their own."""
-        return self.archs[0].resolution if len(self.archs) == 1 else get_space(self.space).resolutions[-1]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -83,7 +80,8 @@ class Description:
     def from_json(cls, doc: dict[str, Any]) -> Description:
         mean, std = doc["input"]["mean"], doc["input"]["std"]
         archs = tuple(Arch.from_json(arch) for arch in doc["archs"])
-        return cls(doc["space"], doc["classes"], archs, Scale(tuple(mean), tuple(std)), doc["keep"])
+        scale, resolution = Scale(tuple(mean), tuple(std)), doc["input"]["resolution"]
+        return cls(doc["space"], doc["classes"], archs, scale, resolution, doc["keep"])
 
 
 def to_safetensors(network: nn.Module, description: Description) -> bytes:
@@ -100,7 +98,7 @@ def from_safetensors(path: str) -> tuple[nn.Module, Description]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ArchError(f"{path}: is no exported network ({error}); `ofa export` makes them") from None
-    space = get_space(description.space)
+    space = get_space(description.space).at([arch.resolution for arch in description.archs])
     blank = Supernet(space, description.classes, torch.Generator().manual_seed(0))
     members = [extract(blank, arch) for arch in description.archs]
     network = members[0] if len(members) == 1 else SoftVote(
@@ -110,21 +108,32 @@ def from_safetensors(path: str) -> tuple[nn.Module, Description]:
     return network.eval(), description
 
 
-def to_onnx(network: nn.Module, resolution: int) -> bytes:
-    """`network` as an ONNX model from `images` [N, 3, resolution, resolution] to `output`; N is free."""
+def to_program(network: nn.Module, resolution: int) -> torch.export.ExportedProgram:
+    """`network` as `torch.export` has it, for `images` [N, 3, resolution, resolution]; N is free."""
     images = torch.zeros(2, 3, resolution, resolution)
+    return torch.export.export(network.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("images", min=1)},))
+
+
+def to_pt2(program: torch.export.ExportedProgram) -> bytes:
+    """A file for `torch.export.load`, AOTInductor and ExecuTorch."""
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
+
+
+def to_onnx(program: torch.export.ExportedProgram) -> bytes:
+    """The program as an ONNX model from `images` to `output`."""
     with _quiet():
-        program = torch.onnx.export(
-            network.eval(),
-            (images,),
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("images", min=1)},),
-            input_names=["images"],
-            output_names=["output"],
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto.SerializeToString()
+        model = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["output"], verbose=False)
+    assert model is not None
+    return model.model_proto.SerializeToString()
+
+
+@torch.inference_mode()
+def pt2_difference(file: bytes, network: nn.Module, images: Tensor) -> float:
+    """The largest difference between what an exported program and `network` make of `images`, in one batch and singly."""
+    module = torch.export.load(io.BytesIO(file)).module()
+    return max(float((module(batch) - network(batch)).abs().max()) for batch in (images, images[:1]))
 
 
 @torch.inference_mode()

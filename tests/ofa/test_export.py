@@ -4,7 +4,17 @@ import pytest
 import torch
 
 from ofa.arch import ArchError
-from ofa.export import Description, SoftVote, from_safetensors, onnx_difference, to_onnx, to_safetensors
+from ofa.export import (
+    Description,
+    SoftVote,
+    from_safetensors,
+    onnx_difference,
+    pt2_difference,
+    to_onnx,
+    to_program,
+    to_pt2,
+    to_safetensors,
+)
 from ofa.extract import extract
 from ofa.images import Scale, resize
 from ofa.norms import calibrate
@@ -39,8 +49,8 @@ def test_a_truncated_vote_counts_only_the_likeliest_classes(members):
 
 
 def test_files_bring_the_same_network_back(members, tmp_path):
-    single = Description("digits", 10, (ARCHS[1],), SCALE)
-    several = Description("digits", 10, tuple(ARCHS), SCALE, keep=3)
+    single = Description("digits", 10, (ARCHS[1],), SCALE, ARCHS[1].resolution)
+    several = Description("digits", 10, tuple(ARCHS), SCALE, 32, keep=3)
     vote = SoftVote(members, [a.resolution for a in ARCHS], keep=3).eval()
     for network, description, x in ((members[1], single, resize(images(), 28)), (vote, several, images())):
         path = tmp_path / "net.safetensors"
@@ -52,11 +62,12 @@ def test_files_bring_the_same_network_back(members, tmp_path):
             assert torch.equal(loaded(x), network(x))
 
 
-def test_onnx_gives_what_torch_gives(members):
+def test_onnx_and_torch_export_give_what_torch_gives(members):
     vote = SoftVote(members, [a.resolution for a in ARCHS], keep=3).eval()
     for network, x in ((members[2], images()), (vote, images())):
-        model = to_onnx(network, x.shape[-1])
-        assert onnx_difference(model, network, x) < 1e-5
+        program = to_program(network, x.shape[-1])
+        assert onnx_difference(to_onnx(program), network, x) < 1e-5
+        assert pt2_difference(to_pt2(program), network, x) < 1e-5
         with torch.no_grad():
             assert network(x).abs().max() > 0.01  # the agreement is about something
 

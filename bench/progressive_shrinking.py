@@ -1,0 +1,101 @@
+"""What progressive shrinking gains on CIFAR-10, against the same space without it and networks trained alone.
+
+    python -m bench.progressive_shrinking --data DIR --seeds 1 2 3
+
+Every training makes as many updates of as many images: the phases of configs/cifar10.toml together; one phase with
+the whole space open from the start; and the smallest and a middle sub-network alone, at the largest resolution.
+All score on the test split. What was trained stays in `--store`: the same command again goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from jobs.config import load
+from ofa.arch import Arch
+
+CONFIG = "configs/cifar10.toml"
+RANDOM_ARCHS = 10
+
+
+def variants(path: str) -> dict[str, tuple[list[str], list[str]]]:
+    """Of each training its settings, and the names of the sub-networks that are scored."""
+    config = load(path)
+    space, epochs = config.search_space, sum(phase.epochs for phase in config.train.phases)
+    lr = config.train.phases[0].lr
+    one = f'train.phases=[{{name="alone",epochs={epochs},lr={lr}}}]'
+    side = space.resolutions[-1]
+    smallest = replace(space.smallest(), resolution=side)
+    middle = space.uniform(side, max(space.depths), space.kernels[len(space.kernels) // 2],
+                           space.expands[len(space.expands) // 2])  # fmt: skip
+    rng = random.Random("progressive shrinking")
+    several = [space.sample(rng) for _ in range(RANDOM_ARCHS)]
+    names = [arch.key for arch in (smallest, middle, space.largest(), *several)]
+
+    def alone(arch: Arch) -> tuple[list[str], list[str]]:
+        choices = {"resolutions": side, "depths": arch.depth[0], "kernels": arch.kernel[0], "expands": int(arch.expand[0])}
+        return [one, *(f"choices.{name}=[{value}]" for name, value in choices.items())], [arch.key]
+
+    return {
+        "shrinking": ([], names),
+        "whole space at once": ([one], names),
+        "smallest alone": alone(smallest),
+        "middle alone": alone(middle),
+    }
+
+
+def ofa(*arguments: str) -> str:
+    """The output of a command line of ours, which must succeed."""
+    done = subprocess.run([sys.executable, "-m", "jobs", *arguments], stdout=subprocess.PIPE, text=True, check=True)
+    return done.stdout
+
+
+def top1_of(data: str, store: Path, seed: int, name: str, settings: list[str], archs: list[str]) -> dict[str, float]:
+    """Test top-1 of the sub-networks by name, after training if that was not done before."""
+    kept = store / f"top1-{name.replace(' ', '-')}-{seed}.json"
+    if kept.exists():
+        return dict(json.loads(kept.read_text()))
+    asked = [CONFIG, "--store", str(store)]
+    for setting in (f"data.source={data}", f"seed={seed}", *settings):
+        asked += ["--set", setting]
+    ofa("train", *asked)
+    rows = ofa("eval", *asked, "--json", *(part for arch in archs for part in ("--arch", arch)))
+    found = {row["key"]: row["top1"] for row in map(json.loads, rows.splitlines()) if "top1" in row}
+    kept.write_text(json.dumps(found, indent=1))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True, help="where CIFAR-10's Parquet files are")
+    parser.add_argument("--store", default="runs/progressive-shrinking", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    options = parser.parse_args()
+    every = variants(CONFIG)
+    smallest, middle, largest, *several = every["shrinking"][1]
+    rows: dict[str, dict[str, list[float]]] = {}
+    for seed in options.seeds:
+        for name, (settings, archs) in every.items():
+            found = top1_of(options.data, options.store, seed, name, settings, archs)
+            row = rows.setdefault(name, {})
+            for label, key in (("smallest", smallest), ("middle", middle), ("largest", largest)):
+                if key in found:
+                    row.setdefault(label, []).append(found[key])
+            if several[0] in found:
+                row.setdefault(f"mean of {len(several)}", []).append(statistics.mean(found[key] for key in several))
+            print(f"seed {seed}, {name}: { ({label: round(values[-1], 4) for label, values in row.items()}) }", flush=True)
+    print(f"\ntest top-1, mean over {len(options.seeds)} seeds (lowest to highest)")
+    for name, row in rows.items():
+        cells = [f"{label} {statistics.mean(v):.4f} ({min(v):.4f} to {max(v):.4f})" for label, v in row.items()]
+        print(f"{name:20}  {'  '.join(cells)}")
+
+
+if __name__ == "__main__":
+    main()
