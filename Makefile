@@ -33,5 +33,11 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
 
+# Every figure of docs/benchmarks.md; those on CIFAR-10 need its Parquet files: make bench DATA=DIR
+DATA ?= data/cifar10
 bench: setup
 	$(BIN)/python -m bench.pipeline
+	$(BIN)/python -m bench.supernet_step
+	$(BIN)/python -m bench.draws
+	$(BIN)/python -m bench.training_rate --data $(DATA)
+	$(BIN)/python -m bench.progressive_shrinking --data $(DATA)

@@ -57,14 +57,12 @@ def ofa(*arguments: str) -> str:
     return done.stdout
 
 
-def top1_of(data: str, store: Path, seed: int, name: str, settings: list[str], archs: list[str]) -> dict[str, float]:
+def evaluated(config: str, store: Path, name: str, settings: list[str], archs: list[str]) -> dict[str, float]:
     """Test top-1 of the sub-networks by name, after training if that was not done before."""
-    kept = store / f"top1-{name.replace(' ', '-')}-{seed}.json"
+    kept = store / f"top1-{name}.json"
     if kept.exists():
         return dict(json.loads(kept.read_text()))
-    asked = [CONFIG, "--store", str(store)]
-    for setting in (f"data.source={data}", f"seed={seed}", *settings):
-        asked += ["--set", setting]
+    asked = [config, "--store", str(store), *(part for setting in settings for part in ("--set", setting))]
     ofa("train", *asked)
     rows = ofa("eval", *asked, "--json", *(part for arch in archs for part in ("--arch", arch)))
     found = {row["key"]: row["top1"] for row in map(json.loads, rows.splitlines()) if "top1" in row}
@@ -83,7 +81,8 @@ def main() -> None:
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in options.seeds:
         for name, (settings, archs) in every.items():
-            found = top1_of(options.data, options.store, seed, name, settings, archs)
+            told = [f"data.source={options.data}", f"seed={seed}", *settings]
+            found = evaluated(CONFIG, options.store, f"{name.replace(' ', '-')}-{seed}", told, archs)
             row = rows.setdefault(name, {})
             for label, key in (("smallest", smallest), ("middle", middle), ("largest", largest)):
                 if key in found:

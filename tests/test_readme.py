@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import TINY
+from pictures import content, write_folders
 
 from bench.watch import watched
 from cluster.store import open_store
@@ -96,6 +97,13 @@ def test_a_command_of_the_readme_works(demo, mock_s3, tmp_path, line):
         "DIR": str(tmp_path / "out"),
         "s3://bucket/prefix": "s3://results/readme",
     }
+    if "IMAGES" in line:  # as many steps as one needs to see that it works
+        write_folders(open_store(str(tmp_path / "images")), content(240))
+        line = line.replace("IMAGES", str(tmp_path / "images"))
+        small = ["data.selection=0.3", "train.batch=32", "measure.archs=10", "measure.latency_archs=5",
+                 "search.evaluations=12", "search.population=8", "search.predicted_evaluations=100",
+                 'train.phases=[{name="largest",epochs=1,lr=0.1}]']  # fmt: skip
+        line += "".join(f" --set {shlex.quote(setting)}" for setting in small)
     if "seed=2" in line:
         fill["configs/digits.toml"] = str(TINY)
     if "s3://" in line:

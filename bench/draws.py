@@ -1,0 +1,41 @@
+"""What it changes that every worker draws its own sub-networks, instead of all the same: accuracy on the digits.
+
+    python -m bench.draws --seeds 1 2 3
+
+Two workers, configs/digits.toml; the mean test top-1 of the same random sub-networks and of the two extremes. How
+fast each way is says `python -m bench.training_rate`. What was trained stays in `--store`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+from pathlib import Path
+
+from bench.progressive_shrinking import evaluated
+from jobs.config import load
+
+CONFIG = "configs/digits.toml"
+RANDOM_ARCHS = 20
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", default="runs/draws", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    options = parser.parse_args()
+    space, rng = load(CONFIG).search_space, random.Random("draws")
+    several = [space.sample(rng).key for _ in range(RANDOM_ARCHS)]
+    extremes = [space.smallest().key, space.largest().key]
+    print("| draws | seed | smallest | largest | mean of random ones |\n|---|---|---|---|---|")
+    for draws in ("own", "shared"):
+        for seed in options.seeds:
+            settings = [f"seed={seed}", f"train.draws={draws}"]
+            found = evaluated(CONFIG, options.store, f"{draws}-{seed}", settings, [*extremes, *several])
+            mean = statistics.mean(found[key] for key in several)
+            print(f"| {draws} | {seed} | {found[extremes[0]]:.4f} | {found[extremes[1]]:.4f} | {mean:.4f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
