@@ -79,8 +79,8 @@ def main() -> None:
     every = variants(CONFIG)
     smallest, middle, largest, *several = every["shrinking"][1]
     rows: dict[str, dict[str, list[float]]] = {}
-    for seed in options.seeds:
-        for name, (settings, archs) in every.items():
+    for name, (settings, archs) in every.items():
+        for seed in options.seeds:
             told = [f"data.source={options.data}", f"seed={seed}", *settings]
             found = evaluated(CONFIG, options.store, f"{name.replace(' ', '-')}-{seed}", told, archs)
             row = rows.setdefault(name, {})

@@ -3,7 +3,8 @@
     python -m bench.supernet_step
 
 The first ratio is the price of elasticity (wanted: at most 1.10), the second what the channels-last layout gives over
-the contiguous one, in which the published code runs (wanted: at least 1.6). Medians of rounds that take turns, in one
+the contiguous one, in which the published code runs (wanted: at least 1.6), the third whether bfloat16 is worth it
+here (below 1). Medians of rounds that take turns, in one
 process, on as many threads as torch finds; a few minutes.
 """
 
@@ -26,7 +27,17 @@ from ofa.spaces import get_space
 from ofa.supernet import Supernet
 
 CASES = (("ofa_mbv3_w1.0", 128, 16), ("ofa_mbv3_w1.0_64px", 64, 32))
-HEAD = ("space", "pixels", "batch", "arch", "plain ms", "elastic ms", "elastic / plain", "contiguous / elastic")
+HEAD = (
+    "space",
+    "pixels",
+    "batch",
+    "arch",
+    "plain ms",
+    "elastic ms",
+    "elastic / plain",
+    "contiguous / elastic",
+    "bfloat16 / elastic",
+)
 
 
 def main() -> None:
@@ -48,13 +59,15 @@ def main() -> None:
                 partial(step, plain, (last,), labels),
                 partial(step, net, (last, arch), labels),
                 partial(step, net, (flat, arch), labels),
+                partial(step_bfloat16, net, (last, arch), labels),
             )
-            plain_s, elastic_s, flat_s = medians(steps, arguments.rounds)
+            plain_s, elastic_s, flat_s, bfloat16_s = medians(steps, arguments.rounds)
             cells = [
                 f"{plain_s * 1e3:.0f}",
                 f"{elastic_s * 1e3:.0f}",
                 f"{elastic_s / plain_s:.2f}",
                 f"{flat_s / elastic_s:.2f}",
+                f"{bfloat16_s / elastic_s:.2f}",
             ]
             print(f"| {' | '.join([name, str(pixels), str(batch), label, *cells])} |", flush=True)
 
@@ -63,6 +76,14 @@ def step(network: nn.Module, inputs: tuple[Any, ...], labels: Tensor) -> None:
     """One forward and backward, without an update."""
     network.zero_grad()
     F.cross_entropy(network(*inputs), labels).backward()
+
+
+def step_bfloat16(network: nn.Module, inputs: tuple[Any, ...], labels: Tensor) -> None:
+    """The same with the forward pass under autocast."""
+    network.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(*inputs)
+    F.cross_entropy(logits.float(), labels).backward()
 
 
 def medians(steps: Sequence[Callable[[], None]], rounds: int) -> list[float]:

@@ -1,5 +1,11 @@
 """Training images that stay where they are and stream through Ray Data."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import helpers
 import numpy as np
 import pytest
 import torch
@@ -9,6 +15,8 @@ from cluster.store import open_store
 from cluster.training import Worker
 from jobs.sources import Corrupt, DataError, open_source
 from jobs.streaming import plan, streamed
+
+ROOT = Path(__file__).parent.parent.parent
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -91,3 +99,18 @@ def test_images_larger_than_the_memory_setting_stream(tmp_path):
     step, pixels, labels = next(iter(again.batches(config, "a", 0, worker(), Corrupt("here", 0), 70)))
     assert step == 70 and len(pixels) == len(labels) == 8
     assert again.augment(config).crop is False
+
+
+def test_a_supernet_trains_on_a_stream(tmp_path):
+    """The command, two workers, each with a Ray Data pipeline of its own; corrupt images on the way."""
+    store = open_store(str(tmp_path / "images"))
+    write_parquet(store, "train-0.parquet", [*spoilt(2), *content(840)], group=100)
+    sets = [f"data.source={store.url}", "data.memory_mib=1", "train.batch=64",
+            'train.phases=[{name="a",epochs=2,lr=0.05}]']  # fmt: skip
+    asked = ["train", str(helpers.TINY), "--store", str(tmp_path / "runs"), *(w for s in sets for w in ("--set", s))]
+    done = subprocess.run([sys.executable, "-m", "jobs", *asked], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "they stream through Ray Data" in done.stderr
+    assert "skipped, cannot be decoded: train-0.parquet row" in done.stderr
+    record = json.loads(next((tmp_path / "runs").glob("*/train.done.json")).read_text())
+    assert record["images"]["train"] == 576  # of 900, the two corrupt ones among them

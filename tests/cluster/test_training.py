@@ -1,0 +1,64 @@
+"""Ray Train's workers, and what ends them."""
+
+import numpy as np
+import pytest
+
+from cluster.errors import InputError, StepError
+from cluster.training import train_on_ray
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def trained(loop, tmp_path, max_failures):
+    """Runs `loop`, which leaves a file for every start; the reports, and how often the first worker was started."""
+    letters = []
+    arrays = {"folder": np.frombuffer(str(tmp_path).encode(), np.uint8)}
+    try:
+        train_on_ray(loop, arrays, 2, max_failures, letters.append)
+    finally:
+        starts = len(list(tmp_path.iterdir()))
+    return letters, starts
+
+
+def test_input_that_a_worker_refuses_ends_training_at_once(tmp_path):
+    """With its own line, although other failures would be tried again three times."""
+
+    def loop(worker, arrays):
+        import pathlib
+        import uuid
+
+        from cluster.errors import InputError
+
+        if worker.rank == 0:
+            (pathlib.Path(arrays["folder"].tobytes().decode()) / uuid.uuid4().hex).touch()
+            raise InputError("images: 11 cannot be decoded")
+
+    with pytest.raises(InputError, match="images: 11 cannot be decoded"):
+        trained(loop, tmp_path, max_failures=3)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_another_failure_is_tried_again_and_reports_arrive(tmp_path):
+    def loop(worker, arrays):
+        import pathlib
+        import uuid
+
+        folder = pathlib.Path(arrays["folder"].tobytes().decode())
+        if worker.rank == 0:
+            (folder / uuid.uuid4().hex).touch()
+            if len(list(folder.iterdir())) == 1:
+                raise OSError("a disk that is slow to come up")
+            worker.report({"done": worker.world})
+
+    letters, starts = trained(loop, tmp_path, max_failures=2)
+    assert letters == [{"done": 2}]
+    assert starts == 2
+
+
+def test_a_failure_too_many_is_one_line(tmp_path):
+    def loop(worker, arrays):
+        raise OSError("no such device")
+
+    with pytest.raises(StepError, match="training failed on 2 workers: .*no such device") as caught:
+        trained(loop, tmp_path, max_failures=0)
+    assert "\n" not in str(caught.value)
