@@ -28,6 +28,9 @@ from ofa.supernet import Supernet
 
 CASES = (("ofa_mbv3_w1.0", 128, 16), ("ofa_mbv3_w1.0_64px", 64, 32))
 HEAD = (
+    "space", "pixels", "batch", "arch", "plain ms", "elastic ms", "elastic / plain", "contiguous / elastic",
+    "bfloat16 / elastic",
+)  # fmt: skip
     "space",
     "pixels",
     "batch",

@@ -59,6 +59,6 @@ def test_a_failure_too_many_is_one_line(tmp_path):
     def loop(worker, arrays):
         raise OSError("no such device")
 
-    with pytest.raises(StepError, match="training failed on 2 workers: .*no such device") as caught:
+    with pytest.raises(StepError, match=r"training failed on 2 workers: .*no such device") as caught:
         trained(loop, tmp_path, max_failures=0)
     assert "\n" not in str(caught.value)
