@@ -31,16 +31,6 @@ HEAD = (
     "space", "pixels", "batch", "arch", "plain ms", "elastic ms", "elastic / plain", "contiguous / elastic",
     "bfloat16 / elastic",
 )  # fmt: skip
-    "space",
-    "pixels",
-    "batch",
-    "arch",
-    "plain ms",
-    "elastic ms",
-    "elastic / plain",
-    "contiguous / elastic",
-    "bfloat16 / elastic",
-)
 
 
 def main() -> None:
