@@ -35,7 +35,7 @@ from ofa.supernet import Supernet
 from ofa.train import Learner, train_step
 
 CONFIG = "configs/cifar10.toml"
-STEPS = 30  # of each measurement, after two that do not count
+STEPS = 14  # of each measurement, after two that do not count
 
 
 def main() -> None:
