@@ -34,6 +34,8 @@ class Front:
             raise ArchError('a front is {"space": ..., "members": [...]}; this file holds something else')
         members = tuple(Measured.from_json(member) for member in doc["members"])
         space = get_space(doc["space"])
+        if members:  # a run may have chosen other resolutions than its space comes with
+            space = space.at([member.arch.resolution for member in members])
         for member in members:
             space.checked(member.arch)
         return cls(doc["space"], members)

@@ -112,3 +112,10 @@ def test_what_is_no_front_gets_one_line(doc, says):
 def test_the_knee_is_the_point_farthest_from_the_line_through_the_ends():
     assert knee(np.array([[0, 10.0], [1, 3], [4, 2], [10, 0]])) == 1
     assert knee(np.array([[5.0, 5.0]])) == 0
+
+
+def test_a_front_may_have_resolutions_that_its_space_comes_without():
+    space = get_space("digits").at((16,))
+    member = Measured(space.smallest(), 0.5, 1000, 10)
+    left = Front("digits", (member,))
+    assert Front.from_json(left.to_json()) == left
