@@ -1,31 +1,38 @@
 """Search the supernet twice, by measuring and by predicting; leaves one front, measured on the selection split.
 
     ofa search configs/digits.toml --store ./runs
+    ofa search --space ofa_mbv3_w1.2 --latency-table FILE --predictor FILE --out DIR
 
 Optuna's samplers run as Ray tasks and ask; the pool of evaluators answers. The predicted search's front is then
 measured too, and what no other arch dominates is the front. A killed search takes up where its ledger ends.
+
+The second form searches on predictions alone, without a run, and leaves front.json in DIR.
 """
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from cluster import run as keys
-from cluster.run import jsonl
+from cluster.progress import Reporter
+from cluster.run import json_lines, jsonl
+from cluster.store import open_store
 from cluster.tasks import ray_map
 from jobs.evaluation import measure_all, read_weights
 from jobs.job import Job
+from jobs.problem import Loaded
 from ofa.arch import Arch
 from ofa.record import Measured
 from search import measured as measured_search
 from search import predicted as predicted_search
-from search.front import front
+from search.front import Front, front
 from search.objective import MACS, TOP1
 from search.predictor import Ridge
-from search.problem import CostTable, Evaluate
+from search.problem import CostTable, Problem, Term
 
 OBJECTIVES = (TOP1, MACS)
 
@@ -65,12 +72,14 @@ def search(job: Job) -> None:
             run_islands=ray_map,
         )
 
+    problem = predicted_problem(predictor, CostTable(space, job.data.classes))
     total = config.search.predicted_evaluations
     with job.reporter.track("search (predicted)", total, "evaluations") as tracker:
         predicted = predicted_search.search(
             space,
             OBJECTIVES,
-            predicted_objectives(predictor, CostTable(space, job.data.classes)),
+            problem.evaluate,
+            costs=problem.costs,
             algorithm=config.search.predicted_algorithm,
             evaluations=total,
             members=config.search.predicted_members,
@@ -93,11 +102,33 @@ def search(job: Job) -> None:
     )
 
 
-def predicted_objectives(predictor: Ridge, costs: CostTable) -> Evaluate:
-    """Predicted top-1 and exact MACs [B, 2] of genes [B, G]."""
+def predicted_problem(predictor: Ridge, costs: CostTable) -> Problem:
+    """Predicted top-1 and exact MACs."""
+    macs = Term(MACS, lambda genes_BG: costs(genes_BG)[0].astype(np.float64), exact=True)
+    return Problem(predictor.space, (Term(TOP1, predictor.predict, exact=False), macs))
 
-    def evaluate(genes_BG: np.ndarray) -> np.ndarray:
-        macs_B, _ = costs(genes_BG)
-        return np.stack([predictor.predict(genes_BG), macs_B], axis=1)
 
-    return evaluate
+def search_files(
+    loaded: Loaded, algorithm: str, evaluations: int, population: int, seed: int, out: str, reporter: Reporter
+) -> Front:
+    """The front of a problem from files, in DIR/front.json."""
+    started = time.perf_counter()
+    with reporter.track("search", evaluations, "evaluations") as tracker:
+        found = predicted_search.solve(
+            loaded.problem,
+            algorithm=algorithm,
+            evaluations=evaluations,
+            members=population,
+            seed=seed,
+            progress=tracker.at,
+        )
+    seconds = time.perf_counter() - started
+    members = sorted(loaded.measured(found.archs), key=lambda m: (m.latency_ms or 0.0, m.macs))
+    left = Front(loaded.problem.space.name, tuple(members))
+    open_store(out).write(keys.FRONT, json_lines(left.to_json()).encode())
+    reporter.say(
+        f"{len(members)} networks in {out}/front.json, predicted top-1 {members[0].top1:.4f} to "
+        f"{max(m.top1 for m in members):.4f}, out of {found.evaluations} evaluated in {seconds:.1f} s",
+        event="result", out=out, members=len(members), evaluations=found.evaluations, seconds=round(seconds, 3),
+    )  # fmt: skip
+    return left
