@@ -130,7 +130,6 @@ def _limit(text: str, objectives: Sequence[Objective], direction: str, where: st
 
 def _pinned(text: str, genes: Genes) -> tuple[int, int]:
     """`resolution=192` or `depth.2=4` as the index of a gene and of its choice."""
-    space = genes.space
     groups = {"depth": genes.depth, "kernel": genes.kernel, "expand": genes.expand, "width": genes.width}
     name, _, value = text.partition("=")
     group, _, place = name.partition(".")

@@ -34,6 +34,7 @@ class Objective:
 
 TOP1 = Objective("top1", "maximize")  # fraction of the selection split
 MACS = Objective("macs", "minimize")  # exact multiply-accumulates of one image
+PARAMS = Objective("params", "minimize")  # exact trainable values
 LATENCY = Objective("latency_ms", "minimize")  # median of one image on Measured.device
 
 
