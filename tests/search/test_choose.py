@@ -76,7 +76,7 @@ def test_bad_rules_get_their_line(settings, says):
 
 def test_a_device_that_nobody_measured_gets_its_line():
     watch = Objective("latency_ms", "minimize", "watch")
-    with pytest.raises(ProblemError, match="has no latency_ms on watch; .* known: phone, laptop"):
+    with pytest.raises(ProblemError, match=r"has no latency_ms on watch; .* known: phone, laptop"):
         choose(FRONT, (TOP1, watch))
     with pytest.raises(ProblemError, match="no members"):
         choose([], (TOP1, MACS))
