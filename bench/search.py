@@ -79,9 +79,8 @@ def reproduce(seeds: Sequence[int]) -> None:
 def front(seeds: Sequence[int]) -> None:
     """Hypervolumes at 100,000 evaluations; the evolutionary algorithms with the first three seeds."""
     problem = published_problem().problem
-    print(
-        "| 100,000 evaluations | hypervolume, mean | of each seed | published, seed 1 | pymoo, 3 seeds |\n|---|---|---|---|---|"
-    )
+    print("| 100,000 evaluations | hypervolume, mean | of each seed | published, seed 1 | pymoo, 3 seeds |")
+    print("|---|---|---|---|---|")
     for name in ("archive", *PUBLISHED):
         mine = seeds if name == "archive" else seeds[:3]
         found = [volume(solve(problem, algorithm=name, evaluations=100_000, members=100, seed=s).values) for s in mine]

@@ -154,7 +154,7 @@ class Search:
     population: Annotated[int, Field(ge=4)] = 40  # archs of a generation, of all islands together
     islands: Count = 2
     migrate_every: Count = 3  # generations between exchanges of the best
-    predicted_algorithm: Literal["default", "archive", "random"] = "default"
+    predicted_algorithm: Literal["default", "archive", "nsga2", "sms-emoa", "spea2", "nsga3", "random"] = "default"
     predicted_evaluations: Count = 20000
     predicted_members: Count = 40  # most archs of the predicted front that are then measured
 

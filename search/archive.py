@@ -58,7 +58,7 @@ class Archive:
         self.batch = int(np.clip(evaluations // 200, 20, 1000))
         self.surrogate = Surrogate(genes, len(bounds_M))
         self.key_G = rng.integers(1, 2**44, len(self.sizes_G)).astype(np.float64)  # sums stay whole numbers below 2^53
-        self.seen = np.full(1 << int(np.clip(np.log2(evaluations * 16 + 1), 12, 24)), -1.0)
+        self.seen = Seen()
 
     def run(self, first_BG: np.ndarray, progress: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
         """The members: genes and points; none if no arch was found within the bounds."""
@@ -88,6 +88,7 @@ class Archive:
 
     def _start(self, first_BG: np.ndarray) -> None:
         points_BM = self.ask(first_BG)
+        self.seen.add(first_BG @ self.key_G)
         self.left -= len(first_BG)
         self.axes = [m for m in range(points_BM.shape[1]) if m != self.quality]
         per_axis = CELLS.get(len(self.axes), 8)
@@ -159,7 +160,7 @@ class Archive:
         if len(child_BG) > count:
             child_BG = child_BG[np.argpartition(-gain_B, count - 1)[:count]]
         key_B = child_BG @ self.key_G
-        self.seen[self._place(key_B)] = key_B
+        self.seen.add(key_B)
         return child_BG
 
     def _expected_gain(
@@ -187,18 +188,11 @@ class Archive:
         )
 
     def _distinct(self, genes_BG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Those that are neither twice here nor were evaluated, and their indices.
-
-        What was evaluated is remembered by 44 random bits in a table in which a new entry may displace an old one:
-        an arch is very rarely evaluated twice, and then counted twice.
-        """
+        """Those that are neither twice here nor were evaluated, and their indices; an arch is known by 44 random bits."""
         key_B = genes_BG @ self.key_G
         _, first = np.unique(key_B, return_index=True)
-        chosen = np.sort(first[self.seen[self._place(key_B[first])] != key_B[first]])
+        chosen = np.sort(first[~self.seen.has(key_B[first])])
         return genes_BG[chosen], chosen
-
-    def _place(self, key_B: np.ndarray) -> np.ndarray:
-        return (key_B.astype(np.int64) >> 7) & (len(self.seen) - 1)
 
     def _score(self, points_BM: np.ndarray) -> np.ndarray:
         """The quality, or how far beyond the bounds."""
@@ -209,6 +203,25 @@ class Archive:
     def _cell(self, points_BM: np.ndarray) -> np.ndarray:
         place_BA = ((points_BM[:, self.axes] - self.low_A) * self.per_unit_A).astype(np.int64)
         return np.clip(place_BA, 0, self.shape[0] - 1) @ self.strides_A
+
+
+class Seen:
+    """A set of numbers, asked and extended by arrays: a long sorted one, and a short one that joins it now and then."""
+
+    def __init__(self) -> None:
+        self.long, self.short = np.zeros(0), np.zeros(0)
+
+    def has(self, keys_B: np.ndarray) -> np.ndarray:
+        found_B = np.zeros(len(keys_B), dtype=bool)
+        for known in (self.long, self.short):
+            if len(known):
+                found_B |= known[np.minimum(np.searchsorted(known, keys_B), len(known) - 1)] == keys_B
+        return found_B
+
+    def add(self, keys_B: np.ndarray) -> None:
+        self.short = np.sort(np.concatenate([self.short, keys_B]))
+        if len(self.short) > max(5000, len(self.long) // 8):
+            self.long, self.short = np.sort(np.concatenate([self.long, self.short]), kind="stable"), np.zeros(0)
 
 
 class Surrogate:

@@ -119,7 +119,7 @@ def test_every_limit_and_every_pinned_gene_holds_on_every_member(algorithm):
     assert found.evaluations <= 1500
 
 
-@pytest.mark.parametrize("algorithm", ["archive", "spea2", "random"])
+@pytest.mark.parametrize("algorithm", ["archive", "nsga2", "spea2"])
 def test_an_infeasible_limit_is_answered(algorithm):
     smallest = COSTS(GENES.encode([SPACE.smallest()]))[0][0]
     problem = replace(PAIR, limits=(Limit(MACS, 1000),))
@@ -134,7 +134,7 @@ def test_evolution_finds_the_best_under_a_limit():
     best = max(top1 for top1, macs in front.values if macs <= 200_000)
     assert len(found.archs) == 1
     assert found.values[0, 1] <= 200_000
-    assert found.values[0, 0] >= best - 0.002
+    assert found.values[0, 0] >= best - 0.005
     assert found.evaluations == 5000
     with pytest.raises(InfeasibleError, match="keeps the limit 1000: the smallest has"):
         solve(replace(PAIR, limits=(Limit(MACS, 1000),)), algorithm="evolution", evaluations=500, members=1, seed=1)

@@ -76,7 +76,7 @@ def test_resnet_features_are_those_of_the_published_encoder(resnet):
 def test_a_predictor_of_the_wrong_width_gets_its_line(mobile, resnet):
     with pytest.raises(ProblemError, match=r"^p.npz: has 82 inputs; that of ofa_mbv3_w1.2 has 120 for its 20 slots"):
         PublishedPredictor(resnet, W12, "p.npz")
-    with pytest.raises(ProblemError, match=r"^p.npz: has 128 inputs, ofa_resnet50 needs 82"):
+    with pytest.raises(ProblemError, match=r"^p.npz: has 128 inputs, the space ofa_resnet50 needs 82"):
         PublishedPredictor(mobile, RESNET, "p.npz")
     with pytest.raises(ProblemError, match="does not know resolution 132; it knows 112, 128"):
         PublishedPredictor(mobile, get_space("ofa_mbv3_w1.2").only(resolutions=(132,)), "p.npz")
