@@ -138,9 +138,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Fit:
-    """How predictors are judged."""
+    """Which predictors, and how they are judged."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    predictor: Literal["default", "ridge", "residual", "gp", "svr", "rbf", "boosting", "forest", "mlp", "knn"] = "default"
     held_out: Fraction = 0.2  # of the measured rows
 
 

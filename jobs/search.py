@@ -24,7 +24,7 @@ from search import measured as measured_search
 from search import predicted as predicted_search
 from search.front import front
 from search.objective import MACS, TOP1
-from search.predictor import Ridge
+from search.predictor import Predictor
 from search.problem import CostTable, Evaluate
 
 OBJECTIVES = (TOP1, MACS)
@@ -35,7 +35,7 @@ def search(job: Job) -> None:
     read_weights(step, config)  # what the evaluators hold
     rows = step.read(keys.MEASURED, made_by="measure").splitlines()
     before = [Measured.from_json(json.loads(row)) for row in rows]
-    predictor = Ridge.from_npz(step.read(keys.PREDICTOR, made_by="fit"), space, keys.PREDICTOR)
+    predictor = Predictor.from_npz(step.read(keys.PREDICTOR, made_by="fit"), space, keys.PREDICTOR)
     known = {m.arch.key: m for m in before}
     known.update({m.arch.key: m for m in map(Measured.from_json, step.ledger.rows())})
     job.need_ray()
@@ -93,7 +93,7 @@ def search(job: Job) -> None:
     )
 
 
-def predicted_objectives(predictor: Ridge, costs: CostTable) -> Evaluate:
+def predicted_objectives(predictor: Predictor, costs: CostTable) -> Evaluate:
     """Predicted top-1 and exact MACs [B, 2] of genes [B, G]."""
 
     def evaluate(genes_BG: np.ndarray) -> np.ndarray:
