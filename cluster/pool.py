@@ -102,6 +102,13 @@ class Pool:
             self._feed()
         return answers
 
+    def wait_until_built(self) -> None:
+        """Until all actors are there and idle; only for who has submitted nothing."""
+        assert not self._tasks
+        while self._running:
+            ready, _ = ray.wait(list(self._running))
+            self._take(ready[0])
+
     def map(self, method: str, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
         """(index, worker.method(argument)) of every argument, as they finish."""
         index = {self.submit(method, argument): i for i, argument in enumerate(arguments)}

@@ -53,7 +53,8 @@ def test_it_asks_for_canonical_archs_and_never_twice(algorithm):
 @pytest.mark.parametrize("algorithm", ["nsga2", "nsga3"])
 def test_it_evolves(algorithm):
     drawn = [volume(worth(GENES.pack_all(GENES.random(300, np.random.default_rng(s))))) for s in range(5)]
-    assert volume(evolved(island(algorithm), 300)) > max(drawn)
+    ours = [volume(evolved(island(algorithm, seed=str(seed)), 300)) for seed in range(3)]
+    assert np.mean(ours) > np.mean(drawn) + np.std(drawn)
 
 
 def test_it_is_as_good_as_plain_optuna():
@@ -81,8 +82,9 @@ def test_what_others_evaluated_is_learned_from_and_not_asked_for():
     others = worth(GENES.pack_all(GENES.random(40, np.random.default_rng(0))))
     here = island()
     here.tell(others)
-    here.avoid([individual.packed for individual in worth(here_first := here.ask(10))])
-    assert not {i.packed for i in others} & set(here_first)
+    in_hand = GENES.pack_all(GENES.random(40, np.random.default_rng(1)))
+    here.avoid(in_hand)
+    assert not {*in_hand, *(i.packed for i in others)} & set(here.ask(100))
     assert {i.packed for i in here.parents} <= {i.packed for i in others}
     assert {i.packed for i in here.elites(5)} <= {i.packed for i in elites(others, DIRECTIONS, 40)}
 
@@ -123,5 +125,5 @@ def test_the_time_of_a_trial_does_not_grow():
 
 def test_elites_are_spread_over_the_front():
     pool = [Individual((n,), (float(n), float(n * n))) for n in range(30)] + [Individual((99,), (3.5, 500.0))]
-    assert [i.packed[0] for i in elites(pool, DIRECTIONS, 4)] == [29, 19, 10, 0]
+    assert [i.packed[0] for i in elites(pool, DIRECTIONS, 4)] == [0, 10, 19, 29]
     assert elites([], DIRECTIONS, 3) == []
