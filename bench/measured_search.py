@@ -262,7 +262,7 @@ def speedup() -> None:
     print(f"\n## Evaluations that sleep {SLEEP_S} s, two islands in Ray actors\n")
     _head(["workers", "evaluations", "seconds", "ideal", "share of ideal"])
     for workers in (8, 32):
-        with session("local", cpus=workers), tempfile.TemporaryDirectory() as folder:
+        with session("local", cpus=workers, shared_bytes=0), tempfile.TemporaryDirectory() as folder:
             pool = _pool(folder, workers)
             evaluations = 40 * workers
             _, seconds = _searched(pool, evaluations, seed=1)
@@ -276,7 +276,7 @@ def kills(seeds: int) -> None:
     _head(["seed", "disturbed", "evaluations", "lost", "twice", "begun again", "hypervolume"])
     volumes: dict[bool, list[float]] = {False: [], True: []}
     evaluations = 240
-    with session("local", cpus=10):
+    with session("local", cpus=10, shared_bytes=0):
         for seed in range(seeds):
             for disturbed in (False, True):
                 with tempfile.TemporaryDirectory() as folder:
