@@ -42,6 +42,8 @@ bench: setup
 	$(BIN)/python -m bench.training_rate --data $(DATA)
 	$(BIN)/python -m bench.progressive_shrinking --data $(DATA)
 
-# Searches on the published problem, beside their published baselines; needs OFA_REFERENCE_DATA.
+# Searches and predictors beside the published figures; needs the folder of measurements by others (OFA_REFERENCE_DATA).
 bench-search: setup
 	$(BIN)/python -m bench.search
+	$(BIN)/python -m bench.predictors
+	$(BIN)/python -m bench.measured_search

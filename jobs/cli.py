@@ -112,8 +112,48 @@ def a_step(name: str) -> None:
     app.command(name, help=f"One step of a run: {name}.")(command)
 
 
-for _name in [name for name in STEPS if name not in ("search", "ensemble", "export")]:
+for _name in [name for name in STEPS if name not in ("measure", "search", "ensemble", "export")]:
     a_step(_name)
+
+
+@app.command("measure")
+def measure_command(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="a config file")] = None,
+    latency_table: Annotated[
+        str | None, typer.Option(metavar="FILE", help="instead of a step: times this machine's parts and writes them there")
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="with --latency-table: a search space")] = None,
+    resolution: Annotated[
+        list[int], typer.Option(help="with --latency-table: one of its resolutions, may be repeated; all if not given")
+    ] = [],  # noqa: B006
+    runs: Annotated[int, typer.Option(min=4, help="with --latency-table: timed runs of every part")] = 30,
+    threads: Annotated[int, typer.Option(min=1, help="with --latency-table: CPU threads")] = 1,
+    networks: Annotated[int, typer.Option(min=3, help="with --latency-table: whole networks to compare sums with")] = 20,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """One step of a run: measure; or, with --latency-table, what each part of a network takes on this machine."""
+    if (latency_table is None) == (config is None) or (latency_table is None) != (space is None):
+        raise InputError("ofa measure: give a config file, or --latency-table FILE and --space NAME")
+    if latency_table is None:
+        assert config is not None
+        with a_job(config, store, sets, as_json) as job:
+            return run_steps(job, ["measure"])
+    from jobs.latency_table import measure_table, write_table
+
+    assert space is not None
+    here = get_space(space)
+    table, found = measure_table(here, resolution or here.resolutions, runs=runs, threads=threads, networks=networks)
+    write_table(latency_table, table)
+    return Reporter("json" if as_json else None).say(
+        f"{latency_table}: {sum(map(len, (table[str(r)] for r in resolution or here.resolutions)))} parts of {space}; "
+        f"{found.networks} whole networks take {found.ratio:.2f} times their sums, "
+        f"{found.error:.1%} off after that, Kendall tau {found.kendall_tau:.3f}",
+        event="result",
+        table=latency_table,
+        **{name: getattr(found, name) for name in type(found).__slots__},
+    )
 
 
 @app.command("export")

@@ -105,6 +105,26 @@ class Genes:
             packed.append(number)
         return tuple(packed)
 
+    def pack_all(self, genes_BG: np.ndarray) -> list[tuple[int, ...]]:
+        """Every arch as `pack` packs it."""
+        words, start = [], 0
+        for sizes in self._words:
+            digits_BD = genes_BG[:, start : start + len(sizes)]
+            places_D = np.array([math.prod(sizes[i + 1 :]) for i in range(len(sizes))], dtype=np.int64)
+            words.append((digits_BD @ places_D).tolist())
+            start += len(sizes)
+        return list(zip(*words, strict=True))
+
+    def unpack_all(self, packed: Sequence[Sequence[int]]) -> np.ndarray:
+        """The genes [B, G] of all of them."""
+        numbers_BW = np.array(packed, dtype=np.int64).reshape(len(packed), len(self._words))
+        genes = [
+            numbers_BW[:, w] // math.prod(sizes[i + 1 :]) % size
+            for w, sizes in enumerate(self._words)
+            for i, size in enumerate(sizes)
+        ]
+        return np.stack(genes, axis=1)
+
     def unpack(self, packed: Sequence[int]) -> np.ndarray:
         """The genes [G] that `pack` packed."""
         genes: list[int] = []
