@@ -14,7 +14,7 @@ from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.spaces import get_space
 from search.objective import LATENCY, MACS, TOP1, Objective
-from search.predictor import Ridge
+from search.predictor import Predictor
 from search.problem import Column, CostTable, Limit, Problem, Term
 from search.published import PublishedPredictor, is_published
 from search.table import LatencyTable, TableLatency
@@ -75,7 +75,7 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
     if is_published(data):
         column = PublishedPredictor(data, space, predictor).predict
     else:
-        column = Ridge.from_npz(data, space, predictor).predict
+        column = Predictor.from_npz(data, space, predictor).predict
     costs = CostTable(space, CLASSES)
     latencies = {device: TableLatency(table, space) for device, table in devices.items()}
     terms = [Term(TOP1, column, exact=False)]
