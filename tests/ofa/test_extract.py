@@ -66,7 +66,7 @@ def test_every_gene_at_each_of_its_values(name, count):
     archs = list(one_gene_at_each_value(net.space))
     assert len(archs) == count
     for arch in archs:
-        agree(net, arch, images(4, min(arch.resolution, 64)))
+        agree(net, arch, images(4, min(arch.resolution, 48)))
 
 
 SPACES = [
@@ -82,11 +82,11 @@ SPACES = [
 
 @pytest.mark.parametrize("name", SPACES)
 def test_fifty_random_archs(name):
-    """At up to 96 pixels: larger images only take longer."""
+    """At up to 48 pixels: larger images only take longer."""
     net, rng = trained_like(name), random.Random(0)
     for _ in range(50):
         arch = net.space.sample(rng)
-        agree(net, arch, images(2, min(arch.resolution, 96)))
+        agree(net, arch, images(2, min(arch.resolution, 48)))
 
 
 @pytest.mark.parametrize("name", ["ofa_mbv3_w0.5_32px", "ofa_proxyless_w1.3", "ofa_resnet50"])
