@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all check bench services
+.PHONY: setup demo test test-all check bench bench-search services
 
 setup: .venv/installed
 
@@ -41,3 +41,9 @@ bench: setup
 	$(BIN)/python -m bench.draws
 	$(BIN)/python -m bench.training_rate --data $(DATA)
 	$(BIN)/python -m bench.progressive_shrinking --data $(DATA)
+
+# Searches and predictors beside the published figures; needs the folder of measurements by others (OFA_REFERENCE_DATA).
+bench-search: setup
+	$(BIN)/python -m bench.search
+	$(BIN)/python -m bench.predictors
+	$(BIN)/python -m bench.measured_search

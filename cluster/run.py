@@ -30,6 +30,7 @@ FRONT = "front.json"
 VALIDATED = "validated.json"
 ENSEMBLES = "ensembles.json"
 REPORT = "report.html"
+SCALE = "partial/scale.json"  # how many evaluators a search under way shall have; whoever scales writes it
 
 CHECKPOINT = "supernet/checkpoint.json"
 

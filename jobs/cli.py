@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -26,9 +26,13 @@ from jobs.pipeline import STEPS, result, run_steps, wanted_steps
 from ofa.arch import Arch, ArchError
 from ofa.cost import cost
 from ofa.spaces import get_space
+from search.errors import ProblemError
 from search.predictor import PredictorError
 
-INPUT_ERRORS = (InputError, ArchError, TableError, PredictorError)
+if TYPE_CHECKING:
+    from jobs.problem import Loaded
+
+INPUT_ERRORS = (InputError, ArchError, TableError, PredictorError, ProblemError)
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Train one elastic network, search it once for every device, combine what was found.")  # fmt: skip
@@ -41,6 +45,20 @@ Sets = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting instead of the file's: search.evaluations=100")
 ]
 Json = Annotated[bool, typer.Option("--json", help="one JSON object a line on stdout, for machines")]
+SpaceName = Annotated[str | None, typer.Option("--space", help="a search space, such as ofa_mbv3_w1.2")]
+Tables = Annotated[
+    list[str],
+    typer.Option(
+        "--latency-table", metavar="[NAME=]FILE", help="of a device, in a published format; several: several costs"
+    ),
+]
+PredictorPath = Annotated[
+    str | None,
+    typer.Option("--predictor", metavar="FILE", help="of top-1: a published one as npz, or one that `ofa fit` left"),
+]
+AtMost = Annotated[list[str], typer.Option("--at-most", metavar="NAME=NUMBER", help="a limit, such as latency_ms=25")]
+AtLeast = Annotated[list[str], typer.Option("--at-least", metavar="NAME=NUMBER", help="a limit, such as top1=0.8")]
+Fix = Annotated[list[str], typer.Option("--fix", metavar="NAME=VALUE", help="resolution=192, depth.0=3, kernel.4=5, ...")]
 RunId = Annotated[str | None, typer.Argument(metavar="RUN", help="the run's id; may be left out if there is only one")]
 
 DEFAULT_STORE = "./runs"
@@ -94,8 +112,48 @@ def a_step(name: str) -> None:
     app.command(name, help=f"One step of a run: {name}.")(command)
 
 
-for _name in [name for name in STEPS if name not in ("ensemble", "export")]:
+for _name in [name for name in STEPS if name not in ("measure", "search", "ensemble", "export")]:
     a_step(_name)
+
+
+@app.command("measure")
+def measure_command(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="a config file")] = None,
+    latency_table: Annotated[
+        str | None, typer.Option(metavar="FILE", help="instead of a step: times this machine's parts and writes them there")
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="with --latency-table: a search space")] = None,
+    resolution: Annotated[
+        list[int], typer.Option(help="with --latency-table: one of its resolutions, may be repeated; all if not given")
+    ] = [],  # noqa: B006
+    runs: Annotated[int, typer.Option(min=4, help="with --latency-table: timed runs of every part")] = 30,
+    threads: Annotated[int, typer.Option(min=1, help="with --latency-table: CPU threads")] = 1,
+    networks: Annotated[int, typer.Option(min=3, help="with --latency-table: whole networks to compare sums with")] = 20,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """One step of a run: measure; or, with --latency-table, what each part of a network takes on this machine."""
+    if (latency_table is None) == (config is None) or (latency_table is None) != (space is None):
+        raise InputError("ofa measure: give a config file, or --latency-table FILE and --space NAME")
+    if latency_table is None:
+        assert config is not None
+        with a_job(config, store, sets, as_json) as job:
+            return run_steps(job, ["measure"])
+    from jobs.latency_table import measure_table, write_table
+
+    assert space is not None
+    here = get_space(space)
+    table, found = measure_table(here, resolution or here.resolutions, runs=runs, threads=threads, networks=networks)
+    write_table(latency_table, table)
+    return Reporter("json" if as_json else None).say(
+        f"{latency_table}: {sum(map(len, (table[str(r)] for r in resolution or here.resolutions)))} parts of {space}; "
+        f"{found.networks} whole networks take {found.ratio:.2f} times their sums, "
+        f"{found.error:.1%} off after that, Kendall tau {found.kendall_tau:.3f}",
+        event="result",
+        table=latency_table,
+        **{name: getattr(found, name) for name in type(found).__slots__},
+    )
 
 
 @app.command("export")
@@ -158,6 +216,111 @@ def finetune_command(
                 f"top-1 on {split}: {found['before'][split]['top1']:.4f} before, {row['top1']:.4f} [{low:.4f}, {high:.4f}]"
             )
         return print(f"network  {found['url']}/subnets/{found['arch']}.safetensors, .onnx and .pt2")
+
+
+@app.command("search")
+def search_command(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="a config file")] = None,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    space: SpaceName = None,
+    tables: Tables = [],  # noqa: B006
+    predictor: PredictorPath = None,
+    algorithm: Annotated[
+        str, typer.Option(help="default (archive), nsga2, sms-emoa, spea2, nsga3, evolution (under limits) or random")
+    ] = "default",
+    evaluations: Annotated[int, typer.Option(min=1, help="networks that the predictor may be asked for")] = 100_000,
+    population: Annotated[int, typer.Option(min=1, help="most networks in front.json; the population of the EMOAs")] = 100,
+    seed: Annotated[int, typer.Option()] = 1,
+    out: Annotated[str, typer.Option(metavar="DIR", help="gets front.json")] = ".",
+    at_most: AtMost = [],  # noqa: B006
+    at_least: AtLeast = [],  # noqa: B006
+    fix: Fix = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """One step of a run: search; or, with --space, a search on a table's and a predictor's predictions alone."""
+    if (config is None) == (space is None):
+        raise InputError("ofa search: give a config file or --space, one of them")
+    if config is not None:
+        given = {
+            "--latency-table": tables,
+            "--predictor": predictor,
+            "--at-most": at_most,
+            "--at-least": at_least,
+            "--fix": fix,
+        }
+        if (wrong := next((name for name, value in given.items() if value), None)) is not None:
+            raise InputError(
+                f"ofa search: {wrong} goes with --space; for a run use --set search.evaluations=... and the like"
+            )
+        with a_job(config, store, sets, as_json) as job:
+            return run_steps(job, ["search"])
+    from jobs.search import search_files
+
+    loaded = a_problem(space, tables, predictor, at_most, at_least, fix, "search")
+    search_files(loaded, algorithm, evaluations, population, seed, out, Reporter("json" if as_json else None))
+    return None
+
+
+@app.command("targets")
+def targets_command(
+    space: SpaceName = None,
+    tables: Tables = [],  # noqa: B006
+    predictor: PredictorPath = None,
+    latency_ms: Annotated[str | None, typer.Option(metavar="MS,MS,...", help="most latency of each target")] = None,
+    macs: Annotated[str | None, typer.Option(metavar="N,N,...", help="most MACs of each, without a table")] = None,
+    strategy: Annotated[str, typer.Option(help="shared, independent, top-down or bottom-up")] = "shared",
+    evaluations: Annotated[int, typer.Option(min=1, help="of the shared archive; the others take what they take")] = 25_000,
+    seed: Annotated[int, typer.Option()] = 1,
+    out: Annotated[str, typer.Option(metavar="DIR", help="gets targets.json")] = ".",
+    at_least: AtLeast = [],  # noqa: B006
+    fix: Fix = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """The network with the best predicted top-1 for each of several limits."""
+    from jobs.targets import targets
+
+    loaded = a_problem(space, tables, predictor, [], at_least, fix, "targets")
+    targets(loaded, latency_ms, macs, strategy, evaluations, seed, out, Reporter("json" if as_json else None))
+
+
+@app.command("choose")
+def choose_command(
+    front: Annotated[str, typer.Argument(metavar="FRONT", help="a front.json, targets.json or measured.jsonl")],
+    latency_ms: Annotated[
+        list[str], typer.Option(metavar="[DEVICE=]MS", help="most latency; several devices: give it several times")
+    ] = [],  # noqa: B006
+    macs: Annotated[float | None, typer.Option(help="most MACs")] = None,
+    top1: Annotated[float | None, typer.Option(help="least top-1, a fraction; alone: the cheapest that has it")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="where the front bends most")] = False,
+    weights: Annotated[str | None, typer.Option(metavar="NAME=N,...", help="such as top1=2,latency_ms=1")] = None,
+    direction: Annotated[
+        str | None, typer.Option(metavar="NAME=N,...", help="how much of each may be given up, such as top1=1,latency_ms=2")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Decide afterwards: one network of a front, and what the choice gives up."""
+    from jobs import choose
+
+    choice = choose.choose_from(front, latency_ms, macs, top1, knee, weights, direction)
+    print(json.dumps(choose.to_json(choice)) if as_json else choose.words(choice))
+
+
+def a_problem(
+    space: str | None,
+    tables: list[str],
+    predictor: str | None,
+    at_most: list[str],
+    at_least: list[str],
+    fix: list[str],
+    command: str,
+) -> Loaded:
+    """The problem that a search without a run works on."""
+    from jobs import problem
+
+    if space is None or predictor is None:
+        raise InputError(f"ofa {command}: give --space and --predictor, and --latency-table for latency instead of MACs")
+    return problem.load(space, tables, predictor, at_most, at_least, fix)
 
 
 @app.command("ensemble")

@@ -138,9 +138,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Fit:
-    """How predictors are judged."""
+    """Which predictors, and how they are judged."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    predictor: Literal["default", "ridge", "residual", "gp", "svr", "rbf", "boosting", "forest", "mlp", "knn"] = "default"
     held_out: Fraction = 0.2  # of the measured rows
 
 
@@ -149,12 +150,13 @@ class Search:
     """Measured search (Optuna on Ray) and predicted search (gene arrays)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    algorithm: Literal["default", "nsga2", "random"] = "default"
+    algorithm: Literal["default", "nsga2", "nsga3", "guided", "random"] = "default"
+    mode: Literal["generations", "asynchronous"] = "generations"  # the second is faster on many evaluators, not repeatable
     evaluations: Annotated[int, Field(ge=4)] = 300  # measured, the two extremes among them
     population: Annotated[int, Field(ge=4)] = 40  # archs of a generation, of all islands together
     islands: Count = 2
     migrate_every: Count = 3  # generations between exchanges of the best
-    predicted_algorithm: Literal["default", "archive", "random"] = "default"
+    predicted_algorithm: Literal["default", "archive", "nsga2", "sms-emoa", "spea2", "nsga3", "random"] = "default"
     predicted_evaluations: Count = 20000
     predicted_members: Count = 40  # most archs of the predicted front that are then measured
 

@@ -1,33 +1,49 @@
 """Search the supernet twice, by measuring and by predicting; leaves one front, measured on the selection split.
 
     ofa search configs/digits.toml --store ./runs
+    ofa search --space ofa_mbv3_w1.2 --latency-table FILE --predictor FILE --out DIR
 
 Optuna's samplers run as Ray tasks and ask; the pool of evaluators answers. The predicted search's front is then
 measured too, and what no other arch dominates is the front. A killed search takes up where its ledger ends.
+
+With `search.mode` "asynchronous" the samplers are Ray actors and no evaluator ever waits for a generation to end; then
+what is found depends on how long evaluations take. Evaluators come and go while such a search runs: the number in
+`<run>/partial/scale.json` ({"evaluators": 8}), looked at every few seconds, overrides ray.evaluators.
+
+The second form searches on predictions alone, without a run, and leaves front.json in DIR.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
+from cluster import pool as pools
 from cluster import run as keys
-from cluster.run import jsonl
+from cluster.errors import InputError
+from cluster.progress import Reporter
+from cluster.run import Step, json_lines, jsonl
+from cluster.store import MissingObject, open_store
 from cluster.tasks import ray_map
 from jobs.evaluation import measure_all, read_weights
 from jobs.job import Job
+from jobs.problem import Loaded
 from ofa.arch import Arch
 from ofa.record import Measured
+from search import asynchronous
 from search import measured as measured_search
 from search import predicted as predicted_search
-from search.front import front
+from search.front import Front, front
 from search.objective import MACS, TOP1
-from search.predictor import Ridge
-from search.problem import CostTable, Evaluate
+from search.predictor import Predictor
+from search.problem import CostTable, Problem, Term
 
 OBJECTIVES = (TOP1, MACS)
+SAVE_S = 1.0  # between parts of an asynchronous search's ledger: what a kill may lose
 
 
 def search(job: Job) -> None:
@@ -35,7 +51,7 @@ def search(job: Job) -> None:
     read_weights(step, config)  # what the evaluators hold
     rows = step.read(keys.MEASURED, made_by="measure").splitlines()
     before = [Measured.from_json(json.loads(row)) for row in rows]
-    predictor = Ridge.from_npz(step.read(keys.PREDICTOR, made_by="fit"), space, keys.PREDICTOR)
+    predictor = Predictor.from_npz(step.read(keys.PREDICTOR, made_by="fit"), space, keys.PREDICTOR)
     known = {m.arch.key: m for m in before}
     known.update({m.arch.key: m for m in map(Measured.from_json, step.ledger.rows())})
     job.need_ray()
@@ -45,32 +61,38 @@ def search(job: Job) -> None:
         resumed = len(known) - len(before)
         tracker.resumed(min(resumed, wanted))
 
-        def evaluate(archs: Sequence[Arch]) -> list[Measured]:
+        def note(measured: Measured) -> None:
             best = max(m.top1 for m in known.values())
-            return measure_all(
-                job, step, archs, known, lambda m: tracker.advance(note=f"best top-1 {max(best, m.top1):.4f}")
-            )
+            tracker.advance(note=f"best top-1 {max(best, measured.top1):.4f}")
 
-        asked = measured_search.search(
-            space,
-            OBJECTIVES,
-            evaluate,
-            algorithm=config.search.algorithm,
-            evaluations=wanted,
-            batch=config.search.population,
-            seed=config.seed,
-            islands=config.search.islands,
-            migrate_every=config.search.migrate_every,
-            known=before,
-            run_islands=ray_map,
-        )
+        def evaluate(archs: Sequence[Arch]) -> list[Measured]:
+            return measure_all(job, step, archs, known, note)
 
+        if config.search.mode == "generations":
+            asked = measured_search.search(
+                space,
+                OBJECTIVES,
+                evaluate,
+                algorithm=config.search.algorithm,
+                evaluations=wanted,
+                batch=config.search.population,
+                seed=config.seed,
+                islands=config.search.islands,
+                migrate_every=config.search.migrate_every,
+                known=before,
+                run_islands=ray_map,
+            ).history
+        else:
+            asked = search_asynchronously(job, step, before, known, wanted, note)
+
+    problem = predicted_problem(predictor, CostTable(space, job.data.classes))
     total = config.search.predicted_evaluations
     with job.reporter.track("search (predicted)", total, "evaluations") as tracker:
         predicted = predicted_search.search(
             space,
             OBJECTIVES,
-            predicted_objectives(predictor, CostTable(space, job.data.classes)),
+            problem.evaluate,
+            costs=problem.costs,
             algorithm=config.search.predicted_algorithm,
             evaluations=total,
             members=config.search.predicted_members,
@@ -81,11 +103,11 @@ def search(job: Job) -> None:
         tracker.resumed(sum(arch.key in known for arch in predicted.archs))
         checked = measure_all(job, step, predicted.archs, known, lambda m: tracker.advance())
 
-    history = list({m.arch.key: m for m in [*asked.history, *checked] if m not in before}.values())
+    history = list({m.arch.key: m for m in [*asked, *checked] if m not in before}.values())
     step.write(keys.SEARCHED, jsonl([m.to_json() for m in history]))
     found = front(space.name, OBJECTIVES, [*before, *history])
     step.write_json(keys.FRONT, found.to_json())
-    step.finish(config.seed, evaluations=len(asked.history), predicted=len(checked))
+    step.finish(config.seed, evaluations=len(asked), predicted=len(checked))
     cheapest, best = found.members[0], found.members[-1]
     job.reporter.say(
         f"search: {len(found.members)} on the front, top-1 {cheapest.top1:.4f} at {cheapest.macs / 1e3:.0f}k MACs "
@@ -93,11 +115,142 @@ def search(job: Job) -> None:
     )
 
 
-def predicted_objectives(predictor: Ridge, costs: CostTable) -> Evaluate:
-    """Predicted top-1 and exact MACs [B, 2] of genes [B, G]."""
+def predicted_problem(predictor: Predictor, costs: CostTable) -> Problem:
+    """Predicted top-1 and exact MACs."""
+    macs = Term(MACS, lambda genes_BG: costs(genes_BG)[0].astype(np.float64), exact=True)
+    return Problem(predictor.space, (Term(TOP1, predictor.predict, exact=False), macs))
 
-    def evaluate(genes_BG: np.ndarray) -> np.ndarray:
-        macs_B, _ = costs(genes_BG)
-        return np.stack([predictor.predict(genes_BG), macs_B], axis=1)
 
-    return evaluate
+def search_files(
+    loaded: Loaded, algorithm: str, evaluations: int, population: int, seed: int, out: str, reporter: Reporter
+) -> Front:
+    """The front of a problem from files, in DIR/front.json."""
+    started = time.perf_counter()
+    with reporter.track("search", evaluations, "evaluations") as tracker:
+        found = predicted_search.solve(
+            loaded.problem,
+            algorithm=algorithm,
+            evaluations=evaluations,
+            members=population,
+            seed=seed,
+            progress=tracker.at,
+        )
+    seconds = time.perf_counter() - started
+    members = sorted(loaded.measured(found.archs), key=lambda m: (m.latency_ms or 0.0, m.macs))
+    left = Front(loaded.problem.space.name, tuple(members))
+    open_store(out).write(keys.FRONT, json_lines(left.to_json()).encode())
+    reporter.say(
+        f"{len(members)} networks in {out}/front.json, predicted top-1 {members[0].top1:.4f} to "
+        f"{max(m.top1 for m in members):.4f}, out of {found.evaluations} evaluated in {seconds:.1f} s",
+        event="result", out=out, members=len(members), evaluations=found.evaluations, seconds=round(seconds, 3),
+    )  # fmt: skip
+    return left
+
+
+def search_asynchronously(
+    job: Job,
+    step: Step,
+    before: Sequence[Measured],
+    known: dict[str, Measured],
+    wanted: int,
+    note: Callable[[Measured], None],
+) -> tuple[Measured, ...]:
+    """Measures `wanted` archs beyond those of `before`, of which some may be known; adds the new ones to `known`."""
+    config, evaluators, ports = job.config.search, Evaluators(job, step), []
+
+    def open_port(build: Callable[[], Any]) -> Port:
+        ports.append(Port(build))
+        return ports[-1]
+
+    unsaved: list[Measured] = []
+    saved = time.monotonic()
+
+    def seen(measured: Sequence[Measured]) -> None:
+        nonlocal saved
+        unsaved.extend(measured)
+        for m in measured:
+            known[m.arch.key] = m
+            note(m)
+        if time.monotonic() - saved >= SAVE_S:
+            save()
+
+    def save() -> None:
+        nonlocal saved
+        step.ledger.append([m.to_json() for m in unsaved])
+        unsaved.clear()
+        saved = time.monotonic()
+
+    measured_before = {m.arch.key for m in before}
+    resumed = [m for key, m in known.items() if key not in measured_before][:wanted]
+    try:
+        found = asynchronous.search(
+            job.config.search_space,
+            OBJECTIVES,
+            evaluators,
+            algorithm=config.algorithm,
+            evaluations=wanted - len(resumed),
+            population=config.population,
+            seed=job.config.seed,
+            islands=config.islands,
+            migrate_every=config.migrate_every,
+            known=[*before, *resumed],
+            open_port=open_port,
+            seen=seen,
+        )
+    finally:
+        save()
+        for port in ports:
+            port.close()
+    return (*resumed, *found.history)
+
+
+class Port(pools.Remote):
+    """An island in a Ray actor."""
+
+    def answer(self, timeout_s: float | None = 0) -> list[Any]:
+        try:
+            return super().answer(timeout_s)
+        except pools.Lost:
+            raise asynchronous.Lost from None
+
+
+class Evaluators:
+    """The pool of evaluators, as many as `partial/scale.json` says if it is there."""
+
+    look_s = 3.0  # between looks at it
+
+    def __init__(self, job: Job, step: Step) -> None:
+        self.pool, self.step, self.looked = job.evaluators(), step, time.monotonic() - self.look_s
+
+    @property
+    def workers(self) -> int:
+        return self.pool.workers
+
+    @property
+    def free(self) -> int:
+        return self.pool.free
+
+    def submit(self, arch: Arch) -> None:
+        self.pool.submit("measure", arch)
+
+    def finished(self, timeout_s: float) -> list[Measured]:
+        if time.monotonic() - self.looked >= self.look_s:
+            self.looked = time.monotonic()
+            self._rescale()
+        return [measured for _, measured in self.pool.finished(timeout_s)]
+
+    def _rescale(self) -> None:
+        try:
+            asked = self.step.run.raw(keys.SCALE)
+        except MissingObject:
+            return
+        try:
+            workers = json.loads(asked)["evaluators"]
+            if not isinstance(workers, int) or workers < 1:
+                raise ValueError
+        except (ValueError, TypeError, KeyError):
+            raise InputError(
+                f'{self.step.run.url}/{keys.SCALE}: is not like {{"evaluators": 8}}; write that, or delete it'
+            ) from None
+        if workers != self.pool.workers:
+            self.pool.resize(workers)

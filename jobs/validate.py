@@ -23,7 +23,7 @@ from ofa.images import Split
 from ofa.latency import measure_latencies
 from ofa.record import Measured
 from search.front import Front
-from search.predictor import Ridge
+from search.predictor import Predictor
 
 
 def validate(job: Job) -> None:
@@ -32,7 +32,7 @@ def validate(job: Job) -> None:
     net = load_supernet(config, job.data.classes, read_weights(step, config))
     rows_BG = Genes(space).encode([member.arch for member in front.members])
     predictors = [
-        Ridge.from_npz(step.read(key, made_by="fit"), space, key) for key in (keys.PREDICTOR, keys.LATENCY_PREDICTOR)
+        Predictor.from_npz(step.read(key, made_by="fit"), space, key) for key in (keys.PREDICTOR, keys.LATENCY_PREDICTOR)
     ]
     predicted_top1, predicted_ms = (predictor.predict(rows_BG).tolist() for predictor in predictors)
     score = evaluator(config, job.data, net)

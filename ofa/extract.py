@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ofa.arch import Arch
-from ofa.blocks import head, parts
+from ofa.blocks import Part, head, parts
 from ofa.layers import ElasticNorm
 from ofa.norms import Statistics
 from ofa.supernet import Supernet
@@ -36,10 +37,7 @@ def extract(net: Supernet, arch: Arch, statistics: Statistics | None = None) -> 
     """
     net.space.checked(arch)
 
-    def norm(layer: ElasticNorm, channels: int) -> nn.BatchNorm2d:
-        mean, var = (layer.mean, layer.var) if statistics is None else statistics[net.norm_names[layer]]
-        return layer.plain(channels, mean, var)
-
+    norm = _norm(net, statistics)
     features: dict[str, nn.Module] = {name: net.part(name).plain(part, norm) for name, part in parts(net.space, arch)}
     top = head(net.space, arch)
     mix = net.mix.plain(top.mix, norm) if net.mix is not None and top.mix is not None else nn.Identity()
@@ -47,3 +45,20 @@ def extract(net: Supernet, arch: Arch, statistics: Statistics | None = None) -> 
     classifier.weight.copy_(net.classifier.weight[:, : top.features])
     classifier.bias.copy_(net.classifier.bias)
     return PlainNet(features, mix, classifier).eval()
+
+
+@torch.no_grad()
+def extract_part(net: Supernet, name: str, part: Part) -> nn.Module:
+    """One part of that name as it is in archs that have it so, with the supernet's stored statistics."""
+    module: nn.Module = net.part(name).plain(part, _norm(net, None)).eval()
+    return module
+
+
+def _norm(net: Supernet, statistics: Statistics | None) -> Callable[[ElasticNorm, int], nn.BatchNorm2d]:
+    """How norms are extracted."""
+
+    def norm(layer: ElasticNorm, channels: int) -> nn.BatchNorm2d:
+        mean, var = (layer.mean, layer.var) if statistics is None else statistics[net.norm_names[layer]]
+        return layer.plain(channels, mean, var)
+
+    return norm

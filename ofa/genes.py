@@ -32,7 +32,7 @@ class Genes:
         self.kernel = slice(self.depth.stop, self.depth.stop + kernels)
         self.expand = slice(self.kernel.stop, self.kernel.stop + slots)
         self.width = slice(self.expand.stop, len(choices))
-        self._choices = choices
+        self.choices = choices
         self._words = _grouped(self.sizes_G.tolist())
         self._entry_L = np.array([slot.entry for slot in space.slots])
         self._least_L = np.array([slot.least for slot in space.slots])
@@ -46,6 +46,18 @@ class Genes:
     def used(self, genes_BG: np.ndarray) -> np.ndarray:
         """Which block slots each arch uses: bool [B, L]."""
         return self.depths(genes_BG)[:, self._entry_L] >= self._least_L
+
+    def blocks(self, genes_BG: np.ndarray) -> np.ndarray:
+        """Of each slot 0 where it is not used, else 1 + which kernel and expansion its block has: int64 [B, L]."""
+        block_BL = 1 + genes_BG[:, self.expand].astype(np.int64)
+        if self.space.kernels:
+            block_BL += len(self.space.expands) * genes_BG[:, self.kernel].astype(np.int64)
+        return block_BL * self.used(genes_BG)
+
+    @property
+    def block_kinds(self) -> int:
+        """How many values `blocks` may take."""
+        return 1 + max(len(self.space.kernels), 1) * len(self.space.expands)
 
     def canonical(self, genes_BG: np.ndarray) -> np.ndarray:
         """A copy with the genes of unused slots set to 0."""
@@ -64,7 +76,7 @@ class Genes:
         genes = np.zeros((len(archs), len(self.sizes_G)), dtype=np.int64)
         for row, arch in zip(genes, archs, strict=True):
             values = [arch.resolution, *arch.depth, *arch.kernel, *arch.expand, *arch.width]
-            for g, (choices, value) in enumerate(zip(self._choices, values, strict=True)):
+            for g, (choices, value) in enumerate(zip(self.choices, values, strict=True)):
                 unused = value == 0 and self.kernel.start <= g < self.expand.stop
                 row[g] = 0 if unused else choices.index(value)
         return genes
@@ -73,7 +85,7 @@ class Genes:
         """The archs of genes [B, G]."""
         archs = []
         for row in genes_BG:
-            values = [choices[gene] for choices, gene in zip(self._choices, row, strict=True)]
+            values = [choices[gene] for choices, gene in zip(self.choices, row, strict=True)]
             parts = values[self.depth], values[self.kernel], values[self.expand], values[self.width]
             archs.append(Arch(values[0], *(tuple(part) for part in parts)))
         return archs
@@ -92,6 +104,26 @@ class Genes:
                 number = number * size + next(genes)
             packed.append(number)
         return tuple(packed)
+
+    def pack_all(self, genes_BG: np.ndarray) -> list[tuple[int, ...]]:
+        """Every arch as `pack` packs it."""
+        words, start = [], 0
+        for sizes in self._words:
+            digits_BD = genes_BG[:, start : start + len(sizes)]
+            places_D = np.array([math.prod(sizes[i + 1 :]) for i in range(len(sizes))], dtype=np.int64)
+            words.append((digits_BD @ places_D).tolist())
+            start += len(sizes)
+        return list(zip(*words, strict=True))
+
+    def unpack_all(self, packed: Sequence[Sequence[int]]) -> np.ndarray:
+        """The genes [B, G] of all of them."""
+        numbers_BW = np.array(packed, dtype=np.int64).reshape(len(packed), len(self._words))
+        genes = [
+            numbers_BW[:, w] // math.prod(sizes[i + 1 :]) % size
+            for w, sizes in enumerate(self._words)
+            for i, size in enumerate(sizes)
+        ]
+        return np.stack(genes, axis=1)
 
     def unpack(self, packed: Sequence[int]) -> np.ndarray:
         """The genes [G] that `pack` packed."""

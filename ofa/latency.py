@@ -18,29 +18,40 @@ class Latency(NamedTuple):
     latency_spread_ms: float
 
 
-@torch.inference_mode()
 def measure_latencies(
     nets: Sequence[tuple[nn.Module, int]], *, runs: int, threads: int, rounds: int = 3, warm_up: int = 3
 ) -> list[Latency]:
-    """Times every network on one image of its resolution (pixels), on `threads` CPU threads.
+    """Times every network on one image of its resolution (pixels), on `threads` CPU threads; see `times_ms`.
+
+    Time networks extracted: a supernet's slicing is no part of a network's latency.
+    """
+    shaped = [(net, (3, resolution, resolution)) for net, resolution in nets]
+    found = times_ms(shaped, runs=runs, threads=threads, rounds=rounds, warm_up=warm_up)
+    quartiles = [statistics.quantiles(times, n=4) for times in found]
+    return [Latency(median, (high - low) / 2) for low, median, high in quartiles]
+
+
+@torch.inference_mode()
+def times_ms(
+    modules: Sequence[tuple[nn.Module, tuple[int, ...]]], *, runs: int, threads: int, rounds: int = 3, warm_up: int = 3
+) -> list[list[float]]:
+    """The milliseconds of every run of every module, each on one input of its shape (without the batch).
 
     Each gets `runs` timed runs, in `rounds` turns with the others, so that a machine that slows down for a while
-    does not slow down one network; a turn starts with untimed runs. Time networks extracted: a supernet's slicing
-    is no part of a network's latency.
+    does not slow down one module; a turn starts with untimed runs.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    times_ms: list[list[float]] = [[] for _ in nets]
+    found: list[list[float]] = [[] for _ in modules]
     try:
         for _ in range(rounds):
-            for (net, resolution), times in zip(nets, times_ms, strict=True):
-                images = torch.zeros(1, 3, resolution, resolution)
+            for (module, shape), times in zip(modules, found, strict=True):
+                x = torch.zeros(1, *shape)
                 for run in range(warm_up + -(-runs // rounds)):
                     start = time.perf_counter()
-                    net(images)
+                    module(x)
                     if run >= warm_up:
                         times.append((time.perf_counter() - start) * 1e3)
     finally:
         torch.set_num_threads(before)
-    quartiles = [statistics.quantiles(times, n=4) for times in times_ms]
-    return [Latency(median, (high - low) / 2) for low, median, high in quartiles]
+    return found

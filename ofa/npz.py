@@ -19,13 +19,18 @@ def pack(**arrays: np.ndarray | float | str) -> bytes:
 
 def unpack(data: bytes, names: Sequence[str]) -> list[np.ndarray]:
     """The arrays of these names; whatever stands in the way of that is a `ValueError` with one line."""
+    arrays = unpack_all(data)
+    if (missing := next((name for name in names if name not in arrays), None)) is not None:
+        raise ValueError(f"it has no {missing!r}; expected {', '.join(names)}")
+    return [arrays[name] for name in names]
+
+
+def unpack_all(data: bytes) -> dict[str, np.ndarray]:
+    """Every array by its name; a file that cannot be read is a `ValueError` with one line."""
     if not data.startswith(b"PK"):
         raise ValueError("it is not an npz file")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-            missing = [name for name in names if name not in arrays]
-            if not missing:
-                return [arrays[name] for name in names]
+            return dict(arrays)
     except Exception as error:  # on damaged data zipfile, zlib and numpy raise a dozen kinds
         raise ValueError(f"it is not a readable npz file: {error}") from None
-    raise ValueError(f"it has no {missing[0]!r}; expected {', '.join(names)}")

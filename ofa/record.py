@@ -15,7 +15,8 @@ class Measured:
 
     `top1` is a fraction of the images of `split`; `macs` and `params` are exact counts; `latency_ms` is the
     median time of one image on `device`, or None where nobody measured it, and `latency_spread_ms` half the
-    distance between its quartiles.
+    distance between its quartiles. Where several devices are known, `latencies_ms` has the name and
+    the milliseconds of each, and `latency_ms` those of the first.
     """
 
     arch: Arch
@@ -26,14 +27,15 @@ class Measured:
     latency_spread_ms: float | None = None
     split: str = ""
     device: str = ""
+    latencies_ms: tuple[tuple[str, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """A flat object; what is not known is left out."""
         doc: dict[str, Any] = {"arch": self.arch.to_json()}
         for field in fields(self)[1:]:
             value = getattr(self, field.name)
-            if value not in (None, ""):
-                doc[field.name] = value
+            if value not in (None, "", ()):
+                doc[field.name] = dict(value) if isinstance(value, tuple) else value
         return doc
 
     @classmethod
@@ -43,4 +45,7 @@ class Measured:
         unknown, missing = set(doc) - names, {"arch", "top1", "macs", "params"} - set(doc)
         if unknown or missing:
             raise ArchError(f"measured: unknown {sorted(unknown)}, missing {sorted(missing)}; known are {sorted(names)}")
-        return cls(**{**doc, "arch": Arch.from_json(doc["arch"])})
+        latencies = doc.get("latencies_ms", {})
+        if not isinstance(latencies, Mapping):
+            raise ArchError(f"measured: latencies_ms is {latencies!r}; expected an object of device and milliseconds")
+        return cls(**{**doc, "arch": Arch.from_json(doc["arch"]), "latencies_ms": tuple(latencies.items())})

@@ -9,36 +9,23 @@ gives one result however long evaluations take and wherever they run.
 from __future__ import annotations
 
 import random
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.samplers import NSGAIISampler
-from optuna.trial import FrozenTrial, create_trial
 
 from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.space import Space
-from search.front import Front, crowding, front, nondominated, ranks
-from search.objective import Direction, Objective, minimised, values
+from search.front import Front, front
+from search.guided import Guided
+from search.island import Individual, Island, Packed, elites
+from search.objective import Direction, Objective, values
 
 Evaluate = Callable[[Sequence[Arch]], Sequence[Measured]]  # a table, a predictor, or Ray actors
-Packed = tuple[int, ...]  # an arch as `Genes.pack` makes it
 
-ALGORITHMS = ("default", "nsga2", "random")
-
-
-@dataclass(frozen=True, slots=True)
-class Individual:
-    """An arch and the values it got, in the order of the objectives."""
-
-    packed: Packed
-    values: tuple[float, ...]
+ALGORITHMS = ("default", "nsga2", "nsga3", "guided", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +33,17 @@ class Request:
     """All that an island needs to know to ask for its next generation."""
 
     space: Space
-    directions: tuple[Direction, ...]
+    objectives: tuple[Objective, ...]
+    algorithm: str
     pool: tuple[Individual, ...]  # the parents and children of the last generation, and migrants
     population: int  # how many of the pool become parents
     asked: int
-    taken: frozenset[Packed]  # what was evaluated before and must not be asked for again
+    seen: tuple[Individual, ...]  # everything that was evaluated before and must not be asked for again
     seed: str
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        return tuple(o.direction for o in self.objectives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +79,19 @@ def search(
     """Evaluates at most `evaluations` archs, `batch` a generation, and never one twice.
 
     The smallest and the largest arch are in the first generation; `known` observations are in it too and cost
-    nothing. algorithm: `nsga2` (the default; doi:10.1109/4235.996017, as Optuna has it) or `random`.
+    nothing. algorithm: `nsga2` (the default; doi:10.1109/4235.996017) or `nsga3` (doi:10.1109/TEVC.2013.2281535),
+    as Optuna has them; `guided` by a predictor (`search.guided`), for which one island is enough; or `random`.
     run_islands: calls a function with each of several arguments, like `map`.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
     state = _State(space, tuple(objectives), evaluate, evaluations, known)
-    ask = random_generation if algorithm == "random" else next_generation
+    algorithm = "nsga2" if algorithm == "default" else algorithm
+    ask = {"random": random_generation, "guided": guided_generation}.get(algorithm, next_generation)
+    islands = 1 if algorithm == "guided" else islands
     first = [space.smallest(), space.largest()]
     if not known:
-        first += _distinct(space, min(batch, evaluations) - 2, random.Random(f"{seed}/first"))
+        first += distinct(space, min(batch, evaluations) - 2, random.Random(f"{seed}/first"))
     state.evaluate([state.genes.pack(row) for row in state.genes.encode(first)])
     pools = [list(state.seen.values())[i::islands] for i in range(islands)]
     generation = 0
@@ -106,11 +101,12 @@ def search(
         requests = [
             Request(
                 space,
-                tuple(o.direction for o in objectives),
+                tuple(objectives),
+                algorithm,
                 tuple(pool),
                 population=max(2, min(share, len(pool))),
                 asked=share,
-                taken=frozenset(state.seen),
+                seen=tuple(state.seen.values()),
                 seed=f"{seed}/island{i}/generation{generation}",
             )
             for i, (pool, share) in enumerate(zip(pools, shares, strict=True))
@@ -162,128 +158,50 @@ class _State:
 
 
 def next_generation(request: Request) -> Generation:
-    """One generation of NSGA-II by Optuna: choose parents from the pool, cross and mutate them.
+    """One generation of NSGA-II or NSGA-III by Optuna: choose parents from the pool, cross and mutate them.
 
-    The study lives only here, in memory: parents and children of the last generation are all that NSGA-II's
-    next step depends on, so a short-lived study takes the same step as one that holds the whole history.
+    The study lives only here, in memory: parents and children of the last generation are all that the next step
+    depends on, so a short-lived study takes the same step as one that holds the whole history.
     """
-    genes = Genes(request.space)
-    breeder = _Breeder(genes, request)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # child_generation_strategy
-        sampler = NSGAIISampler(population_size=request.population, seed=0, child_generation_strategy=breeder)
-    study = _quiet_study(request.directions, sampler)
-    names = {f"genes{i}": IntDistribution(0, max(1, size - 1)) for i, size in enumerate(genes.words)}
-    for individual in request.pool:
-        study.add_trial(
-            create_trial(
-                params=dict(zip(names, individual.packed, strict=True)),
-                distributions=dict(names),
-                values=list(individual.values),
-                system_attrs={sampler._get_generation_key(): 0},  # optuna is pinned for this (pyproject.toml)
-            )
-        )
-    asked = []
-    for _ in range(request.asked):
-        trial = study.ask()
-        packed = tuple(trial.suggest_int(name, d.low, d.high) for name, d in names.items())
-        if packed in breeder.taken_before:
-            break  # the breeder found nothing new: the space is nearly exhausted
-        breeder.taken_before.add(packed)
-        asked.append(packed)
-    trials = sampler.get_parent_population(study, 1)
-    parents = tuple(
-        Individual(tuple(int(t.params[name]) for name in names), tuple(float(v) for v in t.values)) for t in trials
+    island = Island(
+        request.space, request.directions, algorithm=request.algorithm, population=request.population, seed=request.seed
     )
-    return Generation(parents, tuple(asked))
+    island.avoid(individual.packed for individual in request.seen)
+    island.tell(request.pool)
+    asked = island.ask(request.asked)
+    return Generation(tuple(island.parents), tuple(asked))
 
 
-def _quiet_study(directions: Sequence[Direction], sampler: NSGAIISampler) -> optuna.Study:
-    """A study in memory, without the line that optuna logs of each."""
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        return optuna.create_study(directions=list(directions), sampler=sampler)
-    finally:
-        optuna.logging.set_verbosity(verbosity)
+def guided_generation(request: Request) -> Generation:
+    """A batch that a predictor of everything seen so far picks."""
+    guide = Guided(request.space, request.objectives, request.seed)
+    guide.tell(request.seen)
+    return Generation((), tuple(guide.ask(request.asked)))
 
 
 def random_generation(request: Request) -> Generation:
     """Archs drawn uniformly; the baseline that any search must beat."""
     genes, rng = Genes(request.space), random.Random(request.seed)
+    taken = {individual.packed for individual in request.seen}
     asked: dict[Packed, None] = {}
     for _ in range(100 * request.asked):
         if len(asked) == request.asked:
             break
         packed = genes.pack(genes.encode([request.space.sample(rng)])[0])
-        if packed not in request.taken:
+        if packed not in taken:
             asked[packed] = None
     return Generation(request.pool[: request.population], tuple(asked))
 
 
-class _Breeder:
-    """Optuna's child generation on whole archs: tournament, uniform crossover, mutation, until the child is new."""
-
-    crossover_probability = 0.9
-    attempts = 200
-
-    def __init__(self, genes: Genes, request: Request) -> None:
-        self.genes = genes
-        self.rng = np.random.default_rng([*request.seed.encode()])
-        self.taken_before = set(request.taken)
-        self.signs = np.array([1.0 if d == "minimize" else -1.0 for d in request.directions])
-        self.parents = np.zeros((0, len(genes.sizes_G)), dtype=np.int64)
-
-    def __call__(
-        self, study: optuna.Study, search_space: dict[str, BaseDistribution], parents: list[FrozenTrial]
-    ) -> dict[str, Any]:
-        if not len(self.parents):  # the same for every child of a generation
-            self._rank(parents)
-        packed: Packed = ()
-        for attempt in range(self.attempts):
-            # The longer nothing new is found the more genes change, up to a wholly random arch.
-            packed = self.genes.pack(self._child(changes=1 + attempt // 10))
-            if packed not in self.taken_before:
-                break
-        return {f"genes{i}": number for i, number in enumerate(packed)}
-
-    def _rank(self, parents: list[FrozenTrial]) -> None:
-        self.parents = np.array([self.genes.unpack([int(n) for n in trial.params.values()]) for trial in parents])
-        points = np.array([trial.values for trial in parents]) * self.signs
-        rank, crowd = ranks(points), np.zeros(len(parents))
-        for r in np.unique(rank):
-            crowd[rank == r] = crowding(points[rank == r])
-        self.better = list(zip(rank.tolist(), (-crowd).tolist(), strict=True))
-
-    def _child(self, changes: int) -> np.ndarray:
-        rng, sizes = self.rng, self.genes.sizes_G
-        child = self._winner()
-        if rng.random() < self.crossover_probability:
-            child = np.where(rng.random(len(sizes)) < 0.5, child, self._winner())
-        change = rng.random(len(sizes)) < changes / len(sizes)
-        child = np.where(change, rng.integers(0, sizes), child)
-        return self.genes.canonical(child[None])[0]
-
-    def _winner(self) -> np.ndarray:
-        """Of two the one of lower rank, then the lonelier one."""
-        one, other = self.rng.integers(0, len(self.parents), 2)
-        return self.parents[other if self.better[other] < self.better[one] else one]
-
-
 def _migrated(pools: list[list[Individual]], objectives: Sequence[Objective]) -> list[list[Individual]]:
     """Every island gets the best of the one before it, spread over their front."""
-    best = [_elites(pool, objectives) for pool in pools]
+    directions = [o.direction for o in objectives]
+    best = [elites(pool, directions, max(2, len(pool) // 5)) for pool in pools]
     return [[*pool, *(i for i in best[n - 1] if i not in pool)] for n, pool in enumerate(pools)]
 
 
-def _elites(pool: list[Individual], objectives: Sequence[Objective]) -> list[Individual]:
-    points = minimised(objectives, np.array([individual.values for individual in pool]))
-    elite = [pool[i] for i in np.lexsort(points.T) if nondominated(points)[i]]
-    count = min(len(elite), max(2, len(pool) // 5))
-    return [elite[round(i)] for i in np.linspace(0, len(elite) - 1, count)]
-
-
-def _distinct(space: Space, count: int, rng: random.Random) -> list[Arch]:
+def distinct(space: Space, count: int, rng: random.Random) -> list[Arch]:
+    """At most `count` random archs, all distinct and none of them an extreme."""
     archs: dict[str, Arch] = {arch.key: arch for arch in (space.smallest(), space.largest())}
     for _ in range(100 * count):
         if len(archs) >= count + 2:

@@ -15,20 +15,32 @@ Direction = Literal["minimize", "maximize"]
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One field of `Measured` and its better direction."""
+    """One field of `Measured` and its better direction; `device` says which where latencies of several are known."""
 
     field: str
     direction: Direction
+    device: str = ""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"{self.field} on {self.device}" if self.device else self.field
+
+    def of(self, measured: Measured) -> float:
+        """Its value, as it is."""
+        known = dict(measured.latencies_ms) if self.device else {}
+        return known[self.device] if self.device in known else getattr(measured, self.field)
 
 
 TOP1 = Objective("top1", "maximize")  # fraction of the selection split
 MACS = Objective("macs", "minimize")  # exact multiply-accumulates of one image
+PARAMS = Objective("params", "minimize")  # exact trainable values
 LATENCY = Objective("latency_ms", "minimize")  # median of one image on Measured.device
 
 
 def values(objectives: Sequence[Objective], measured: Sequence[Measured]) -> np.ndarray:
     """What was measured, as it is: float64 [N, M]."""
-    return np.array([[getattr(m, o.field) for o in objectives] for m in measured], dtype=np.float64).reshape(
+    return np.array([[o.of(m) for o in objectives] for m in measured], dtype=np.float64).reshape(
         len(measured), len(objectives)
     )
 

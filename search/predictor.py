@@ -1,10 +1,13 @@
 """Predictors of what is slow to measure, learned from what was measured.
 
-Shape letters in this file: B archs, G genes, F features, S stages, L block slots of all stages.
+Costs that are exact are never learned: `search.problem.CostTable` counts them.
+Shape letters in this file: B archs, G genes, F features, S stages, L block slots of all stages, K experts.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +16,7 @@ import numpy as np
 from ofa import npz
 from ofa.genes import Genes
 from ofa.space import Space
+from search.models import FITS, LOADS, Model
 from search.problem import CostTable
 
 Target = Literal["top1", "latency_ms"]
@@ -23,7 +27,7 @@ class PredictorError(ValueError):
 
 
 def choices(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
-    """For accuracy: one-hot resolution, depths, and kernel and expansion of every slot, 0 where it is not used.
+    """One-hot resolution, depths, and kernel and expansion of every slot, 0 where it is not used.
 
     So genes without effect are features without effect: on DyNAS-T's ImageNet measurements this masking is worth
     more than twice the data.
@@ -36,7 +40,24 @@ def choices(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
     parts = [
         _one_hot(part[:, i], count) for part, counts in zip(whole, sizes, strict=True) for i, count in enumerate(counts)
     ] + [_one_hot(genes_BG[:, where], len(values)) * used_BL1 for where, values in slotted]
-    return np.concatenate([part.reshape(len(genes_BG), -1) for part in parts], axis=1)
+    return np.concatenate([part.reshape(len(part), math.prod(part.shape[1:])) for part in parts], axis=1)
+
+
+def architecture(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
+    """For accuracy: the choices, and of every stage its blocks and the sums and means of their kernels and expansions.
+
+    On the same measurements the sums lift Kendall's tau of a ridge from .912 to .937 with 250 rows.
+    """
+    space = genes.space
+    stage_LS = np.eye(space.stage_count)[[slot.stage for slot in space.slots]]
+    used_BL = genes.used(genes_BG)
+    blocks_BS = used_BL @ stage_LS
+    parts = [choices(genes, genes_BG), blocks_BS.sum(axis=1, keepdims=True)]
+    slotted = [(genes.expand, space.expands), *([(genes.kernel, space.kernels)] if space.kernels else [])]
+    for where, values in slotted:
+        sums_BS = (np.array(values)[genes_BG[:, where]] * used_BL) @ stage_LS
+        parts += [sums_BS, sums_BS / np.maximum(blocks_BS, 1)]
+    return np.concatenate(parts, axis=1)
 
 
 def totals(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
@@ -52,84 +73,206 @@ def _one_hot(genes_BL: np.ndarray, count: int) -> np.ndarray:
     return np.eye(count)[genes_BL]
 
 
-_FEATURES = {"top1": choices, "latency_ms": totals}
+_FEATURES = {"top1": architecture, "latency_ms": totals}
+KINDS = tuple(FITS)
 
 
-@dataclass(frozen=True, slots=True)
-class Ridge:
-    """A ridge regression on standardised features: of the logarithm of the error, or of the latency itself."""
+@dataclass(frozen=True)
+class Predictor:
+    """A model of standardised features: of the logarithm of the error, or of the latency itself.
+
+    Its experts learned each without one part of the rows; what they say of rows that they did not see tells how
+    far off it is.
+    """
 
     space: Space
     target: Target
+    kind: str
     mean_F: np.ndarray
     scale_F: np.ndarray
-    coef_F: np.ndarray
-    intercept: float
+    centre: float
+    unit: float
+    model: Model
+    experts: tuple[Model, ...]
+    error: float  # root mean square of the experts' errors on rows that they did not see, in units
 
     def predict(self, genes_BG: np.ndarray) -> np.ndarray:
         """Top-1 (fractions) or latency (ms) of archs [B]."""
-        features_BF = _FEATURES[self.target](Genes(self.space), genes_BG)
-        y_B = (features_BF - self.mean_F) / self.scale_F @ self.coef_F + self.intercept
+        return self._value(self.model.predict(self._features(genes_BG)))
+
+    def spread(self, genes_BG: np.ndarray) -> np.ndarray:
+        """The standard deviation of the truth around the prediction [B]: how the experts differ, and how they err.
+
+        Source: the variance of CV+, arXiv:1905.02928.
+        """
+        x_BF = self._features(genes_BG)
+        experts_KB = np.array([expert.predict(x_BF) for expert in self.experts])
+        spread_B = np.sqrt(experts_KB.var(axis=0) + self.error**2) * self.unit
+        # of top-1: 1 - exp(y) changes by exp(y) where y changes by 1
+        return spread_B * (1 - self.predict(genes_BG)) if self.target == "top1" else spread_B
+
+    def _features(self, genes_BG: np.ndarray) -> np.ndarray:
+        return (_FEATURES[self.target](Genes(self.space), genes_BG) - self.mean_F) / self.scale_F
+
+    def _value(self, standard_B: np.ndarray) -> np.ndarray:
+        y_B = standard_B * self.unit + self.centre
         return 1 - np.exp(y_B) if self.target == "top1" else y_B
 
     def to_npz(self) -> bytes:
-        return npz.pack(target=self.target, mean=self.mean_F, scale=self.scale_F, coef=self.coef_F, intercept=self.intercept)
+        models = {
+            f"model{i}_{name}": array
+            for i, model in enumerate([self.model, *self.experts])
+            for name, array in model.arrays().items()
+        }
+        return npz.pack(
+            target=self.target,
+            kind=self.kind,
+            mean=self.mean_F,
+            scale=self.scale_F,
+            standard=np.array([self.centre, self.unit, self.error]),
+            experts=len(self.experts),
+            **models,
+        )
 
     @classmethod
-    def from_npz(cls, data: bytes, space: Space, where: str) -> Ridge:
+    def from_npz(cls, data: bytes, space: Space, where: str) -> Predictor:
         """The predictor that `to_npz` wrote, if it fits `space`; else a `PredictorError`."""
         try:
-            name, mean, scale, coef, intercept = npz.unpack(data, ("target", "mean", "scale", "coef", "intercept"))
+            names = ("target", "kind", "mean", "scale", "standard", "experts")
+            target, kind, mean, scale, standard, experts = npz.unpack(data, names)
         except ValueError as error:
             raise PredictorError(f"{where}: is no predictor: {error}; run `ofa fit` again") from None
-        target = str(name)
-        if target not in _FEATURES:
-            raise PredictorError(f"{where}: predicts {target!r}; expected one of {', '.join(_FEATURES)}")
+        name = str(target)
+        if name not in _FEATURES:
+            raise PredictorError(f"{where}: predicts {name!r}; expected one of {', '.join(_FEATURES)}")
+        if str(kind) not in LOADS:
+            raise PredictorError(f"{where}: is of the kind {str(kind)!r}; expected one of {', '.join(LOADS)}")
         genes = Genes(space)
-        width = _FEATURES[target](genes, genes.encode([space.smallest()])).shape[1]
-        if not mean.shape == scale.shape == coef.shape == (width,):
+        width = _FEATURES[name](genes, genes.encode([space.smallest()])).shape[1]
+        if not mean.shape == scale.shape == (width,):
             raise PredictorError(
-                f"{where}: has {coef.size} inputs, the space {space.name} needs {width}; fit it on this space"
+                f"{where}: has {mean.size} inputs, the space {space.name} needs {width}; fit it on this space"
             )
-        return cls(space, "top1" if target == "top1" else "latency_ms", mean, scale, coef, float(intercept))
+        load = LOADS[str(kind)]
+        try:
+            arrays = npz.unpack_all(data)
+            models = [
+                load.of({key.split("_", 1)[1]: array for key, array in arrays.items() if key.startswith(f"model{i}_")})
+                for i in range(int(experts) + 1)
+            ]
+        except ValueError as error:
+            raise PredictorError(f"{where}: is no predictor: {error}; run `ofa fit` again") from None
+        if any(model.inputs != width for model in models):
+            raise PredictorError(f"{where}: its models do not have {width} inputs; run `ofa fit` again")
+        centre, unit, unseen = (float(value) for value in standard)
+        known: Target = "top1" if name == "top1" else "latency_ms"
+        return cls(space, known, str(kind), mean, scale, centre, unit, models[0], tuple(models[1:]), unseen)
 
 
-def fit(space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target) -> Ridge:
-    """A predictor of top-1 (fractions) or latency (ms); the penalty is the one with the least leave-one-out error."""
-    from sklearn.linear_model import RidgeCV
+@dataclass(frozen=True)
+class _Rows:
+    """What a predictor learns from, standardised."""
 
-    features_BF = _FEATURES[target](Genes(space), genes_BG)
-    mean_F, spread_F = features_BF.mean(axis=0), features_BF.std(axis=0)
-    scale_F = np.where(spread_F > 0, spread_F, 1.0)
+    x_BF: np.ndarray
+    y_B: np.ndarray
+    mean_F: np.ndarray
+    scale_F: np.ndarray
+    centre: float
+    unit: float
+    parts: tuple[np.ndarray, ...]  # which rows each expert does not see
+
+    def experts(self, kind: str) -> tuple[tuple[Model, ...], np.ndarray]:
+        """A model for each part, learned from the others; and what they predict of the part that they did not see."""
+        models, unseen_B = [], np.zeros(len(self.y_B))
+        for part in self.parts:
+            seen = np.setdiff1d(np.arange(len(self.y_B)), part)
+            models.append(FITS[kind](self.x_BF[seen], self.y_B[seen]))
+            unseen_B[part] = models[-1].predict(self.x_BF[part])
+        return tuple(models), unseen_B
+
+
+def _rows(space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target) -> _Rows:
+    x_BF = _FEATURES[target](Genes(space), genes_BG)
     # A network without a mistake has the error of half an image in a thousand, not minus infinity.
     y_B = np.log(np.maximum(1 - truth_B, 5e-4)) if target == "top1" else truth_B
-    model = RidgeCV(alphas=np.logspace(-3, 4, 29)).fit((features_BF - mean_F) / scale_F, y_B)
-    return Ridge(space, target, mean_F, scale_F, model.coef_, float(model.intercept_))
+    mean_F, spread_F = x_BF.mean(axis=0), x_BF.std(axis=0)
+    scale_F = np.where(spread_F > 1e-9 * (1 + np.abs(mean_F)), spread_F, 1.0)
+    centre, unit = float(y_B.mean()), float(y_B.std()) or 1.0
+    order = np.random.default_rng([*b"predictor/folds"]).permutation(len(y_B))
+    folds = tuple(np.sort(part) for part in np.array_split(order, min(_FOLDS, len(y_B))))
+    return _Rows((x_BF - mean_F) / scale_F, (y_B - centre) / unit, mean_F, scale_F, centre, unit, folds)
+
+
+_FOLDS = 5
+
+
+def cross_validated(
+    space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target, kinds: Sequence[str] = KINDS
+) -> dict[str, float]:
+    """Of each kind Kendall's tau between the truth and what was predicted of rows that were not seen, best first."""
+    rows = _rows(space, genes_BG, truth_B, target)
+    taus = {kind: tau(rows.y_B, rows.experts(kind)[1]) for kind in kinds}
+    return dict(sorted(taus.items(), key=lambda item: -item[1]))
+
+
+def fit(space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target, kind: str = "ridge") -> Predictor:
+    """A predictor of top-1 (fractions) or latency (ms) of one of `KINDS`."""
+    rows = _rows(space, genes_BG, truth_B, target)
+    experts, unseen_B = rows.experts(kind)
+    error = float(np.sqrt(np.mean((rows.y_B - unseen_B) ** 2)))
+    model = FITS[kind](rows.x_BF, rows.y_B)
+    return Predictor(space, target, kind, rows.mean_F, rows.scale_F, rows.centre, rows.unit, model, experts, error)
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
     """How a predictor does on rows that it did not see."""
 
+    kind: str
+    cross_validation: dict[str, float]  # Kendall's tau of the kinds that it was chosen from, best first
     rows: int  # it learned from
     held_out: int
     rmse: float  # in the unit of the truth
     kendall_tau: float
+    coverage: float  # share of held-out rows within 1.96 times the spread
     truth: tuple[float, ...]  # of the held-out rows
     predicted: tuple[float, ...]
 
 
 def judge(
-    space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target, held_out: float, rng: np.random.Generator
+    space: Space,
+    genes_BG: np.ndarray,
+    truth_B: np.ndarray,
+    target: Target,
+    held_out: float,
+    rng: np.random.Generator,
+    kinds: Sequence[str] = KINDS,
 ) -> Quality:
-    """Fits on a random part and predicts the rest."""
-    from scipy.stats import kendalltau
-
+    """Chooses the kind by cross-validation on a random part, fits it there, and predicts the rest."""
     order = rng.permutation(len(truth_B))
     count = max(2, round(held_out * len(truth_B)))
     test, train = order[:count], order[count:]
-    predicted = fit(space, genes_BG[train], truth_B[train], target).predict(genes_BG[test])
-    truth = truth_B[test]
-    tau = float(kendalltau(truth, predicted).statistic)
-    rmse = float(np.sqrt(np.mean((truth - predicted) ** 2)))
-    return Quality(len(train), count, rmse, 0.0 if np.isnan(tau) else tau, tuple(truth.tolist()), tuple(predicted.tolist()))
+    taus = cross_validated(space, genes_BG[train], truth_B[train], target, kinds) if len(kinds) > 1 else {}
+    kind = next(iter(taus), kinds[0])
+    predictor = fit(space, genes_BG[train], truth_B[train], target, kind)
+    predicted, truth = predictor.predict(genes_BG[test]), truth_B[test]
+    within = np.abs(predicted - truth) <= 1.96 * predictor.spread(genes_BG[test])
+    return Quality(
+        kind=kind,
+        cross_validation=taus,
+        rows=len(train),
+        held_out=count,
+        rmse=float(np.sqrt(np.mean((truth - predicted) ** 2))),
+        kendall_tau=tau(truth, predicted),
+        coverage=float(within.mean()),
+        truth=tuple(truth.tolist()),
+        predicted=tuple(predicted.tolist()),
+    )
+
+
+def tau(truth_B: np.ndarray, predicted_B: np.ndarray) -> float:
+    """Kendall's tau-b; 0 where all are equal."""
+    from scipy.stats import kendalltau
+
+    value = float(kendalltau(truth_B, predicted_B).statistic)
+    return 0.0 if np.isnan(value) else value

@@ -1,4 +1,4 @@
-"""Objectives of gene arrays: exact costs from a table, accuracy from a predictor.
+"""Problems on gene arrays: objectives from exact costs, latency tables, predictors, or what was measured.
 
 Shape letters in this file: B archs, G genes, L block slots, R resolutions, I widths of a block's input, O of its
 output, K kernels, E expansions.
@@ -6,8 +6,8 @@ output, K kernels, E expansions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import numpy as np
@@ -15,9 +15,102 @@ import numpy as np
 from ofa.blocks import Part, bottleneck, head, mobile_block, parts, resnet_stem, slot_name, whole
 from ofa.cost import head_cost, part_cost, strided
 from ofa.genes import Genes
+from ofa.record import Measured
 from ofa.space import MobileSpace, ResNetSpace, Space
+from search.errors import ProblemError
+from search.objective import Objective
 
 Evaluate = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to objective values [B, M], each as it is
+Column = Callable[[np.ndarray], np.ndarray]  # canonical genes [B, G] to one objective's values [B]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One objective of a problem. `exact` values come from a sum and cost next to nothing, others ask a predictor."""
+
+    objective: Objective
+    values: Column
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A bound on an objective's value, which members must keep: at most, or at least if more is better."""
+
+    objective: Objective
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.objective.name} {'at most' if self.objective.direction == 'minimize' else 'at least'} {self.bound:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What a predicted search works on: a space, its objectives, limits, and genes that must have one value.
+
+    `pinned` maps the index of a gene to the index of its choice; in a slot that an arch does not use it says nothing.
+    """
+
+    space: Space
+    terms: tuple[Term, ...]
+    limits: tuple[Limit, ...] = ()
+    pinned: Mapping[int, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = Genes(self.space).sizes_G
+        for limit in self.limits:
+            if limit.objective not in self.objectives:
+                names = ", ".join(o.name for o in self.objectives)
+                raise ProblemError(f"limit {limit}: no objective is {limit.objective.name}; there are {names}")
+        for gene, choice in self.pinned.items():
+            if not (0 <= gene < len(sizes) and 0 <= choice < sizes[gene]):
+                raise ProblemError(f"gene {gene} is to be choice {choice}; {self.space.name} has no such gene or choice")
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        return tuple(term.objective for term in self.terms)
+
+    def evaluate(self, genes_BG: np.ndarray) -> np.ndarray:
+        """The objectives' values [B, M] of the canonical form of any genes; one that is no number is a `ProblemError`."""
+        return self._values(genes_BG, only_exact=False)
+
+    def costs(self, genes_BG: np.ndarray) -> np.ndarray:
+        """The same where they are exact, NaN where a predictor had to be asked."""
+        return self._values(genes_BG, only_exact=True)
+
+    def _values(self, genes_BG: np.ndarray, *, only_exact: bool) -> np.ndarray:
+        canonical_BG = Genes(self.space).canonical(genes_BG)
+        values_BM = np.full((len(genes_BG), len(self.terms)), np.nan)
+        for m, term in enumerate(self.terms):
+            if only_exact and not term.exact:
+                continue
+            values_BM[:, m] = term.values(canonical_BG)
+            wrong = np.flatnonzero(~np.isfinite(values_BM[:, m]))
+            if len(wrong):
+                [arch] = Genes(self.space).decode(canonical_BG[wrong[:1]])
+                raise ProblemError(
+                    f"{term.objective.name} of {arch.key} is {values_BM[wrong[0], m]}; expected a number; "
+                    "check the table or predictor that it comes from"
+                )
+        return values_BM
+
+
+def recorded(space: Space, objective: Objective, measured: Sequence[Measured]) -> Term:
+    """An objective from what was measured; an arch that was not is a `ProblemError`."""
+    genes = Genes(space)
+    known = {
+        row.tobytes(): objective.of(m) for row, m in zip(genes.encode([m.arch for m in measured]), measured, strict=True)
+    }
+
+    def values(genes_BG: np.ndarray) -> np.ndarray:
+        rows = [row.tobytes() for row in genes_BG.astype(np.int64)]
+        for i, row in enumerate(rows):
+            if row not in known:
+                [arch] = genes.decode(genes_BG[i : i + 1])
+                raise ProblemError(f"{objective.name} of {arch.key} was not measured; {len(known)} archs were")
+        return np.array([known[row] for row in rows], dtype=np.float64)
+
+    return Term(objective, values, exact=True)
 
 
 class CostTable:

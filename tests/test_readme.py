@@ -91,6 +91,8 @@ def test_a_command_of_the_readme_works(demo, mock_s3, tmp_path, line):
     key = demo.read("validated.json")["members"][0]["key"]
     (tmp_path / "arch.json").write_text(json.dumps(get_space("ofa_mbv3_w1.0").largest().to_json()))
     fill = {
+        "PREDICTOR": str(demo.run / "predictor/accuracy.npz"),
+        "FRONT": str(demo.run / "front.json"),
         "NAME": key,
         "FILE": str(tmp_path / "arch.json"),
         "FILE.npz": str(demo.run / "predictions/selection.npz"),

@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from cluster.errors import InputError, StepError
-from cluster.pool import Pool
+from cluster.pool import Lost, Pool, Remote
 from cluster.session import session
 from cluster.tasks import ray_map
 from cluster.training import train_on_ray
@@ -78,6 +78,77 @@ def test_a_task_that_always_kills_its_actor_is_a_failure_after_some_attempts(poo
 def test_an_error_in_an_actor_is_that_error_here(pool):
     with pytest.raises(InputError, match="no 3"):
         list(pool.map("fail", [3]))
+
+
+def answers(pool, tickets):
+    """Everything that was submitted, by ticket."""
+    found = {}
+    while len(found) < len(tickets):
+        found.update(pool.finished())
+    return found
+
+
+def test_workers_are_added_and_leave_while_the_pool_works(pool):
+    """Who leaves does first what it has."""
+    tickets = [pool.submit("slowly", n) for n in range(80)]
+    found, pids = {}, []
+    for size in (4, 4, 1, 1):
+        pool.resize(size)
+        deadline = len(found) + 20
+        while len(found) < deadline:
+            for ticket, answer in pool.finished():
+                found[ticket] = answer
+                pids.append(answer[1])
+    assert [found[ticket][0] for ticket in tickets] == list(range(80))
+    assert pool.workers == 1
+    assert len(set(pids[20:40])) > 2
+    assert len(set(pids[-5:])) == 1
+
+
+def test_a_pool_that_has_nothing_to_do_says_so_at_once_and_waits_no_longer_than_told(pool):
+    assert pool.finished() == []
+    ticket = pool.submit("add", 5)
+    assert answers(pool, [ticket])[ticket][0] == 15
+    pool.submit("slowly", 1)
+    started = time.monotonic()
+    assert pool.finished(timeout_s=0) == []
+    assert time.monotonic() - started < 0.05
+
+
+class Counter:
+    """Counts, and can be told to die."""
+
+    def __init__(self):
+        self.count = 0
+
+    def add(self, number, other=0):
+        self.count += number + other
+        return self.count
+
+    def die(self):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fail(self):
+        raise InputError("no")
+
+
+def test_a_remote_keeps_its_state_and_says_when_it_has_lost_it(ray_cluster):
+    remote = Remote(Counter)
+    remote.call("add", 2, 3)
+    assert remote.busy
+    assert remote.answer(timeout_s=30) == [5]
+    assert not remote.busy
+    remote.call("add", 1)
+    assert remote.answer(timeout_s=30) == [6]
+    remote.call("fail")
+    with pytest.raises(InputError, match="no"):
+        remote.answer(timeout_s=30)
+    remote.call("die")
+    with pytest.raises(Lost):
+        remote.answer(timeout_s=30)
+    remote.call("add", 1)
+    assert remote.answer(timeout_s=30) == [1]
+    remote.close()
 
 
 def test_tasks_answer_in_order(ray_cluster):

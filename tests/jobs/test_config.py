@@ -73,7 +73,7 @@ def test_the_written_config_is_the_same_run(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("search.trails=3", "search: no setting 'trails'; here you may set algorithm, evaluations"),
+        ("search.trails=3", "search: no setting 'trails'; here you may set algorithm, mode, evaluations"),
         ("space=digit", "no space is called 'digit'; there are digits"),
         ("name=My Run", "name is 'My Run'; use small letters"),
         ("train.batch=65", r"train.batch is 65, not a multiple of train.workers \(2\); use 64"),

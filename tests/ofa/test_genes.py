@@ -45,3 +45,13 @@ def test_depth_says_which_slots_are_used():
     genes = Genes(space)
     arch = space.uniform(24, 2, 3, 1)
     assert genes.used(genes.encode([arch])).reshape(3, 3).tolist() == [[True, True, False]] * 3
+
+
+@pytest.mark.parametrize("name", ["digits", "ofa_mbv3_w1.2", "ofa_resnet50"])
+def test_many_archs_are_packed_like_one(name):
+    genes = Genes(get_space(name))
+    genes_BG = genes.random(50, np.random.default_rng(0))
+    packed = genes.pack_all(genes_BG)
+    assert packed == [genes.pack(row) for row in genes_BG]
+    assert np.array_equal(genes.unpack_all(packed), genes_BG)
+    assert genes.unpack_all([]).shape == (0, len(genes.sizes_G))

@@ -48,7 +48,7 @@ def run(seed=1, evaluations=200, **settings):
     return found, recorder
 
 
-@pytest.mark.parametrize("algorithm", ["default", "nsga2", "random"])
+@pytest.mark.parametrize("algorithm", ["default", "nsga2", "nsga3", "random"])
 @pytest.mark.parametrize("islands", [1, 2, 3])
 def test_nothing_is_evaluated_twice_and_the_budget_is_used(algorithm, islands):
     found, recorder = run(algorithm=algorithm, islands=islands)
@@ -106,6 +106,13 @@ def test_nsga2_beats_random_search_on_the_same_budget():
     assert min(ours) > max(random_search), (ours, random_search)
 
 
+def test_the_guided_search_never_asks_twice_and_beats_nsga2():
+    found, recorder = run(algorithm="guided", evaluations=60)
+    assert len(recorder.asked) == len(set(recorder.asked)) == 60
+    assert volume(found) > volume(run(evaluations=60)[0])
+    assert run(algorithm="guided", evaluations=40)[0] == run(algorithm="guided", evaluations=40, islands=2)[0]
+
+
 def test_migration_reaches_every_island():
     """Islands that exchange their best end at least as well, in the mean, as islands that never do."""
     mixed = np.mean([volume(run(seed=s, islands=4, evaluations=400, migrate_every=2)[0]) for s in range(4)])
@@ -124,5 +131,5 @@ def test_a_space_smaller_than_the_budget_is_searched_whole_and_the_search_ends()
 
 
 def test_an_unknown_algorithm_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match="there are default, nsga2, random"):
+    with pytest.raises(ValueError, match="there are default, nsga2, nsga3, guided, random"):
         run(algorithm="nsga9")

@@ -1,0 +1,316 @@
+"""The measured search beside its baselines: rate and quality of an island, the guided search, and Ray's evaluators.
+
+    python -m bench.measured_search [--only rate,quality,guided,speedup,kills] [--seeds N]
+
+`rate`      asks and tells a second of one island on one core, 2,000 trials at a time, beside plain Optuna
+`quality`   hypervolume of that island and of plain Optuna's NSGA-II at the same number of evaluations
+`guided`    hypervolume on real accuracies (a surrogate of DyNAS-T's measurements), beside its LINAS and NSGA-II
+`speedup`   evaluations that sleep half a second, on 8 and 32 workers, beside evaluations x 0.5 s / workers
+`kills`     the same on 8, two of which are killed and two added midway: every trial is there once
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+
+from bench.imagenet import COSTS, GENES, SPACE, Surrogate, rows, volume
+from cluster.pool import Pool, Remote
+from cluster.session import session
+from ofa.arch import Arch
+from ofa.record import Measured
+from search import asynchronous, measured
+from search.island import Individual, Island, Packed
+from search.objective import MACS, TOP1
+
+OBJECTIVES = (TOP1, MACS)
+POPULATION = 50
+SLEEP_S = 0.5
+# Means that others measured on such a surrogate at 100, 150, 250 and 500 evaluations.
+PUBLISHED = {
+    "random": (0.4405, 0.4485, 0.4542, 0.4612),
+    "pymoo 0.6.2 NSGA-II": (0.4348, 0.4443, 0.4616, 0.4852),
+    "Optuna NSGA-II": (0.4351, 0.4446, 0.4603, 0.4801),
+    "DyNAS-T LINAS": (0.4527, 0.4788, 0.4946, 0.5167),
+}
+AT = (100, 150, 250, 500)
+GOAL = {100: 0.490, 250: 0.512, 500: 0.520}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="rate,quality,guided,speedup,kills")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=20_000, help="of the rate")
+    arguments = parser.parse_args()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    parts: dict[str, Callable[[], None]] = {
+        "rate": lambda: rate(arguments.trials),
+        "quality": lambda: quality(arguments.seeds),
+        "guided": lambda: guided(arguments.seeds),
+        "speedup": speedup,
+        "kills": lambda: kills(arguments.seeds),
+    }
+    for name in arguments.only.split(","):
+        parts[name]()
+
+
+class Plain:
+    """Optuna's NSGA-II as one would use it: a parameter a gene."""
+
+    def __init__(self, seed: int) -> None:
+        sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+        self.study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        self.open: list[optuna.Trial] = []
+
+    def ask(self, count: int) -> np.ndarray:
+        self.open = [self.study.ask() for _ in range(count)]
+        names = [(f"gene{g}", list(range(size))) for g, size in enumerate(GENES.sizes_G.tolist())]
+        return np.array([[trial.suggest_categorical(name, may) for name, may in names] for trial in self.open])
+
+    def tell(self, values: Sequence[tuple[float, float]]) -> None:
+        for trial, value in zip(self.open, values, strict=True):
+            self.study.tell(trial, value)
+
+
+class Packs:
+    """Our island."""
+
+    def __init__(self, seed: int) -> None:
+        self.island = Island(SPACE, ("maximize", "minimize"), algorithm="nsga2", population=POPULATION, seed=str(seed))
+        self.open: list[Packed] = []
+
+    def ask(self, count: int) -> np.ndarray:
+        self.open = self.island.ask(count)
+        return GENES.unpack_all(self.open)
+
+    def tell(self, values: Sequence[tuple[float, float]]) -> None:
+        self.island.tell([Individual(p, v) for p, v in zip(self.open, values, strict=True)])
+
+
+def rate(trials: int) -> None:
+    """Only ask and tell are counted, not what an evaluation takes."""
+    print("\n## Asks and tells a second on one core (CPU time)\n")
+
+    def rates(searcher: Plain | Packs, trials: int, chunk: int) -> list[float]:
+        found, rng = [], np.random.default_rng(0)
+        effect_G = rng.normal(size=len(GENES.sizes_G))
+        for _ in range(trials // chunk):
+            seconds = 0.0
+            for _ in range(chunk // POPULATION):
+                started = time.process_time()
+                genes_BG = searcher.ask(POPULATION)
+                seconds += time.process_time() - started
+                worth = (GENES.canonical(genes_BG) @ effect_G).tolist()
+                costs = genes_BG.sum(axis=1).astype(float).tolist()
+                values = list(zip(worth, costs, strict=True))
+                started = time.process_time()
+                searcher.tell(values)
+                seconds += time.process_time() - started
+            found.append(chunk / seconds)
+        return found
+
+    ours = rates(Packs(1), trials, 2000)
+    plain = rates(Plain(1), 3000, 500)
+    print(f"ours, {trials} trials, 2,000 at a time: {', '.join(f'{r:,.0f}' for r in ours)}")
+    print(f"slowest: {min(ours):,.0f} (goal 5,000); last over first: {ours[-1] / ours[0]:.2f} (goal 0.8 or more)")
+    print(f"plain Optuna, 3,000 trials, 500 at a time: {', '.join(f'{r:,.0f}' for r in plain)}")
+    print(f"ratio at the end: {ours[-1] / plain[-1]:.0f}")
+
+
+def quality(seeds: int) -> None:
+    print("\n## Hypervolume of one island and of plain Optuna's NSGA-II, both from random archs\n")
+    surrogate, at = Surrogate(rows()), (250, 500, 1000, 2000)
+
+    def volumes(searcher: Plain | Packs) -> list[float]:
+        macs: list[float] = []
+        top1: list[float] = []
+        while len(macs) < at[-1]:
+            genes_BG = GENES.canonical(searcher.ask(POPULATION))
+            macs += COSTS(genes_BG)[0].astype(float).tolist()
+            top1 += surrogate(genes_BG).tolist()
+            searcher.tell(list(zip(top1[-POPULATION:], macs[-POPULATION:], strict=True)))
+        return [volume(np.array(macs[:n]), np.array(top1[:n])) for n in at]
+
+    _head(["search", *map(str, at)])
+    for name, make in (("our island", Packs), ("plain Optuna", Plain)):
+        found = np.array([volumes(make(100 + seed)) for seed in range(seeds)])
+        _row([name, *(f"{m:.4f} ± {s:.4f}" for m, s in zip(found.mean(axis=0), found.std(axis=0, ddof=1), strict=True))])
+
+
+def guided(seeds: int) -> None:
+    print(f"\n## Hypervolume on real accuracies, mean of {seeds} seeds\n")
+    data = rows()
+    _head(["search", *map(str, AT), "least at 250", "CPU s"])
+    for name, means in PUBLISHED.items():
+        _row([f"published: {name}", *(f"{mean:.4f}" for mean in means), "", ""])
+    _row(["goal", *(f"{GOAL[n]:.3f}" if n in GOAL else "" for n in AT), "", ""])
+    for kind in ("ridge+svr", "boosting"):
+        surrogate = Surrogate(data, kind)
+        for algorithm, batch in (("guided", 25), ("nsga2", 50), ("random", 50)):
+            started = time.process_time()
+            found = np.array([_volumes(surrogate, algorithm, batch, 200 + seed) for seed in range(seeds)])
+            seconds = (time.process_time() - started) / seeds
+            name = f"{algorithm}, batches of {batch}, surrogate {kind}"
+            _row([name, *(f"{mean:.4f}" for mean in found.mean(axis=0)), f"{found[:, 2].min():.4f}", f"{seconds:.0f}"])
+
+
+def _volumes(surrogate: Surrogate, algorithm: str, batch: int, seed: int) -> list[float]:
+    def evaluate(archs: Sequence[Arch]) -> list[Measured]:
+        return _measured(surrogate, archs)
+
+    found = measured.search(
+        SPACE, OBJECTIVES, evaluate, algorithm=algorithm, evaluations=AT[-1], batch=batch, seed=seed
+    ).history
+    macs, top1 = np.array([m.macs for m in found]), np.array([100 * m.top1 for m in found])
+    return [volume(macs[:n], top1[:n]) for n in AT]
+
+
+def _measured(surrogate: Surrogate, archs: Sequence[Arch]) -> list[Measured]:
+    genes_BG = GENES.encode(archs)
+    macs, params = COSTS(genes_BG)
+    top1 = surrogate(genes_BG) / 100
+    return [Measured(a, float(t), int(m), int(p)) for a, t, m, p in zip(archs, top1, macs, params, strict=True)]
+
+
+class Sleeper:
+    """Looks the arch up after half a second, and writes down that it did."""
+
+    def __init__(self, folder: str, arrays: Mapping[str, np.ndarray]) -> None:
+        self.log = Path(folder) / f"{os.getpid()}.log"
+        self.coef_G = arrays["coef"]
+
+    def measure(self, arch: Arch) -> Measured:
+        with self.log.open("a") as file:
+            print(f"begins {arch.key}", file=file, flush=True)
+        time.sleep(SLEEP_S)
+        genes_BG = GENES.encode([arch])
+        macs, params = COSTS(genes_BG)
+        top1 = 0.7 + 0.1 * float(np.tanh((GENES.used(genes_BG) @ self.coef_G)[0]))
+        with self.log.open("a") as file:
+            print(f"ends {arch.key}", file=file, flush=True)
+        return Measured(arch, top1, int(macs[0]), int(params[0]))
+
+
+class Workers:
+    """The pool as the search wants it; `midway` is done once, after so many answers."""
+
+    def __init__(self, pool: Pool, midway: tuple[int, Callable[[], None]] | None = None) -> None:
+        self.pool, self.midway, self.done = pool, midway, 0
+        self.started = 0.0  # when the first arch was submitted
+
+    @property
+    def workers(self) -> int:
+        return self.pool.workers
+
+    @property
+    def free(self) -> int:
+        return self.pool.free
+
+    def submit(self, arch: Arch) -> None:
+        self.started = self.started or time.monotonic()
+        self.pool.submit("measure", arch)
+
+    def finished(self, timeout_s: float) -> list[Measured]:
+        answers = [answer for _, answer in self.pool.finished(timeout_s)]
+        self.done += len(answers)
+        if self.midway is not None and self.done >= self.midway[0]:
+            (_, act), self.midway = self.midway, None
+            act()
+        return answers
+
+
+def _searched(
+    pool: Pool, evaluations: int, seed: int, midway: tuple[int, Callable[[], None]] | None = None
+) -> tuple[measured.Result, float]:
+    """The search on two islands, and its seconds from the first evaluation; processes are there before."""
+    pool.wait_until_built()
+    workers, ports = Workers(pool, midway), []
+
+    def open_port(build: Callable[[], Any]) -> Remote:
+        port = Remote(build)
+        port.call("turn", [], [], 0)  # an island that answers is there
+        assert port.answer(timeout_s=300) == [[]]
+        ports.append(port)
+        return port
+
+    found = asynchronous.search(
+        SPACE, OBJECTIVES, workers, evaluations=evaluations, population=POPULATION, seed=seed, islands=2, open_port=open_port
+    )
+    seconds = time.monotonic() - workers.started
+    for port in ports:
+        port.close()
+    return found, seconds
+
+
+def _pool(folder: str, workers: int) -> Pool:
+    coef_L = np.random.default_rng(0).normal(0.1, 0.1, len(SPACE.slots))
+    return Pool(partial(Sleeper, folder), {"coef": coef_L}, workers)
+
+
+def speedup() -> None:
+    print(f"\n## Evaluations that sleep {SLEEP_S} s, two islands in Ray actors\n")
+    _head(["workers", "evaluations", "seconds", "ideal", "share of ideal"])
+    for workers in (8, 32):
+        with session("local", cpus=workers, shared_bytes=0), tempfile.TemporaryDirectory() as folder:
+            pool = _pool(folder, workers)
+            evaluations = 40 * workers
+            _, seconds = _searched(pool, evaluations, seed=1)
+            pool.close()
+        ideal = evaluations * SLEEP_S / workers
+        _row([str(workers), str(evaluations), f"{seconds:.1f}", f"{ideal:.1f}", f"{ideal / seconds:.3f} (goal 0.9)"])
+
+
+def kills(seeds: int) -> None:
+    print("\n## Eight workers, of which two are killed and two are added midway\n")
+    _head(["seed", "disturbed", "evaluations", "lost", "twice", "begun again", "hypervolume"])
+    volumes: dict[bool, list[float]] = {False: [], True: []}
+    evaluations = 240
+    with session("local", cpus=10, shared_bytes=0):
+        for seed in range(seeds):
+            for disturbed in (False, True):
+                with tempfile.TemporaryDirectory() as folder:
+                    pool = _pool(folder, 8)
+
+                    def disturb(pool: Pool = pool, folder: str = folder) -> None:
+                        for log in sorted(Path(folder).iterdir())[:2]:
+                            os.kill(int(log.stem), signal.SIGKILL)
+                        pool.resize(10)
+
+                    found, _ = _searched(pool, evaluations, seed, (evaluations // 2, disturb) if disturbed else None)
+                    pool.close()
+                    lines = [line for log in Path(folder).iterdir() for line in log.read_text().splitlines()]
+                ended = [line.split()[1] for line in lines if line.startswith("ends")]
+                begun = [line.split()[1] for line in lines if line.startswith("begins")]
+                keys = {m.arch.key for m in found.history}
+                macs, top1 = (np.array([getattr(m, name) for m in found.history]) for name in ("macs", "top1"))
+                volumes[disturbed].append(volume(macs, 100 * top1))
+                _row([str(seed), "yes" if disturbed else "no", str(len(keys)), str(evaluations - len(keys)),
+                      str(len(ended) - len(set(ended))), str(len(begun) - len(set(begun))),
+                      f"{volumes[disturbed][-1]:.4f}"])  # fmt: skip
+    for disturbed, found_volumes in volumes.items():
+        spread = f"{min(found_volumes):.4f} to {max(found_volumes):.4f}"
+        print(f"{'disturbed' if disturbed else 'undisturbed'}: mean {np.mean(found_volumes):.4f}, {spread}")
+
+
+def _head(cells: Sequence[str]) -> None:
+    _row(cells)
+    print(f"|{'---|' * len(cells)}")
+
+
+def _row(cells: Sequence[str]) -> None:
+    print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""One member of a front: by limits, the knee, weights or a direction; says what the choice gives up.
+
+ofa choose runs/<id>/front.json --latency-ms 25
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import InputError
+from jobs.problem import named_numbers, number, read
+from ofa.record import Measured
+from search.choose import Choice, choose
+from search.front import Front
+from search.objective import LATENCY, MACS, TOP1, Objective
+from search.problem import Limit
+
+
+def choose_from(
+    path: str, latency_ms: Sequence[str], macs: float | None, top1: float | None, knee: bool, weights: str | None,
+    direction: str | None,
+) -> Choice:  # fmt: skip
+    """The choice from a front.json, a targets.json, or a file of one measured record a line."""
+    members = _members(path)
+    devices = _devices(members)
+    objectives = [TOP1, *_costs(members, devices)]
+    limits = [_latency_limit(text, devices, path) for text in latency_ms]
+    if macs is not None:
+        limits.append(Limit(MACS, macs))
+        objectives = [*objectives, *([] if MACS in objectives else [MACS])]
+    if top1 is not None:
+        limits.append(Limit(TOP1, top1))
+    for limit in limits:
+        if limit.objective not in objectives:
+            raise InputError(f"{path}: its members have no {limit.objective.name}; choose by --macs, or search with a table")
+    if top1 is not None and not (latency_ms or macs or knee or weights or direction):
+        objectives = [*objectives[1:], TOP1]  # good enough, then the cheapest
+    by_name = {o.name.replace(" on ", "@"): o.name for o in objectives}
+
+    def numbers(text: str | None, where: str) -> dict[str, float] | None:
+        return None if text is None else {by_name.get(k, k): v for k, v in named_numbers(text, where).items()}
+
+    return choose(
+        members,
+        objectives,
+        limits=limits,
+        weights=numbers(weights, "--weights"),
+        direction=numbers(direction, "--direction"),
+        at_knee=knee,
+    )
+
+
+def to_json(choice: Choice) -> dict[str, Any]:
+    return {
+        "chosen": choice.member.to_json(),
+        "reason": choice.reason,
+        "gives_up": dict(choice.gives_up),
+        "beside": [member.to_json() for member in choice.next],
+    }
+
+
+def words(choice: Choice) -> str:
+    """For people: the member, what it gives up, and what is beside it."""
+    lines = [f"{choice.member.arch.key}", f"  {_described(choice.member)}", f"  chosen by {choice.reason}"]
+    lines += [f"  gives up {lost:.4g} of the best {name}" for name, lost in choice.gives_up.items()]
+    lines += [f"  beside it: {_described(member)}" for member in choice.next]
+    return "\n".join(lines)
+
+
+def _described(member: Measured) -> str:
+    latencies = dict(member.latencies_ms) or ({member.device: member.latency_ms} if member.latency_ms is not None else {})
+    timed = "".join(f", {ms:.2f} ms{f' on {device}' if device else ''}" for device, ms in latencies.items())
+    return f"top-1 {member.top1:.4f}, {member.macs / 1e6:.1f}M MACs, {member.params / 1e6:.2f}M params{timed}"
+
+
+def _members(path: str) -> list[Measured]:
+    text = read(path).decode("utf-8", errors="replace")
+    try:
+        if Path(path).suffix == ".jsonl":
+            return [Measured.from_json(json.loads(line)) for line in text.splitlines()]
+        return list(Front.from_json(json.loads(text)).members)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is no JSON: {error}; give a front.json") from None
+
+
+def _devices(members: Sequence[Measured]) -> list[str]:
+    """The devices whose latencies every member knows; none where only one is, which needs no name."""
+    shared = [{device for device, _ in member.latencies_ms} for member in members]
+    order = [device for device, _ in members[0].latencies_ms] if members else []
+    return [device for device in order if all(device in known for known in shared)]
+
+
+def _costs(members: Sequence[Measured], devices: Sequence[str]) -> list[Objective]:
+    if devices:
+        return [replace(LATENCY, device=device) for device in devices]
+    return [LATENCY] if all(member.latency_ms is not None for member in members) else [MACS]
+
+
+def _latency_limit(text: str, devices: Sequence[str], path: str) -> Limit:
+    device, _, value = text.rpartition("=")
+    if bool(device) != bool(devices) or (device and device not in devices):
+        form = f"DEVICE=MS with DEVICE one of {', '.join(devices)}" if devices else "a number of milliseconds"
+        raise InputError(f"--latency-ms {text}: {path} needs {form}")
+    return Limit(replace(LATENCY, device=device) if device else LATENCY, number(value, "--latency-ms"))

@@ -1,0 +1,152 @@
+"""A latency table of this machine: what each part of a space's networks takes, in the format that OFA published.
+
+    ofa measure --latency-table FILE --space ofa_mbv3_w1.0 --resolution 224
+
+Every part that some network of the space has, at every resolution asked for, is timed alone; a network's latency by
+the table is the sum of its parts. How well that predicts whole networks is measured too, on random ones, and stands
+in the file: sums leave out what happens between parts, so trust ranks more than milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cluster.errors import InputError
+from cluster.run import machine
+from ofa.arch import Arch
+from ofa.blocks import Block, Conv, Head, Part, head, mobile_block, parts, slot_name, whole
+from ofa.cost import strided
+from ofa.extract import extract, extract_part
+from ofa.latency import measure_latencies, times_ms
+from ofa.space import MobileSpace, Space
+from ofa.supernet import Supernet
+from search.predictor import tau
+
+CLASSES = 1000  # as the published keys have it
+SEED = 1  # of the networks that sums are compared on, and of weights, which have no part in the times
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How sums of a table compare with whole networks, timed in turns."""
+
+    networks: int
+    kendall_tau: float
+    ratio: float  # median of whole over sum
+    error: float  # median of |whole - ratio x sum| / whole
+
+
+def measure_table(
+    space: Space, resolutions: Sequence[int], *, runs: int, threads: int, networks: int
+) -> tuple[dict[str, Any], Agreement]:
+    """The table as JSON, and how well its sums agree with `networks` random networks."""
+    if not isinstance(space, MobileSpace):
+        raise InputError(f"ofa measure --latency-table: {space.name} has no published format; use a MobileNetV3 space")
+    if (strange := next((r for r in resolutions if r not in space.resolutions), None)) is not None:
+        listed = ", ".join(str(r) for r in space.resolutions)
+        raise InputError(f"ofa measure --latency-table: resolution {strange} is not in {space.name}; it has {listed}")
+    net = Supernet(space, CLASSES, torch.Generator().manual_seed(SEED)).eval().requires_grad_(False)
+    table: dict[str, Any] = {"_source": f"ofa measure --latency-table, {space.name}", "unit": "ms"}
+    table |= {"_device": machine(), "_threads": threads, "_batch": 1}
+    for resolution in resolutions:
+        timed = dict(_modules(net, space, resolution))
+        times = times_ms(list(timed.values()), runs=runs, threads=threads)
+        table[str(resolution)] = {
+            key: {"count": len(taken), "mean": statistics.mean(taken), "std": statistics.pstdev(taken)}
+            for key, taken in zip(timed, map(_undisturbed, times), strict=True)
+        }
+    rng = random.Random(f"{SEED}/latency-table")
+    drawn = space.only(resolutions=tuple(resolutions))
+    archs = [drawn.smallest(), drawn.largest(), *(drawn.sample(rng) for _ in range(networks - 2))][:networks]
+    whole_ms = [
+        taken.latency_ms
+        for taken in measure_latencies([(extract(net, a), a.resolution) for a in archs], runs=runs, threads=threads)
+    ]
+    agreement = compared([table_ms(table, space, arch) for arch in archs], whole_ms)
+    table["_agreement"] = {name: getattr(agreement, name) for name in Agreement.__slots__}
+    return table, agreement
+
+
+def _undisturbed(times: Sequence[float]) -> list[float]:
+    """The middle half: what else the machine did shall not count."""
+    ordered, quarter = sorted(times), len(times) // 4
+    return ordered[quarter : len(ordered) - quarter]
+
+
+def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
+    """How sums compare with whole networks."""
+    import numpy as np
+
+    ratio = statistics.median(w / s for w, s in zip(whole_ms, sums_ms, strict=True))
+    errors = [abs(w - ratio * s) / w for w, s in zip(whole_ms, sums_ms, strict=True)]
+    return Agreement(len(whole_ms), tau(np.array(whole_ms), np.array(sums_ms)), ratio, statistics.median(errors))
+
+
+def table_ms(table: dict[str, Any], space: MobileSpace, arch: Arch) -> float:
+    """The sum of an arch's parts."""
+    here, size, total = table[str(arch.resolution)], arch.resolution, 0.0
+    for name, part in parts(space, arch):
+        total += here[part_key(name, part, size)]["mean"]
+        size = strided(size, part.stride)
+    return total + sum(here[key]["mean"] for key in _head_keys(head(space, arch), size, space))
+
+
+def write_table(path: str, table: dict[str, Any]) -> None:
+    try:
+        Path(path).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"--latency-table {path}: cannot write: {error.strerror}; choose another place") from None
+
+
+def part_key(name: str, part: Part, size: int) -> str:
+    """The published name of a part whose input is `size` by `size` pixels."""
+    after = strided(size, part.stride)
+    assert isinstance(part, Conv | Block), part
+    shapes = f"input:{size}x{size}x{part.in_channels}-output:{after}x{after}x{part.out_channels}"
+    if isinstance(part, Conv):
+        return f"{'Conv' if name == 'stem' else 'Conv_1'}-{shapes}"
+    flags = f"idskip:{int(part.residual)}-se:{int(part.se)}-hs:{int(part.act == 'h_swish')}"
+    return f"expanded_conv-{shapes}-expand:{part.mid}-kernel:{part.kernel}-stride:{part.stride}-{flags}"
+
+
+def _head_keys(top: Head, size: int, space: MobileSpace) -> list[str]:
+    logits = f"Logits-input:1x1x{top.features}-output:{CLASSES}"
+    if top.mix is None:
+        return [f"AvgPool2D-input:{size}x{size}x{top.features}-output:1x1x{top.features}", logits]
+    before = top.mix.in_channels
+    pool = f"AvgPool2D-input:{size}x{size}x{before}-output:1x1x{before}"
+    return [pool, f"Conv_2-input:1x1x{before}-output:1x1x{top.features}", logits]
+
+
+def _modules(net: Supernet, space: MobileSpace, resolution: int) -> list[tuple[str, tuple[nn.Module, tuple[int, ...]]]]:
+    """Of everything that networks at this resolution are made of: its key, and a module with its input's shape."""
+    found: list[tuple[str, tuple[nn.Module, tuple[int, ...]]]] = []
+    slots = {slot_name(slot.stage, slot.position): slot for slot in space.slots}
+    size = resolution
+    for name, part in parts(space, whole(space)):
+        choices: list[Part] = [part]
+        if name in slots:
+            at = slots[name]
+            choices = [mobile_block(space, at.stage, at.position, k, e) for k in space.kernels for e in space.expands]
+        for choice in choices:
+            assert isinstance(choice, Conv | Block), choice
+            key = part_key(name, choice, size)
+            found.append((key, (extract_part(net, name, choice), (choice.in_channels, size, size))))
+        size = strided(size, part.stride)
+    top, plain = head(space, whole(space)), extract(net, whole(space))
+    keys = _head_keys(top, size, space)
+    channels = top.mix.in_channels if top.mix else top.features
+    found.append((keys[0], (nn.AdaptiveAvgPool2d(1), (channels, size, size))))
+    if top.mix is not None:
+        found.append((keys[1], (plain.mix, (channels, 1, 1))))
+    found.append((keys[-1], (plain.classifier, (top.features,))))
+    return found

@@ -1,0 +1,147 @@
+"""A predicted search's problem from files: a space's name, latency tables, and an accuracy predictor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from cluster.errors import InputError
+from ofa.arch import Arch
+from ofa.genes import Genes
+from ofa.record import Measured
+from ofa.spaces import get_space
+from search.objective import LATENCY, MACS, TOP1, Objective
+from search.predictor import Predictor
+from search.problem import Column, CostTable, Limit, Problem, Term
+from search.published import PublishedPredictor, is_published
+from search.table import LatencyTable, TableLatency
+
+CLASSES = 1000  # of the networks that tables and predictors were published for
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A problem, and all that can be said of its archs: latency (ms) by device, exact costs."""
+
+    problem: Problem
+    latencies: dict[str, TableLatency]
+    costs: CostTable
+
+    def measured(self, archs: Sequence[Arch]) -> tuple[Measured, ...]:
+        """What is predicted of each, cheapest first."""
+        genes_BG = Genes(self.problem.space).encode(archs)
+        top1_B = self.problem.terms[0].values(genes_BG)
+        macs_B, params_B = self.costs(genes_BG)
+        ms = {device: table(genes_BG) for device, table in self.latencies.items()}
+        members = []
+        for i, arch in enumerate(archs):
+            member = Measured(arch, float(top1_B[i]), int(macs_B[i]), int(params_B[i]))
+            if ms:
+                known = tuple((device, float(ms_B[i])) for device, ms_B in ms.items())
+                member = replace(
+                    member, latency_ms=known[0][1], device=known[0][0], latencies_ms=known if len(known) > 1 else ()
+                )
+            members.append(member)
+        return tuple(members)
+
+
+def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequence[str], at_least: Sequence[str],
+         fixed: Sequence[str]) -> Loaded:  # fmt: skip
+    """The problem that a command line describes.
+
+    Objectives are top-1 as the predictor says, and latency on the device of each table, or MACs without a table. Of the
+    space's resolutions those stay that every file knows.
+    """
+    space, data = get_space(space_name), read(predictor)
+    devices: dict[str, LatencyTable] = {}
+    for text in tables:
+        name, _, path = text.rpartition("=")
+        devices[name or Path(path).name.split(".")[0]] = LatencyTable.parse(read(path), path)
+    if len(devices) < len(tables):
+        raise InputError(
+            f"--latency-table: two tables are both called {[*devices][-1]}; name them: --latency-table NAME=FILE"
+        )
+    known = [set(table.resolutions(space)) for table in devices.values()]
+    if is_published(data):
+        known.append(set(PublishedPredictor.resolutions(data, space)))
+    resolutions = set(space.resolutions).intersection(*known)
+    if not resolutions:
+        raise InputError(f"no resolution of {space.name} is known to all of {', '.join([*tables, predictor])}")
+    space = space.only(resolutions=sorted(resolutions))
+    column: Column
+    if is_published(data):
+        column = PublishedPredictor(data, space, predictor).predict
+    else:
+        column = Predictor.from_npz(data, space, predictor).predict
+    costs = CostTable(space, CLASSES)
+    latencies = {device: TableLatency(table, space) for device, table in devices.items()}
+    terms = [Term(TOP1, column, exact=False)]
+    for device, latency in latencies.items():
+        objective = replace(LATENCY, device=device) if len(latencies) > 1 else LATENCY
+        terms.append(Term(objective, latency, exact=True))
+    if not latencies:
+        terms.append(Term(MACS, lambda genes_BG: costs(genes_BG)[0].astype(np.float64), exact=True))
+    objectives = [term.objective for term in terms]
+    limits = [_limit(text, objectives, "minimize", "--at-most") for text in at_most]
+    limits += [_limit(text, objectives, "maximize", "--at-least") for text in at_least]
+    pinned = dict(_pinned(text, Genes(space)) for text in fixed)
+    return Loaded(Problem(space, tuple(terms), tuple(limits), pinned), latencies, costs)
+
+
+def read(path: str) -> bytes:
+    """A file's bytes; one that cannot be read is an `InputError`."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; give a file that is there") from None
+
+
+def number(text: str, where: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{where}: {text!r} is no number") from None
+
+
+def named_numbers(text: str, where: str) -> dict[str, float]:
+    """`top1=1,latency_ms=2` as a mapping."""
+    found = {}
+    for part in text.split(","):
+        name, equals, value = part.rpartition("=")
+        if not equals:
+            raise InputError(f"{where}: found {part!r}; expected NAME=NUMBER, such as latency_ms=1")
+        found[name.strip()] = number(value, where)
+    return found
+
+
+def _limit(text: str, objectives: Sequence[Objective], direction: str, where: str) -> Limit:
+    name, equals, value = text.rpartition("=")
+    by_name = {objective.name.replace(" on ", "@"): objective for objective in objectives}
+    if not equals or name not in by_name:
+        raise InputError(f"{where} {text}: expected one of {', '.join(by_name)} and a number, such as latency_ms=25")
+    if by_name[name].direction != direction:
+        other = "--at-least" if where == "--at-most" else "--at-most"
+        raise InputError(f"{where} {text}: of {name} {'more' if direction == 'minimize' else 'less'} is better; use {other}")
+    return Limit(by_name[name], number(value, where))
+
+
+def _pinned(text: str, genes: Genes) -> tuple[int, int]:
+    """`resolution=192` or `depth.2=4` as the index of a gene and of its choice."""
+    groups = {"depth": genes.depth, "kernel": genes.kernel, "expand": genes.expand, "width": genes.width}
+    name, _, value = text.partition("=")
+    group, _, place = name.partition(".")
+    count = groups[group].stop - groups[group].start if group in groups else 0
+    if name == "resolution":
+        gene = 0
+    elif place.isdigit() and int(place) < count:
+        gene = groups[group].start + int(place)
+    else:
+        there = [f"{g}.0 to {g}.{s.stop - s.start - 1}" for g, s in groups.items() if s.stop > s.start]
+        raise InputError(f"--fix {text}: expected resolution=, or one of {', '.join(there)} and a value, such as depth.0=3")
+    wanted, choices = number(value, f"--fix {text}"), list(genes.choices[gene])
+    if wanted not in choices:
+        raise InputError(f"--fix {text}: {name} may be {', '.join(f'{c:g}' for c in choices)}")
+    return gene, choices.index(wanted)

@@ -1,0 +1,266 @@
+"""Our search on predicted objectives: one archive over the cost axes, and a surrogate that says which child to evaluate.
+
+The cost axes (every objective but the quality, which is the one that has to be predicted) are divided into cells, and
+every cell keeps the best arch that was seen there: also where it is dominated, because what the plateaus lack is
+diversity, not pressure. Each round crosses cells that are near each other, changes a gene or two, and draws some archs
+anew. It makes several times more children than it may evaluate, and picks by an estimate: an additive model of the
+choices, fitted to what this search evaluated lately, tells how a child differs from its parents, whose values are
+known; costs that are exact are not estimated but asked, which is no evaluation. The children evaluated are those
+expected to improve most on the best quality of their cell and all cheaper ones.
+
+On the published problem (OFA's Note10 table and predictor, 100,000 evaluations) finer cells, pure elitism on the
+front, a hierarchy of islands and more mutations all did worse; docs/log.md has the figures.
+
+Shape letters in this file: B archs, G genes, M objectives, C cells, A cost axes, F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ofa.genes import Genes
+from search.front import nondominated
+from search.selection import thinned
+
+CELLS = {1: 180, 2: 40, 3: 16}  # along each axis, by the number of cost axes
+CHILDREN = 4  # bred for each that is evaluated
+NEAR = 3  # cells that may lie between mates, counted among those that hold an arch
+MOST_CHANGES = 2  # genes drawn anew in a child
+IMMIGRANTS = 0.02  # share of each round that is drawn anew altogether
+MEMORY = 12_500  # evaluations after which a row weighs 1/e in the model
+INFEASIBLE = 1e9  # added to the quality of what breaks a limit, so that anything feasible is better
+
+
+class Archive:
+    """The search's state. Points are minimised; `quality` says which objective is not a cost axis."""
+
+    def __init__(
+        self,
+        genes: Genes,
+        evaluate: Callable[[np.ndarray], np.ndarray],
+        costs: Callable[[np.ndarray], np.ndarray],
+        *,
+        bounds_M: np.ndarray,
+        pinned: dict[int, int],
+        evaluations: int,
+        members: int,
+        rng: np.random.Generator,
+    ) -> None:
+        """evaluate: points [B, M] of genes. costs: the same where it is free to know them, else NaN.
+
+        bounds_M: the most that a point may have in each objective, infinity for no limit.
+        """
+        self.genes, self.ask, self.costs, self.rng = genes, evaluate, costs, rng
+        self.bounds_M, self.pinned, self.left, self.members = bounds_M, pinned, evaluations, members
+        self.sizes_G = genes.sizes_G.astype(np.int8)
+        self.batch = int(np.clip(evaluations // 200, 20, 1000))
+        self.surrogate = Surrogate(genes, len(bounds_M))
+        self.key_G = rng.integers(1, 2**44, len(self.sizes_G)).astype(np.float64)  # sums stay whole numbers below 2^53
+        self.seen = Seen()
+
+    def run(self, first_BG: np.ndarray, progress: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
+        """The members: genes and points; none if no arch was found within the bounds."""
+        first_BG = self._distinct(self.pin(first_BG))[0][: self.left]
+        exact = np.isfinite(self.costs(first_BG[:1])[0])
+        self.quality = int(np.argmin(exact))  # the first that must be predicted
+        self.exact_M = exact
+        self._start(first_BG)
+        total, fruitless = self.left + len(first_BG), 0
+        while self.left > 0 and fruitless < 20:
+            asked_BG = self._asked(min(self.batch, self.left))
+            fruitless = 0 if len(asked_BG) else fruitless + 1
+            if len(asked_BG):
+                self._note(asked_BG)
+            progress(total - self.left)
+        feasible = (self.front_points <= self.bounds_M).all(axis=1)
+        kept = np.flatnonzero(feasible)
+        kept = kept[thinned(self.front_points[kept], self.members)]
+        return self.front_genes[kept], self.front_points[kept]
+
+    def pin(self, genes_BG: np.ndarray) -> np.ndarray:
+        """Canonical, with the genes that must have one value."""
+        genes_BG = genes_BG.astype(np.int8)
+        for gene, choice in self.pinned.items():
+            genes_BG[:, gene] = choice
+        return self.genes.canonical(genes_BG)
+
+    def _start(self, first_BG: np.ndarray) -> None:
+        points_BM = self.ask(first_BG)
+        self.seen.add(first_BG @ self.key_G)
+        self.left -= len(first_BG)
+        self.axes = [m for m in range(points_BM.shape[1]) if m != self.quality]
+        per_axis = CELLS.get(len(self.axes), 8)
+        self.shape = (per_axis,) * len(self.axes)
+        self.low_A = points_BM[:, self.axes].min(axis=0)
+        span_A = np.ptp(points_BM[:, self.axes], axis=0)
+        self.per_unit_A = per_axis / np.where(span_A > 0, span_A, 1.0)
+        self.strides_A = per_axis ** np.arange(len(self.axes) - 1, -1, -1)
+        cells = per_axis ** len(self.axes)
+        self.cell_genes = np.zeros((cells, first_BG.shape[1]), dtype=np.int8)
+        self.cell_points = np.zeros((cells, points_BM.shape[1]))
+        self.cell_score = np.full(cells, np.inf)
+        self.front_genes, self.front_points = first_BG[:0], points_BM[:0]
+        self._keep(first_BG, points_BM)
+
+    def _note(self, asked_BG: np.ndarray) -> None:
+        points_BM = self.ask(asked_BG)
+        self.left -= len(asked_BG)
+        self._keep(asked_BG, points_BM)
+
+    def _keep(self, genes_BG: np.ndarray, points_BM: np.ndarray) -> None:
+        """The best of each cell, the non-dominated of all time, and what the surrogate learns."""
+        score_B, cell_B = self._score(points_BM), self._cell(points_BM)
+        order = np.lexsort((score_B, cell_B))
+        best = order[np.concatenate(([True], cell_B[order][1:] != cell_B[order][:-1]))]
+        best = best[score_B[best] < self.cell_score[cell_B[best]]]
+        cells = cell_B[best]
+        self.cell_genes[cells], self.cell_points[cells] = genes_BG[best], points_BM[best]
+        self.cell_score[cells] = score_B[best]
+        self.surrogate.learn(genes_BG, points_BM)
+
+        kept = np.flatnonzero(score_B < INFEASIBLE)
+        if len(self.axes) > 1:  # comparing all with all is dear there: only the new with the old, and the new
+            kept = kept[~(self.front_points[:, None] <= points_BM[kept]).all(axis=2).any(axis=0)]
+            kept = kept[nondominated(points_BM[kept])]
+            stays = ~(points_BM[kept][:, None] <= self.front_points).all(axis=2).any(axis=0)
+            self.front_genes, self.front_points = self.front_genes[stays], self.front_points[stays]
+        points = np.concatenate([self.front_points, points_BM[kept]])
+        genes = np.concatenate([self.front_genes, genes_BG[kept]])
+        _, first = np.unique(points, axis=0, return_index=True)
+        if len(self.axes) == 1:
+            first = first[nondominated(points[first])]
+        most = (20 if len(self.axes) == 1 else 4) * self.members
+        if len(first) > most:
+            first = first[thinned(points[first], most // 2)]
+        self.front_genes, self.front_points = genes[first], points[first]
+
+    def _asked(self, count: int) -> np.ndarray:
+        """The children to evaluate next, at most `count`, each for the first time."""
+        live = np.flatnonzero(np.isfinite(self.cell_score))
+        if len(self.shape) > 1:  # neighbours are those of similar cost in sum
+            place = np.stack(np.unravel_index(live, self.shape), axis=1)
+            live = live[np.argsort(place.sum(axis=1) + self.rng.random(len(live)), kind="stable")]
+        pool_BG, pool_BM = self.cell_genes[live], self.cell_points[live]
+        bred, new = self.rng, int(count * IMMIGRANTS)
+        mother = bred.integers(0, len(live), count * CHILDREN)
+        father = np.clip(mother + bred.integers(-NEAR, NEAR + 1, len(mother)), 0, len(live) - 1)
+        from_father = bred.integers(0, 2, (len(mother), pool_BG.shape[1]), dtype=np.uint8).astype(bool)
+        child_BG = np.where(from_father, pool_BG[father], pool_BG[mother])
+        changes = bred.integers(1, MOST_CHANGES + 1, len(mother))
+        row, gene = np.repeat(np.arange(len(mother)), changes), bred.integers(0, len(self.sizes_G), changes.sum())
+        child_BG[row, gene] = (bred.random(len(row)) * self.sizes_G[gene]).astype(np.int8)
+        child_BG[:new] = bred.integers(0, self.sizes_G, (new, len(self.sizes_G)), dtype=np.int8)
+        child_BG = self.pin(child_BG)
+        child_BG, chosen = self._distinct(child_BG)
+        mother, father, from_father = mother[chosen], father[chosen], from_father[chosen]
+        gain_B = self._expected_gain(child_BG, pool_BG, pool_BM, mother, father, from_father.mean(axis=1))
+        gain_B[chosen < new] = np.inf
+        if len(child_BG) > count:
+            child_BG = child_BG[np.argpartition(-gain_B, count - 1)[:count]]
+        key_B = child_BG @ self.key_G
+        self.seen.add(key_B)
+        return child_BG
+
+    def _expected_gain(
+        self,
+        child_BG: np.ndarray,
+        pool_BG: np.ndarray,
+        pool_BM: np.ndarray,
+        mother: np.ndarray,
+        father: np.ndarray,
+        share_B: np.ndarray,
+    ) -> np.ndarray:
+        """By how much each child is expected to beat the best quality of its cell and of all that cost less."""
+        residual_BM = pool_BM - self.surrogate.predict(pool_BG)
+        points_BM = self.surrogate.predict(child_BG)
+        points_BM += residual_BM[mother] + share_B[:, None] * (residual_BM[father] - residual_BM[mother])
+        if self.exact_M.any():
+            exact_BM = self.costs(child_BG)
+            points_BM[:, self.exact_M] = exact_BM[:, self.exact_M]
+        best = self.cell_score.reshape(self.shape)
+        for axis in range(len(self.shape)):
+            best = np.minimum.accumulate(best, axis=axis)
+        best_B = best.reshape(-1)[self._cell(points_BM)]
+        return np.where(np.isfinite(best_B), best_B, self.cell_score[np.isfinite(self.cell_score)].max()) - self._score(
+            points_BM
+        )
+
+    def _distinct(self, genes_BG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Those that are neither twice here nor were evaluated, and their indices; an arch is known by 44 random bits."""
+        key_B = genes_BG @ self.key_G
+        _, first = np.unique(key_B, return_index=True)
+        chosen = np.sort(first[~self.seen.has(key_B[first])])
+        return genes_BG[chosen], chosen
+
+    def _score(self, points_BM: np.ndarray) -> np.ndarray:
+        """The quality, or how far beyond the bounds."""
+        over_BM = points_BM - self.bounds_M
+        beyond_B = np.maximum(over_BM, 0).sum(axis=1) if np.isfinite(self.bounds_M).any() else np.zeros(len(points_BM))
+        return np.where(beyond_B > 0, INFEASIBLE + beyond_B, points_BM[:, self.quality])
+
+    def _cell(self, points_BM: np.ndarray) -> np.ndarray:
+        place_BA = ((points_BM[:, self.axes] - self.low_A) * self.per_unit_A).astype(np.int64)
+        return np.clip(place_BA, 0, self.shape[0] - 1) @ self.strides_A
+
+
+class Seen:
+    """A set of numbers, asked and extended by arrays: a long sorted one, and a short one that joins it now and then."""
+
+    def __init__(self) -> None:
+        self.long, self.short = np.zeros(0), np.zeros(0)
+
+    def has(self, keys_B: np.ndarray) -> np.ndarray:
+        found_B = np.zeros(len(keys_B), dtype=bool)
+        for known in (self.long, self.short):
+            if len(known):
+                found_B |= known[np.minimum(np.searchsorted(known, keys_B), len(known) - 1)] == keys_B
+        return found_B
+
+    def add(self, keys_B: np.ndarray) -> None:
+        self.short = np.sort(np.concatenate([self.short, keys_B]))
+        if len(self.short) > max(5000, len(self.long) // 8):
+            self.long, self.short = np.sort(np.concatenate([self.long, self.short]), kind="stable"), np.zeros(0)
+
+
+class Surrogate:
+    """A ridge regression of points on the choices of an arch, which forgets; additive, so it is a sum of table entries."""
+
+    def __init__(self, genes: Genes, objectives: int, *, ridge: float = 1.0, refit_every: int = 4) -> None:
+        self.genes, self.ridge, self.refit_every = genes, ridge, refit_every
+        sizes = [*[genes.block_kinds] * len(genes.space.slots)]
+        whole = range(len(genes.sizes_G))
+        self.whole = [0, *whole[genes.depth], *whole[genes.width]]
+        sizes += [int(genes.sizes_G[g]) for g in self.whole]
+        self.start = np.concatenate(([0], np.cumsum(sizes)))
+        self.gram_FF = np.zeros((self.start[-1], self.start[-1]), dtype=np.float32)
+        self.moment_FM = np.zeros((self.start[-1], objectives))
+        self.weight_FM = np.zeros((self.start[-1], objectives))
+        self.mean_M: np.ndarray | None = None
+        self.rounds = 0
+
+    def learn(self, genes_BG: np.ndarray, points_BM: np.ndarray) -> None:
+        """Rows [B]; earlier ones weigh a little less from now on."""
+        if self.mean_M is None:
+            self.mean_M = points_BM.mean(axis=0)
+        x_BF = np.zeros((len(genes_BG), self.start[-1]), dtype=np.float32)
+        x_BF[np.arange(len(genes_BG))[:, None], self._places(genes_BG)] = 1
+        fade = np.exp(-len(genes_BG) / MEMORY)
+        self.gram_FF = self.gram_FF * np.float32(fade) + x_BF.T @ x_BF
+        self.moment_FM = self.moment_FM * fade + x_BF.T @ (points_BM - self.mean_M)
+        if self.rounds % self.refit_every == 0:
+            gram_FF = self.gram_FF.astype(np.float64)
+            gram_FF[np.diag_indices_from(gram_FF)] += self.ridge
+            self.weight_FM = np.linalg.solve(gram_FF, self.moment_FM)
+        self.rounds += 1
+
+    def predict(self, genes_BG: np.ndarray) -> np.ndarray:
+        """Estimates of the points [B, M]."""
+        places_BX = self._places(genes_BG)
+        assert self.mean_M is not None
+        return np.stack([w_F.take(places_BX).sum(axis=1) for w_F in self.weight_FM.T], axis=1) + self.mean_M
+
+    def _places(self, genes_BG: np.ndarray) -> np.ndarray:
+        """The features that are 1."""
+        return np.concatenate([self.genes.blocks(genes_BG), genes_BG[:, self.whole]], axis=1) + self.start[:-1]

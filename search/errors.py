@@ -1,0 +1,11 @@
+"""What a search cannot work with; each message is one line: where, what was found, what was expected, what to do."""
+
+from __future__ import annotations
+
+
+class ProblemError(ValueError):
+    """A table, a predictor, a limit or a setting that cannot be used."""
+
+
+class InfeasibleError(ProblemError):
+    """Nothing was found within the limits."""

@@ -1,0 +1,133 @@
+"""Once-for-All's evolutionary search: the best of one objective under limits on the others.
+
+A quarter of the population are parents, the best; half of the next are mutants of them, half their crosses. What
+breaks a limit is drawn again, where costs are exact without an evaluation; the published code draws for ever, here a
+limit that nothing can keep is an `InfeasibleError`. Source: arXiv:1908.09791, sec. 3.4, and its released
+`evolution_finder.py`.
+
+Shape letters in this file: B archs, G genes, M objectives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ofa.genes import Genes
+from search.errors import InfeasibleError, ProblemError
+from search.problem import Evaluate
+
+POPULATION = 100
+PARENTS = 0.25  # of the population
+MUTANTS = 0.5  # of the children
+MUTATION = 0.1  # of each resolution, depth and width, and of kernel and expansion of a slot together
+PATIENCE = 200  # draws in a row of which none keeps the limits
+
+
+@dataclass(frozen=True)
+class Population:
+    """Archs that keep the limits, with their points, best first."""
+
+    genes: np.ndarray
+    points: np.ndarray
+
+    @property
+    def best(self) -> tuple[np.ndarray, np.ndarray]:
+        return self.genes[0], self.points[0]
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """The search under some bounds. Points are minimised; `costs` gives those that are exact, NaN for the others."""
+
+    genes: Genes
+    ask: Evaluate
+    costs: Evaluate
+    quality: int  # which objective is wanted
+    bounds_M: np.ndarray  # the most that a point may have, infinity for no limit
+    pin: Callable[[np.ndarray], np.ndarray]
+    rng: np.random.Generator
+
+    def random(self, count: int = POPULATION) -> Population:
+        """Archs drawn uniformly; where hardly any keeps the limits, the rest are mutants of the smallest one."""
+        drawn_BG = self._kept(lambda n: self.pin(self.genes.random(n, self.rng)), count, draws=10 * PATIENCE)
+        if len(drawn_BG) < count:
+            smallest_BG = self.pin(self.genes.encode([self.genes.space.smallest()]))
+            if not self.keeps(smallest_BG)[0]:
+                cost = self.costs(smallest_BG)[0]
+                wanted = [m for m in range(len(cost)) if cost[m] > self.bounds_M[m]]
+                raise InfeasibleError(
+                    f"no sub-network of {self.genes.space.name} keeps the limit {self.bounds_M[wanted[0]]:g}: "
+                    f"the smallest has {cost[wanted[0]]:g}; loosen the limit"
+                )
+            start_BG = np.concatenate([drawn_BG, smallest_BG])
+            more_BG = self._kept(lambda n: self.mutants(start_BG, n), count - len(drawn_BG), draws=100 * PATIENCE)
+            drawn_BG = np.concatenate([drawn_BG, more_BG, smallest_BG])[:count]
+        return self.asked(drawn_BG)
+
+    def asked(self, genes_BG: np.ndarray) -> Population:
+        """Evaluates archs, and keeps those within the bounds."""
+        points_BM = self.ask(genes_BG)
+        within = (points_BM <= self.bounds_M).all(axis=1)
+        return self.of(genes_BG[within], points_BM[within])
+
+    def of(self, genes_BG: np.ndarray, points_BM: np.ndarray) -> Population:
+        order = np.argsort(points_BM[:, self.quality], kind="stable")
+        return Population(genes_BG[order], points_BM[order])
+
+    def run(self, population: Population, generations: int) -> Population:
+        """The population after so many generations; the best ever is its first."""
+        for _ in range(generations):
+            if not len(population.genes):
+                raise InfeasibleError("no arch that was evaluated keeps the limits; loosen one")
+            parents = round(PARENTS * POPULATION)
+            genes_BG, points_BM = population.genes[:parents], population.points[:parents]
+            mutants = round(MUTANTS * POPULATION)
+            children_BG = [
+                self._kept(lambda n, g=genes_BG: self.mutants(g, n), mutants, draws=PATIENCE),  # type: ignore[misc]
+                self._kept(lambda n, g=genes_BG: self.crosses(g, n), POPULATION - mutants, draws=PATIENCE),  # type: ignore[misc]
+            ]
+            children = self.asked(np.concatenate(children_BG))
+            population = self.of(np.concatenate([genes_BG, children.genes]), np.concatenate([points_BM, children.points]))
+        return population
+
+    def mutants(self, genes_BG: np.ndarray, count: int) -> np.ndarray:
+        """Of random parents; a slot's kernel and expansion change together."""
+        rng, sizes_G = self.rng, self.genes.sizes_G
+        child_BG = genes_BG[rng.integers(0, len(genes_BG), count)]
+        change = rng.random((count, len(sizes_G))) < MUTATION
+        if self.genes.space.kernels:
+            change[:, self.genes.kernel] = change[:, self.genes.expand]
+        return self.pin(np.where(change, rng.integers(0, sizes_G, change.shape), child_BG))
+
+    def crosses(self, genes_BG: np.ndarray, count: int) -> np.ndarray:
+        """Of two random parents, each gene from either."""
+        rng = self.rng
+        mother, father = rng.integers(0, len(genes_BG), (2, count))
+        return self.pin(np.where(rng.random((count, genes_BG.shape[1])) < 0.5, genes_BG[mother], genes_BG[father]))
+
+    def keeps(self, genes_BG: np.ndarray) -> np.ndarray:
+        """Whether archs keep those limits that can be known without an evaluation."""
+        costs_BM = self.costs(genes_BG)
+        return np.asarray((np.isnan(costs_BM) | (costs_BM <= self.bounds_M)).all(axis=1))
+
+    def _kept(self, draw: Callable[[int], np.ndarray], count: int, draws: int) -> np.ndarray:
+        """The first `count` of at most `draws` × `count` drawn archs that keep the exact limits."""
+        found: list[np.ndarray] = []
+        missing, tried = count, 0
+        while missing > 0 and tried < draws * count:
+            genes_BG = draw(2 * count)
+            tried += len(genes_BG)
+            genes_BG = genes_BG[self.keeps(genes_BG)][:missing]
+            found.append(genes_BG)
+            missing -= len(genes_BG)
+        return np.concatenate(found)
+
+
+def evolve(search: Evolution, evaluations: int) -> Population:
+    """As many generations as the evaluations allow."""
+    if evaluations < 2 * POPULATION:
+        raise ProblemError(f"evolution has {evaluations} evaluations; it needs at least {2 * POPULATION}")
+    return search.run(search.random(), evaluations // POPULATION - 1)

@@ -1,0 +1,163 @@
+"""Search with a predictor in the loop: learn from what was measured, search the prediction, measure the best, again.
+
+What LINAS does (DyNAS-T, arXiv:2205.12005), with these differences: genes without effect are no features; costs
+that are exact are counted, not learned; a Gaussian process says how sure it is; and a batch is picked for the
+hypervolume that it adds together, from archs that nobody measured, instead of taken from an inner population.
+Shape letters in this file: B archs, G genes, M objectives, N measured archs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from ofa.genes import Genes
+from ofa.space import Space
+from search import predicted
+from search.front import hypervolume, nondominated
+from search.island import Breeder, Individual, Packed, elites
+from search.models import GaussianProcess
+from search.objective import Objective, minimised
+from search.predictor import architecture, totals
+from search.problem import CostTable
+
+INNER = 8000  # archs that the predicted search looks at for a batch
+CANDIDATES = 300  # of its front, of which a batch is picked
+OPTIMISM = 1.0  # posterior standard deviations by which an unmeasured arch may be better than predicted
+MARGIN = 0.1  # of the front's span, by which the reference point lies beyond it
+
+Column = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to the values [B] of one objective
+
+
+class Guided:
+    """Asks for batches; has the interface of an `Island`, but one is enough, for it learns from everything told."""
+
+    def __init__(self, space: Space, objectives: Sequence[Objective], seed: str) -> None:
+        self.space, self.objectives, self.seed = space, tuple(objectives), seed
+        self.genes = Genes(space)
+        self.known: dict[Packed, tuple[float, ...]] = {}
+        self.in_hand: set[Packed] = set()
+        self.asks = 0
+
+    def tell(self, told: Iterable[Individual]) -> None:
+        for individual in told:
+            self.known[individual.packed] = individual.values
+            self.in_hand.discard(individual.packed)
+
+    def avoid(self, taken: Iterable[Packed]) -> None:
+        """Archs that others have in hand."""
+        self.in_hand.update(packed for packed in taken if packed not in self.known)
+
+    def elites(self, count: int) -> list[Individual]:
+        """At most `count` of the best that it was told of, spread over their front."""
+        pool = [Individual(packed, values) for packed, values in self.known.items()]
+        return elites(pool, [o.direction for o in self.objectives], count)
+
+    def ask(self, count: int) -> list[Packed]:
+        """At most `count` new archs; fewer only where the space is nearly exhausted."""
+        self.asks += 1
+        rng = np.random.default_rng([*f"{self.seed}/{self.asks}".encode()])
+        taken = {*self.known, *self.in_hand}
+        asked = self._picked(count, rng, taken) if len(self.known) > 2 else []
+        taken.update(asked)
+        if len(asked) < count:
+            breeder = Breeder(self.genes, [o.direction for o in self.objectives], rng)
+            if self.known:
+                breeder.adopt(self.elites(50))
+                asked += breeder.children(count - len(asked), taken)
+            else:
+                fresh = dict.fromkeys(self.genes.pack_all(self.genes.random(10 * count, rng)))
+                asked += [packed for packed in fresh if packed not in taken][: count - len(asked)]
+        self.in_hand.update(asked)
+        return asked
+
+    def _picked(self, count: int, rng: np.random.Generator, taken: set[Packed]) -> list[Packed]:
+        genes_NG = self.genes.unpack_all(list(self.known))
+        values_NM = np.array(list(self.known.values()))
+        columns = [self._column(m, genes_NG, values_NM[:, m]) for m in range(len(self.objectives))]
+
+        def evaluate(genes_BG: np.ndarray) -> np.ndarray:
+            return np.stack([column(genes_BG) for column in columns], axis=1)
+
+        found = predicted.search(
+            self.space, self.objectives, evaluate, evaluations=INNER, members=CANDIDATES, seed=int(rng.integers(2**31))
+        )
+        packed = self.genes.pack_all(self.genes.encode(found.archs))
+        new = [i for i, p in enumerate(packed) if p not in taken]
+        pending_BG = self.genes.unpack_all([p for p in self.in_hand if p not in self.known])
+        there = [values_NM, evaluate(pending_BG)] if len(pending_BG) else [values_NM]
+        points, there_points = (
+            minimised(self.objectives, found.values[new]),
+            minimised(self.objectives, np.concatenate(there)),
+        )
+        return [packed[new[i]] for i in hypervolume_greedy(points, there_points, count)]
+
+    def _column(self, m: int, genes_NG: np.ndarray, values_N: np.ndarray) -> Column:
+        """How the values of an objective are foretold."""
+        field = self.objectives[m].field
+        if field in ("macs", "params") and (exact := exact_cost(self.space, field, genes_NG, values_N)) is not None:
+            return exact
+        top1 = field == "top1"
+        y_N = np.log(np.maximum(1 - values_N, 5e-4)) if top1 else values_N
+        features = architecture if top1 else totals
+        x_NF = features(self.genes, genes_NG).astype(np.float64)
+        mean_F, spread_F = x_NF.mean(axis=0), x_NF.std(axis=0)
+        scale_F = np.where(spread_F > 1e-9 * (1 + np.abs(mean_F)), spread_F, 1.0)
+        centre, unit = y_N.mean(), y_N.std() or 1.0
+        process = GaussianProcess((x_NF - mean_F) / scale_F, (y_N - centre) / unit)
+        better = 1.0 if self.objectives[m].direction == "maximize" and not top1 else -1.0  # top-1 is learned as an error
+
+        def column(genes_BG: np.ndarray) -> np.ndarray:
+            x_BF = (features(self.genes, genes_BG) - mean_F) / scale_F
+            y_B = (process.predict(x_BF) + better * OPTIMISM * process.spread(x_BF)) * unit + centre
+            return 1 - np.exp(y_B) if top1 else y_B
+
+        return column
+
+
+def exact_cost(space: Space, field: str, genes_NG: np.ndarray, values_N: np.ndarray) -> Column | None:
+    """The counter that gives exactly these MACs or params, if there is one: it depends on the number of classes."""
+    which = ("macs", "params").index(field)
+    one, two = (CostTable(space, classes)(genes_NG[:1])[which][0] for classes in (1, 2))
+    classes = 1 + (values_N[0] - one) / (two - one)
+    if classes < 1 or classes != int(classes):
+        return None
+    costs = CostTable(space, int(classes))
+    if not np.array_equal(costs(genes_NG)[which], values_N):
+        return None
+    return lambda genes_BG: costs(genes_BG)[which].astype(np.float64)
+
+
+def hypervolume_greedy(points_BM: np.ndarray, there_NM: np.ndarray, count: int) -> list[int]:
+    """Which of the points to add to those that are there, one after the other for the most hypervolume; less is better.
+
+    The reference lies a tenth of their front's span beyond it. A point's gain never grows while others are added, so
+    only the most promising are computed anew. Points that add nothing are not picked.
+    """
+    if not len(points_BM):
+        return []
+    there_NM = np.unique(there_NM[nondominated(there_NM)], axis=0)
+    both = np.concatenate([there_NM, points_BM])
+    low, high = both.min(axis=0), there_NM.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    reference = np.full(points_BM.shape[1], 1 + MARGIN)
+    points_BM, there_NM = (points_BM - low) / span, (there_NM - low) / span
+    volume = hypervolume(there_NM, reference)
+    bound = dict.fromkeys(range(len(points_BM)), np.inf)
+    picked: list[int] = []
+    while bound and len(picked) < count:
+        fresh: set[int] = set()
+        while True:
+            best = max(bound, key=lambda i: (bound[i], -i))
+            if best in fresh or bound[best] <= 0:
+                break
+            bound[best] = hypervolume(np.concatenate([there_NM, points_BM[best : best + 1]]), reference) - volume
+            fresh.add(best)
+        if bound.pop(best) <= 1e-12:
+            break
+        picked.append(best)
+        there_NM = np.concatenate([there_NM, points_BM[best : best + 1]])
+        there_NM = there_NM[nondominated(there_NM)]
+        volume = hypervolume(there_NM, reference)
+    return picked

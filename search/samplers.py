@@ -1,0 +1,75 @@
+"""SMS-EMOA and SPEA2 for Optuna: genetic samplers that differ from its NSGA-II in who survives.
+
+    study = optuna.create_study(directions=["minimize", "minimize"], sampler=SMSEMOASampler(population_size=50, seed=1))
+
+Crossover, mutation, constraints (`trial.set_constraint`) and storage are Optuna's own; the selections are those that the
+vectorised engine uses.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.samplers import NSGAIISampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
+
+from search.selection import Survival, constrained, sms_emoa, spea2
+
+
+class SMSEMOASampler(NSGAIISampler):
+    """Multi-objective search by hypervolume contributions. Source: doi:10.1016/j.ejor.2006.08.008.
+
+    Takes NSGAIISampler's arguments but `elite_population_selection_strategy`. Generations are of `population_size`, as
+    NSGA-II's are: the last front loses its least contributor again and again until the population fits.
+    """
+
+    def __init__(self, *, population_size: int = 50, seed: int | None = None, **settings: Any) -> None:
+        _initialise(super().__init__, sms_emoa, population_size, seed, settings)
+
+
+class SPEA2Sampler(NSGAIISampler):
+    """Multi-objective search by strength and density. Source: SPEA2, doi:10.3929/ethz-a-004284029.
+
+    Takes NSGAIISampler's arguments but `elite_population_selection_strategy`.
+    """
+
+    def __init__(self, *, population_size: int = 50, seed: int | None = None, **settings: Any) -> None:
+        _initialise(super().__init__, spea2, population_size, seed, settings)
+
+
+def _initialise(
+    initialise: Callable[..., None], survival: Survival, population_size: int, seed: int | None, settings: dict[str, Any]
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the argument below
+        initialise(
+            population_size=population_size,
+            seed=seed,
+            elite_population_selection_strategy=_Elite(survival, population_size, seed),
+            **settings,
+        )
+
+
+class _Elite:
+    """Optuna's interface to a selection on arrays."""
+
+    def __init__(self, survival: Survival, population_size: int, seed: int | None) -> None:
+        self.survival, self.size = survival, population_size
+        self.rng = np.random.default_rng(seed)
+
+    def __call__(self, study: Study, population: list[FrozenTrial]) -> list[FrozenTrial]:
+        signs = np.array([1.0 if d == StudyDirection.MINIMIZE else -1.0 for d in study.directions])
+        points_NM = np.array([trial.values for trial in population]) * signs
+        beyond_N = np.array([sum(max(0.0, value) for value in _constraints(trial)) for trial in population])
+        kept, _ = constrained(self.survival, points_NM, beyond_N, min(self.size, len(population)), self.rng)
+        return [population[i] for i in kept]
+
+
+def _constraints(trial: FrozenTrial) -> list[float]:
+    """Values that are 0 or less where a constraint is kept; a trial without any keeps all."""
+    return [float(value) for value in (trial.constraints or {}).values()]

@@ -1,0 +1,80 @@
+"""Latency tables against published latencies."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ofa.arch import Arch
+from ofa.genes import Genes
+from ofa.spaces import get_space
+from search.errors import ProblemError
+from search.table import LatencyTable, TableLatency
+
+W12 = get_space("ofa_mbv3_w1.2")
+
+
+def load(reference, name):
+    return LatencyTable.parse((reference / "ofa" / name).read_bytes(), name)
+
+
+def test_the_published_front_has_its_published_latencies(reference):
+    table = load(reference, "note10_latency_lut_w1.2.json")
+    space = W12.only(resolutions=table.resolutions(W12))
+    assert space.resolutions == (160, 176, 192, 208, 224)
+    rows = json.loads((reference / "ofa" / "ofa2_population.json").read_text())["population"]
+    archs = [Arch(row["r"], tuple(row["d"]), tuple(row["ks"]), tuple(row["e"])) for row in rows]
+    found = TableLatency(table, space)(Genes(space).encode(archs))
+    np.testing.assert_allclose(found, [row["latency_ms"] for row in rows], rtol=0, atol=1e-9)
+
+
+def test_the_second_format_gives_the_latencies_of_its_device(reference):
+    table = load(reference, "i7_8700k_latency_lut.yaml")
+    space = get_space("ofa_mbv3_w1.0")
+    assert table.resolutions(space) == tuple(range(128, 225, 4))
+    space = space.only(resolutions=(128, 224))
+    archs = [space.uniform(224, 2, 3, 3), space.uniform(224, 4, 7, 6), space.uniform(128, 4, 7, 6)]
+    np.testing.assert_allclose(TableLatency(table, space)(Genes(space).encode(archs)), [6.8, 36.2, 17.6], atol=0.05)
+
+
+def test_a_latency_is_the_sum_of_its_blocks(reference):
+    """Changing one block changes the latency by the same, whatever the others are."""
+    table = load(reference, "note10_latency_lut_w1.2.json")
+    space = W12.only(resolutions=(192,))
+    genes, latency = Genes(space), TableLatency(table, space)
+    rows = genes.random(50, np.random.default_rng(0))
+    before, after = rows.copy(), rows.copy()
+    before[:, genes.kernel.start], after[:, genes.kernel.start] = 0, 2
+    before[:, genes.expand.start], after[:, genes.expand.start] = 1, 1
+    assert np.ptp(latency(after) - latency(before)) < 1e-9
+
+
+def test_a_missing_key_gets_its_line(reference):
+    doc = json.loads((reference / "ofa" / "note10_latency_lut_w1.2.json").read_text())
+    del doc["176"]["AvgPool2D-input:6x6x1152-output:1x1x1152"]
+    table = LatencyTable.parse(json.dumps(doc).encode(), "t.json")
+    with pytest.raises(ProblemError, match=r"^t.json: has no key AvgPool2D-input:6x6x1152\S*, which resolution 176 needs"):
+        TableLatency(table, W12.only(resolutions=table.resolutions(W12)))
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"{}", "is no latency table"),
+        (b"a: [", "is neither JSON nor YAML"),
+        (b'{"Conv-input": {"std": 1}}', "the entry Conv-input is .*; expected {'mean': milliseconds}"),
+        (b'{"160": 3}', "160: found 3; expected entries"),
+        (b'{"Conv-input": {"mean": NaN}}', "expected {'mean': milliseconds}"),
+    ],
+)
+def test_what_is_no_table_gets_its_line(data, says):
+    with pytest.raises(ProblemError, match=says):
+        LatencyTable.parse(data, "t.json")
+
+
+def test_a_table_of_another_space_gets_its_line(reference):
+    table = load(reference, "note10_latency_lut_w1.2.json")
+    with pytest.raises(ProblemError, match=r"has none of the resolutions of ofa_mbv3_w1\.0"):
+        table.resolutions(get_space("ofa_mbv3_w1.0"))
+    with pytest.raises(ProblemError, match="tables describe MobileNetV3 and ProxylessNAS"):
+        table.resolutions(get_space("ofa_resnet50"))

@@ -1,0 +1,89 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ofa.genes import Genes
+from ofa.spaces import get_space
+from search.errors import InfeasibleError, ProblemError
+from search.evolution import Evolution
+from search.objective import MACS, TOP1
+from search.problem import CostTable, Problem, Term
+from search.targets import STRATEGIES, prune, search
+
+SPACE = get_space("digits")
+GENES, COSTS = Genes(SPACE), CostTable(SPACE, 10)
+TARGETS = (60_000.0, 120_000.0, 250_000.0)
+
+
+def macs(genes_BG):
+    return COSTS(genes_BG)[0].astype(float)
+
+
+def top1(genes_BG):
+    used = GENES.used(genes_BG)
+    return 1 - 0.2 * np.sqrt(4e4 / macs(genes_BG)) + ((genes_BG[:, GENES.kernel] == 1) & used).sum(axis=1) * 0.004
+
+
+PROBLEM = Problem(SPACE, (Term(TOP1, top1, exact=False), Term(MACS, macs, exact=True)))
+
+
+def run(strategy, targets=TARGETS, **settings):
+    settings = {"generations": 12, "warm_generations": 4, "evaluations": 2000, "seed": 1, **settings}
+    return search(PROBLEM, MACS, targets, strategy=strategy, **settings)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_target_is_kept_in_the_order_asked(strategy):
+    for targets in (TARGETS, TARGETS[::-1]):
+        found = run(strategy, targets)
+        assert (found.values[:, 1] <= targets).all()
+        np.testing.assert_array_equal(found.values, PROBLEM.evaluate(GENES.encode(found.archs)))
+        order = np.argsort(targets)
+        assert (np.diff(found.values[order, 0]) > 0).all()
+
+
+def test_shared_is_as_good_as_a_search_each_for_fewer_evaluations():
+    alone, shared = run("independent"), run("shared", evaluations=1000)
+    assert shared.evaluations <= 1000 < alone.evaluations
+    assert (shared.values[:, 0] > alone.values[:, 0] - 0.002).all()
+
+
+def test_generations_are_those_of_the_published_strategies():
+    assert run("independent").generations == 3 * 12
+    assert run("top-down").generations == run("bottom-up").generations == 12 + 2 * 4
+
+
+def test_the_same_target_twice_is_found_once():
+    found = run("independent", (60_000.0, 60_000.0))
+    assert found.archs[0] == found.archs[1]
+    assert found.generations == 12
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_an_impossible_target_is_answered(strategy):
+    with pytest.raises(InfeasibleError, match=r"digits"):
+        run(strategy, (1000.0, 60_000.0))
+
+
+def test_bad_targets_get_their_line():
+    with pytest.raises(ProblemError, match="no strategy is called 'sideways'"):
+        run("sideways")
+    with pytest.raises(ProblemError, match="expected positive numbers"):
+        run("shared", (0.0,))
+
+
+def test_pruning_reduces_from_the_input_on_level_by_level():
+    bounds = np.array([np.inf, 90_000.0])
+    evolution = Evolution(GENES, PROBLEM.evaluate, PROBLEM.costs, 0, bounds, GENES.canonical, np.random.default_rng(0))
+    largest = GENES.encode([SPACE.largest()])[0]
+    pruned = prune(evolution, largest, np.random.default_rng(0))
+    assert macs(pruned[None])[0] <= 90_000
+    assert pruned[0] == largest[0], "the resolution is pruned last"
+    assert (pruned <= largest).all()
+    for group in (GENES.kernel, GENES.expand):
+        used = GENES.used(pruned[None])[0]
+        levels = pruned[group][used]
+        assert (np.diff(levels) >= 0).all() or len(set(levels.tolist())) <= 2
+    with pytest.raises(InfeasibleError, match="keeps a target"):
+        prune(replace(evolution, bounds_M=np.array([np.inf, 10.0])), largest, np.random.default_rng(0))
