@@ -200,6 +200,16 @@ def is_right(i, chosen, weights, right_IM, rival_RM, below_R, first_I):  # type:
 
 
 @compiled
+def name_right(masks_SM, image_I, right_IM, rival_RM, below_R, first_I, named_SN):  # type: ignore[no-untyped-def]
+    """Notes in `named_SN` which images each subset names right; image i's column is image_I[i]."""
+    ones = np.ones(masks_SM.shape[1])
+    for s in range(len(masks_SM)):
+        chosen = np.flatnonzero(masks_SM[s])
+        for i in range(len(image_I)):
+            named_SN[s, image_I[i]] = is_right(i, chosen, ones, right_IM, rival_RM, below_R, first_I)
+
+
+@compiled
 def count_decided(images, votes, weights_SM, right_IM, rival_RM, below_R, first_I, correct_S):  # type: ignore[no-untyped-def]
     """Adds to `correct_S` the pairs (image, vote) that are right, each decided in float64."""
     for j in range(len(images)):
@@ -211,7 +221,7 @@ def count_decided(images, votes, weights_SM, right_IM, rival_RM, below_R, first_
 
 @compiled
 def _entries(codes_G, entries):  # type: ignore[no-untyped-def]
-    """Where a slab holds a subset's entries, one a group that it has members of; then four times the zeros at 0, to end with a four."""
+    """Where a slab holds a subset's entries, one a group that it has members of; then zeros' place, up to a four."""
     n = 0
     for g in range(len(codes_G)):
         if codes_G[g]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 
@@ -23,7 +25,7 @@ class Margins:
         self.runs: list[tuple[int, int, torch.Tensor]] = []  # first image, rivals of each, margins [images * rivals, M]
         depth_I = np.diff(first_I)
         edges = [0, *(np.flatnonzero(np.diff(depth_I)) + 1).tolist(), len(depth_I)]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             if start == stop:
                 continue
             depth = int(depth_I[start])

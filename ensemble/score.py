@@ -52,7 +52,8 @@ class SubsetScorer:
         self.nobody = int((self.labels_N == 0).sum())  # right where all sums are 0, and class 0 wins
         probs = probs if probs.dtype in (np.float32, np.float64) else probs.astype(np.float32)
         rows = _Rows(classes, probs, self.labels_N, self.threads)
-        self.always = rows.always
+        self.always_N, self.image_I = rows.always_N, rows.image_I
+        self.always = int(self.always_N.sum())
         self.right_IM, self.rival_RM = rows.right_IM, rows.rival_RM
         self.below_R, self.first_I = rows.below_R, rows.first_I
         self.blocks = _blocks(np.diff(self.first_I))
@@ -79,6 +80,14 @@ class SubsetScorer:
         masks_SM = self._masks(masks)
         empty_SM = masks_SM & (masks_SM.sum(axis=1, keepdims=True) == 1)
         return self._counted(kernels.count_changed, masks_SM, masks_SM.shape, empty_SM)
+
+    def named_right(self, masks: np.ndarray) -> np.ndarray:
+        """Which images each subset names right: bool [S, N]."""
+        masks_SM = self._masks(masks)
+        named_SN = np.repeat(self.always_N[None], len(masks_SM), axis=0)
+        kernels.name_right(masks_SM, self.image_I, *self.exact, named_SN)
+        named_SN[~masks_SM.any(axis=1)] = self.labels_N == 0
+        return named_SN
 
     def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
         """How many images each weighted vote names right: int64 [S]. weights: [S, M], none negative; 0 takes no part.
@@ -125,7 +134,7 @@ class _Rows:
     """Images that depend on the subset, by falling number of rivals, with the probabilities that decide them.
 
     right_IM: of the right class; rival_RM: of rivals, those of image i being rows first_I[i] to first_I[i + 1];
-    below_R: whether a rival wins ties; always: images that every subset names right.
+    below_R: whether a rival wins ties; image_I: which images they are; always_N: images that every subset names right.
     """
 
     def __init__(self, classes: np.ndarray, probs: np.ndarray, labels_N: np.ndarray, threads: int) -> None:
@@ -155,9 +164,10 @@ class _Rows:
 
         parts = [part for found in _in_threads(find, len(starts), threads) for part in found]
         count_N, right_IM, rival_RM, below_R = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        self.always = int((count_N == 0).sum())
+        self.always_N = count_N == 0
         count_I = count_N[count_N > 0]
         order = np.argsort(-count_I, kind="stable")
+        self.image_I = np.flatnonzero(count_N > 0)[order]
         first_I = np.append(0, np.cumsum(count_I))
         self.first_I = np.append(0, np.cumsum(count_I[order]))
         rows = np.repeat(first_I[order] - self.first_I[:-1], count_I[order]) + np.arange(self.first_I[-1])

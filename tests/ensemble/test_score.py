@@ -46,6 +46,7 @@ def test_counts_are_those_of_the_dense_definition(members, classes, k, ties):
     found = scorer.correct(masks)
     assert found.tolist() == dense(*arrays, masks, classes)
     assert scorer.correct_weighted(masks).tolist() == found.tolist()
+    assert scorer.named_right(masks).sum(axis=1).tolist() == found.tolist()
     changed = scorer.correct_changed(masks[:4])
     for mask, counts in zip(masks, changed, strict=False):
         assert counts.tolist() == dense(*arrays, mask ^ np.eye(members, dtype=bool), classes)
