@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all check bench services
+.PHONY: setup demo test test-all check bench bench-ensemble services
 
 setup: .venv/installed
 
@@ -41,3 +41,8 @@ bench: setup
 	$(BIN)/python -m bench.draws
 	$(BIN)/python -m bench.training_rate --data $(DATA)
 	$(BIN)/python -m bench.progressive_shrinking --data $(DATA)
+
+
+# Exact ensemble scores and their selection against the published ones; about half an hour.
+bench-ensemble: setup
+	$(BIN)/python -m bench.ensemble
