@@ -200,13 +200,14 @@ def is_right(i, chosen, weights, right_IM, rival_RM, below_R, first_I):  # type:
 
 
 @compiled
-def name_right(masks_SM, image_I, right_IM, rival_RM, below_R, first_I, named_SN):  # type: ignore[no-untyped-def]
-    """Notes in `named_SN` which images each subset names right; image i's column is image_I[i]."""
-    ones = np.ones(masks_SM.shape[1])
-    for s in range(len(masks_SM)):
-        chosen = np.flatnonzero(masks_SM[s])
+def name_right(weights_SM, image_I, right_IM, rival_RM, below_R, first_I, named_SN):  # type: ignore[no-untyped-def]
+    """Notes in `named_SN` which images each vote names right; image i's column is image_I[i]."""
+    for s in range(len(weights_SM)):
+        weights_M = weights_SM[s]
+        chosen = np.flatnonzero(weights_M)
+        weights = weights_M[chosen]
         for i in range(len(image_I)):
-            named_SN[s, image_I[i]] = is_right(i, chosen, ones, right_IM, rival_RM, below_R, first_I)
+            named_SN[s, image_I[i]] = is_right(i, chosen, weights, right_IM, rival_RM, below_R, first_I)
 
 
 @compiled

@@ -81,12 +81,12 @@ class SubsetScorer:
         empty_SM = masks_SM & (masks_SM.sum(axis=1, keepdims=True) == 1)
         return self._counted(kernels.count_changed, masks_SM, masks_SM.shape, empty_SM)
 
-    def named_right(self, masks: np.ndarray) -> np.ndarray:
-        """Which images each subset names right: bool [S, N]."""
-        masks_SM = self._masks(masks)
-        named_SN = np.repeat(self.always_N[None], len(masks_SM), axis=0)
-        kernels.name_right(masks_SM, self.image_I, *self.exact, named_SN)
-        named_SN[~masks_SM.any(axis=1)] = self.labels_N == 0
+    def named_right(self, weights: np.ndarray) -> np.ndarray:
+        """Which images each vote names right: bool [S, N]. weights: as `correct_weighted` takes them, or masks."""
+        weights_SM = self._weights(weights)
+        named_SN = np.repeat(self.always_N[None], len(weights_SM), axis=0)
+        kernels.name_right(weights_SM, self.image_I, *self.exact, named_SN)
+        named_SN[(weights_SM == 0).all(axis=1)] = self.labels_N == 0
         return named_SN
 
     def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
@@ -94,11 +94,7 @@ class SubsetScorer:
 
         Matrix products in float32 on `device`; margins within their error bound are decided again in float64.
         """
-        weights_SM = np.ascontiguousarray(weights, dtype=np.float64)
-        assert weights_SM.ndim == 2
-        assert weights_SM.shape[1] == self.members
-        assert np.isfinite(weights_SM).all()
-        assert (weights_SM >= 0).all()
+        weights_SM = self._weights(weights)
         from ensemble.matrix import Margins
 
         if not hasattr(self, "_margins"):
@@ -106,6 +102,14 @@ class SubsetScorer:
         correct_S, (images, subsets) = self._margins.count(weights_SM)
         kernels.count_decided(images, subsets, weights_SM, *self.exact, correct_S)
         return np.where((weights_SM == 0).all(axis=1), self.nobody, correct_S + self.always)
+
+    def _weights(self, weights: np.ndarray) -> np.ndarray:
+        weights_SM = np.ascontiguousarray(weights, dtype=np.float64)
+        assert weights_SM.ndim == 2
+        assert weights_SM.shape[1] == self.members
+        assert np.isfinite(weights_SM).all()
+        assert (weights_SM >= 0).all()
+        return weights_SM
 
     def _masks(self, masks: np.ndarray) -> np.ndarray:
         masks_SM = np.ascontiguousarray(np.asarray(masks).astype(bool))
