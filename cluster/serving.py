@@ -56,13 +56,14 @@ def served(
     `read` makes a question of what a client sends; a ValueError is the client's fault. Needs a session with Ray.
     """
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    one = serve.deployment(_Part, ray_actor_options={"num_cpus": 1})
+    deployment: Any = serve.deployment  # its types are those of its use as a decorator
+    one = deployment(_Part, ray_actor_options={"num_cpus": 1})
     parts = [one.options(name=f"member-{index}").bind(build) for index, build in enumerate(builders)]
-    gather = serve.deployment(_All, name="ensemble", ray_actor_options={"num_cpus": 0}).bind(parts, read)
+    gather = deployment(_All, name="ensemble", ray_actor_options={"num_cpus": 0}).bind(parts, read)
     there = int(ray.cluster_resources().get("CPU", 0))
     if there < len(builders):
         raise InputError(f"the cluster has {there} CPUs, an ensemble of {len(builders)} members needs one each; add nodes")
-    handle = serve.run(gather, name=name, route_prefix=f"/{name}")
+    handle: Any = serve.run(gather, name=name, route_prefix=f"/{name}")
     try:
         yield lambda question: handle.ask.remote(question).result()
     finally:

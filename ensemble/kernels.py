@@ -24,7 +24,7 @@ WRONG = -1  # an image that no subset names right
 
 def compiled(function: F) -> F:
     """The function compiled, cached, and free of the interpreter's lock."""
-    return numba.njit(function, nogil=True, cache=True)  # type: ignore[no-any-return]
+    return numba.njit(function, nogil=True, cache=True)
 
 
 @compiled
@@ -177,7 +177,7 @@ def fill_tables(right_IM, rival_RM, first_I, blocks, start, stop, tables):  # ty
                         while (1 << bit) != low:
                             bit += 1
                         m = g * BITS + bit
-                        d = 0.0
+                        d = np.float64(0.0)
                         if m < members:
                             d = np.float64(right_IM[here, m]) - np.float64(rival_RM[row, m])
                         sums[code] = sums[code ^ low] + d

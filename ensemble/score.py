@@ -60,7 +60,7 @@ class SubsetScorer:
         self.tables: np.ndarray | None = None
 
     @property
-    def exact(self) -> tuple[np.ndarray, ...]:
+    def exact(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """What decides a pair of image and subset in float64."""
         return self.right_IM, self.rival_RM, self.below_R, self.first_I
 
@@ -73,7 +73,7 @@ class SubsetScorer:
         masks_SM = self._masks(masks)
         if self.device != "cpu":
             return self.correct_weighted(masks_SM)
-        return self._counted(kernels.count_right, masks_SM, (len(masks_SM),), ~masks_SM.any(axis=1))
+        return self._counted(kernels.count_right, masks_SM, (len(masks_SM),), masks_SM.sum(axis=1) == 0)
 
     def correct_changed(self, masks: np.ndarray) -> np.ndarray:
         """How many images each subset names right with member m added, or taken out if it is there: int64 [S, M]."""
@@ -151,7 +151,8 @@ class _Rows:
         starts = list(range(0, images, step))
 
         def find(start: int, stop: int) -> list[tuple[np.ndarray, ...]]:
-            found, slot_C = [], np.full(slots, -1, dtype=np.int64)
+            found: list[tuple[np.ndarray, ...]] = []
+            slot_C = np.full(slots, -1, dtype=np.int64)
             for begin in starts[start:stop]:
                 here = slice(begin, begin + step)
                 chunk = _by_image(classes, here), _by_image(probs, here), labels_N[here]

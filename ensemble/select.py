@@ -130,7 +130,7 @@ class _Search:
 
     def allowed(self, masks_SM: np.ndarray) -> np.ndarray:
         """Which subsets keep to the limits: bool [S]."""
-        fine = masks_SM.any(axis=1) & (masks_SM | ~self.must_M).all(axis=1)
+        fine = np.logical_and(masks_SM.any(axis=1), (masks_SM | ~self.must_M).all(axis=1))
         if self.limits.size is not None:
             fine &= masks_SM.sum(axis=1) <= self.limits.size
         if self.limits.cost is not None:

@@ -73,11 +73,11 @@ def _objection(table: Table) -> str | None:
         return f"probs of member {member}, image {image} are not in descending order"
     if (classes < 0).any() or (labels < 0).any():
         return "classes and labels must not be negative, and some are"
+    if (np.diff(np.sort(classes, axis=2), axis=2) == 0).any():
+        return "a prediction names the same class twice"
     named = int(classes.max()) + 1
     if labels.max() >= named and (k >= named or classes.size >= _PLENTY * named):
         return f"labels go up to {labels.max()}, the classes that members name only to {named - 1}"
-    if (np.diff(np.sort(classes, axis=2), axis=2) == 0).any():
-        return "a prediction names the same class twice"
     if not np.isfinite(cost).all() or (cost < 0).any():
         return "costs must be finite and not negative, and some are not"
     return None

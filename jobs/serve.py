@@ -26,6 +26,7 @@ from ofa.export import Description, Vote, from_safetensors
 from ofa.images import resize
 
 RUNS = 30  # of one image, after warming up
+SHARED_BYTES = 256 * 2**20  # of Ray's object store: questions and answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class Latency:
 def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
     """Serves until it is interrupted; says first how long an image takes."""
     _, description = from_safetensors(path)
-    with session(address, len(description.archs)), application(path, port) as ask:
+    with session(address, len(description.archs), SHARED_BYTES), application(path, port) as ask:
         found = latency(path, ask)
         reporter.say(
             f"serve: http://127.0.0.1:{port}/ensemble; one image takes {found.served_ms:.1f} ms, its members alone "

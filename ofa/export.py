@@ -109,7 +109,9 @@ class Description:
         mean, std = doc["input"]["mean"], doc["input"]["std"]
         archs = tuple(Arch.from_json(arch) for arch in doc["archs"])
         scale, resolution = Scale(tuple(mean), tuple(std)), doc["input"]["resolution"]
-        ballot = {name: tuple(value) if isinstance(value, list) else value for name, value in doc["ballot"].items()}
+        ballot: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in doc["ballot"].items()
+        }
         return cls(doc["space"], doc["classes"], archs, scale, resolution, Ballot(**ballot))
 
 

@@ -37,5 +37,5 @@ def ray_cluster_of_four():
     from cluster.session import session
 
     ray.shutdown()
-    with session("local", cpus=4):
+    with session("local", cpus=4, shared_bytes=2**28):
         yield

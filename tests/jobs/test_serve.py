@@ -10,7 +10,7 @@ import ray
 import torch
 
 from cluster.session import session
-from jobs.serve import application, images_of, latency
+from jobs.serve import SHARED_BYTES, application, images_of, latency
 from ofa.export import Ballot, Description, Vote, from_safetensors, to_safetensors
 from ofa.extract import extract
 from ofa.images import Scale, resize
@@ -48,7 +48,7 @@ def test_an_application_answers_as_the_network_does(exported):
     with torch.inference_mode():
         votes = network(resize(description.scale(torch.from_numpy(images)), description.input_resolution)).numpy()
     ray.shutdown()
-    with session("local", cpus=3), application(exported, PORT) as ask:
+    with session("local", cpus=3, shared_bytes=SHARED_BYTES), application(exported, PORT) as ask:
         assert np.allclose(ask(images), votes, atol=1e-5)
         answer = post({"images": images.tolist()})
         assert answer["classes"] == votes.argmax(axis=1).tolist()

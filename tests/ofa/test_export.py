@@ -52,7 +52,7 @@ def test_a_truncated_vote_counts_only_the_likeliest_classes(members):
 
 def test_files_bring_the_same_network_back(members, tmp_path):
     single = Description("digits", 10, (ARCHS[1],), SCALE, ARCHS[1].resolution)
-    several = Description("digits", 10, tuple(ARCHS), SCALE, 32, keep=3)
+    several = Description("digits", 10, tuple(ARCHS), SCALE, 32, Ballot(keep=3))
     vote = Vote(members, [a.resolution for a in ARCHS], Ballot(keep=3)).eval()
     for network, description, x in ((members[1], single, resize(images(), 28)), (vote, several, images())):
         path = tmp_path / "net.safetensors"
