@@ -68,7 +68,8 @@ def scores(table: Table) -> SubsetScorer:
           f"{len(scorer.right_IM)} images depend on the subset, {len(scorer.rival_RM)} margins", flush=True)  # fmt: skip
     print(
         "| members of a subset | subsets/s | a CPU second | one-member changes/s | a CPU second | matrix products/s |\n"
-        + "|---|" * 6
+        + "|---" * 6
+        + "|"
     )
     for share in (0.03, 0.1, 0.5):
         masks = rng.random((8192, scorer.members)) < share
@@ -119,7 +120,7 @@ def proven() -> None:
 
 def selections(scorer: SubsetScorer, cost_M: np.ndarray, evaluations: int) -> None:
     """Prints hypervolume and seconds of our default, greedy, and the published algorithms."""
-    print("| cost | algorithm | hypervolume | best top-1 | subsets | seconds |\n" + "|---|" * 6)
+    print("| cost | algorithm | hypervolume | best top-1 | subsets | seconds |\n" + "|---" * 6 + "|")
     rules: tuple[CostRule, ...] = ("max", "sum")
     for rule in rules:
         reference = np.array([cost_M.max() if rule == "max" else cost_M.sum(), WORST]) * 1.001

@@ -301,46 +301,50 @@ def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, riv
     subsets, groups = codes_SG.shape
     members = masks_SM.shape[1]
     size = np.uint64(groups * CODES * LANES)
+    deepest = 1
+    for b in range(start, stop):
+        deepest = max(deepest, blocks[b, 1])
     entries = np.zeros(groups + 4, dtype=np.uint64)
-    total, rest = np.empty(LANES, dtype=np.int16), np.empty(LANES, dtype=np.int16)
-    least = np.empty(members * LANES, dtype=np.int16)
+    one, least = np.empty(LANES, dtype=np.int16), np.empty(LANES, dtype=np.int16)
+    total, rest = np.empty(deepest * LANES, dtype=np.int16), np.empty(deepest * LANES, dtype=np.int16)
     ones, changed_M = np.ones(members), np.empty(members, dtype=np.bool_)
     for b in range(start, stop):
-        first, depth = blocks[b, 0], blocks[b, 1]
+        first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
         for s in range(subsets):
             used = _entries(codes_SG[s], entries)
-            least[:] = 32767
-            slab = np.uint64(blocks[b, 2]) * size
-            for _ in range(depth):
-                _add_up(tables, slab, entries, np.uint64(0), np.uint64(used), total)
-                for g in range(groups):
-                    code = np.int64(codes_SG[s, g])
-                    now = slab + np.uint64((g * CODES + code) * LANES)
-                    for i in range(np.uint64(LANES)):
-                        rest[i] = total[i] - tables[now + i]
-                    for m in range(g * BITS, min(members, (g + 1) * BITS)):
-                        then = slab + np.uint64((g * CODES + (code ^ (1 << (m - g * BITS)))) * LANES)
-                        mine = np.uint64(m * LANES)
-                        for i in range(np.uint64(LANES)):
-                            least[mine + i] = min(least[mine + i], np.int16(rest[i] + tables[then + i]))
-                slab += size
-            for m in range(members):
-                code = np.int64(codes_SG[s, m // BITS])
-                changed = code ^ (1 << (m % BITS))
-                limit = np.int16((used - (code != 0) + (changed != 0) + 1) // 2)
-                lowest = np.int16(-limit)
-                mine = np.uint64(m * LANES)
-                right, near = np.int16(0), np.int16(0)
+            for q in range(np.uint64(depth)):
+                _add_up(tables, slab + q * size, entries, np.uint64(0), np.uint64(used), one)
                 for i in range(np.uint64(LANES)):
-                    right = np.int16(right + np.int16(least[mine + i] > limit))
-                    near = np.int16(near + np.int16(least[mine + i] >= lowest))
-                correct_SM[s, m] += right
-                if near > right and limit > 0:
-                    changed_M[:] = masks_SM[s]
-                    changed_M[m] = not changed_M[m]
-                    chosen = np.flatnonzero(changed_M)
-                    for i in range(min(LANES, len(right_IM) - first)):
-                        if lowest <= least[m * LANES + i] <= limit and is_right(
-                            first + i, chosen, ones, right_IM, rival_RM, below_R, first_I
-                        ):
-                            correct_SM[s, m] += 1
+                    total[q * np.uint64(LANES) + i] = one[i]
+            for g in range(groups):
+                code = np.int64(codes_SG[s, g])
+                now = slab + np.uint64((g * CODES + code) * LANES)
+                for q in range(np.uint64(depth)):
+                    lanes = q * np.uint64(LANES)
+                    for i in range(np.uint64(LANES)):
+                        rest[lanes + i] = total[lanes + i] - tables[now + q * size + i]
+                for m in range(g * BITS, min(members, (g + 1) * BITS)):
+                    changed = code ^ (1 << (m - g * BITS))
+                    then = slab + np.uint64((g * CODES + changed) * LANES)
+                    for i in range(np.uint64(LANES)):
+                        least[i] = rest[i] + tables[then + i]
+                    for q in range(np.uint64(1), np.uint64(depth)):
+                        lanes, at = q * np.uint64(LANES), then + q * size
+                        for i in range(np.uint64(LANES)):
+                            least[i] = min(least[i], np.int16(rest[lanes + i] + tables[at + i]))
+                    limit = np.int16((used - (code != 0) + (changed != 0) + 1) // 2)
+                    lowest = np.int16(-limit)
+                    right, near = np.int16(0), np.int16(0)
+                    for i in range(np.uint64(LANES)):
+                        right = np.int16(right + np.int16(least[i] > limit))
+                        near = np.int16(near + np.int16(least[i] >= lowest))
+                    correct_SM[s, m] += right
+                    if near > right and limit > 0:
+                        changed_M[:] = masks_SM[s]
+                        changed_M[m] = not changed_M[m]
+                        chosen = np.flatnonzero(changed_M)
+                        for i in range(min(LANES, len(right_IM) - first)):
+                            if lowest <= least[i] <= limit and is_right(
+                                first + i, chosen, ones, right_IM, rival_RM, below_R, first_I
+                            ):
+                                correct_SM[s, m] += 1

@@ -142,21 +142,55 @@ class _Search:
         masks_SM = masks_SM[self.allowed(masks_SM)]
         return masks_SM, self._seen(masks_SM, self.scorer.correct(masks_SM))
 
-    def neighbours(self, masks_SM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Every allowed subset that differs from one of these in one member, and how many images each names right."""
+    def neighbours(self, masks_SM: np.ndarray, floors: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Masks, costs and counts of the subsets that differ from one of these in one member, if allowed and good enough.
+
+        floors: from costs to the least count that is good enough; what the front lacks is kept in it either way.
+        """
         correct_SM = self.scorer.correct_changed(masks_SM)
-        changed = (masks_SM[:, None] ^ np.eye(masks_SM.shape[1], dtype=bool)).reshape(-1, masks_SM.shape[1])
-        fine = self.allowed(changed)
-        return changed[fine], self._seen(changed[fine], correct_SM.ravel()[fine])
+        size_SM = masks_SM.sum(axis=1, keepdims=True) + np.where(masks_SM, -1, 1)
+        costs_SM = self._changed_costs(masks_SM)
+        fine = (size_SM > 0) & ~(masks_SM & self.must_M) & (masks_SM | ~self.must_M).all(axis=1, keepdims=True)
+        if self.limits.size is not None:
+            fine &= size_SM <= self.limits.size
+        if self.limits.cost is not None:
+            fine &= costs_SM <= self.limits.cost * (1 + 1e-12)
+        self.scored += int(fine.sum())
+        self.progress(self.scored)
+        fine &= (correct_SM >= floors(costs_SM)) | (correct_SM > self._known(costs_SM))
+        of, changed = np.nonzero(fine)
+        masks = masks_SM[of]
+        masks[np.arange(len(of)), changed] ^= True
+        self._keep(masks, correct_SM[fine])
+        return masks, costs_SM[fine], correct_SM[fine]
+
+    def _changed_costs(self, masks_SM: np.ndarray) -> np.ndarray:
+        """Costs of every subset with one member added or taken out: [S, M]; 0 for nobody."""
+        each = np.where(masks_SM, self.cost_M, 0.0)
+        if self.rule == "sum":
+            return each.sum(axis=1, keepdims=True) + np.where(masks_SM, -self.cost_M, self.cost_M)
+        highest = np.sort(each, axis=1)[:, -2:] if each.shape[1] > 1 else np.column_stack([np.zeros(len(each)), each])
+        last = masks_SM & (np.arange(each.shape[1]) == each.argmax(axis=1)[:, None])
+        without = np.where(last, highest[:, :1], highest[:, 1:])
+        return np.where(masks_SM, without, np.maximum(highest[:, 1:], self.cost_M))
+
+    def _known(self, costs: np.ndarray) -> np.ndarray:
+        """The front's count at each cost; -1 where it has none so cheap."""
+        known = np.array([-1, *(c.correct for c in self.front)])
+        found: np.ndarray = known[np.searchsorted([c.cost for c in self.front], costs, side="right")]
+        return found
 
     def _seen(self, masks_SM: np.ndarray, correct_S: np.ndarray) -> np.ndarray:
+        """Notes what was scored."""
         self.scored += len(masks_SM)
         self.progress(self.scored)
+        self._keep(masks_SM, correct_S)
+        return correct_S
+
+    def _keep(self, masks_SM: np.ndarray, correct_S: np.ndarray) -> None:
+        """Keeps of these subsets what belongs on the front; of equals the smaller, then the first by members."""
         costs = self.costs(masks_SM)
-        known = np.array([-1, *(c.correct for c in self.front)])
-        better = np.flatnonzero(
-            correct_S >= known[np.searchsorted([c.cost for c in self.front], costs, side="right")]
-        )  # as good as the front at its cost: it may still be smaller
+        better = np.flatnonzero(correct_S >= self._known(costs))
         order = better[np.lexsort((masks_SM[better].sum(axis=1), -correct_S[better], costs[better]))]
         best, rows = -1, []
         for s in order.tolist():
@@ -168,7 +202,6 @@ class _Search:
         for row in merged:
             if not self.front or row.correct > self.front[-1].correct:
                 self.front.append(row)
-        return correct_S
 
 
 def _greedy(search: _Search) -> None:
@@ -203,31 +236,57 @@ def _local_search(search: _Search) -> None:
     With `max` the best subset up to a cost is one of the members up to it, so each level is a problem of its own, and
     what is found at one starts the next. When nothing is new, twice as many are kept, while the budget lasts.
     """
-    levels = search.levels()
-    masks, correct = search.score(np.unique(np.concatenate([search.seeds(), _masks(search)]), axis=0))
+    beam = _Beam(search.levels() * (1 + 1e-12), _NARROW)
+    masks, correct = search.score(np.concatenate([search.seeds(), _masks(search)]))
+    beam.offer(masks, search.costs(masks), correct)
     expanded: set[bytes] = set()
-    width = _NARROW
-    while search.scored < _BUDGET:
-        kept = _best(levels, search.costs(masks), correct, masks, width)
-        masks, correct = masks[kept], correct[kept]
-        fresh = np.array([mask for mask in masks if mask.tobytes() not in expanded][:64])
+    budget = min(_BUDGET, 2 ** (len(search.cost_M) + 1))
+    while search.scored < budget:
+        fresh = np.array([mask for mask in beam.masks if mask.tobytes() not in expanded][:64])
         if not len(fresh):
-            if width > 2 ** len(search.cost_M):
+            if not beam.full:  # nothing was ever left out
                 return
-            width *= 2
-            if len(masks) < width // 4:  # nothing was ever left out
-                return
+            beam.width, beam.full = 2 * beam.width, False
+            expanded.clear()  # what was too poor for the narrow beam may be good enough for this one
             continue
         expanded.update(mask.tobytes() for mask in fresh)
         without = [mask ^ (np.arange(len(mask)) == m) for mask in fresh for m in np.flatnonzero(mask & ~search.must_M)]
         bases = np.unique(np.concatenate([fresh, np.array(without).reshape(-1, fresh.shape[1])]), axis=0)
         for start in range(0, len(bases), 256):
-            found, right = search.neighbours(bases[start : start + 256])
-            masks, correct = np.concatenate([masks, found]), np.concatenate([correct, right])
-            masks, first = np.unique(masks, axis=0, return_index=True)
-            correct = correct[first]
-            kept = _best(levels, search.costs(masks), correct, masks, width)
-            masks, correct = masks[kept], correct[kept]
+            beam.offer(*search.neighbours(bases[start : start + 256], beam.floors))
+
+
+class _Beam:
+    """The `width` best subsets at each level of cost; of equals the smaller, then the first."""
+
+    def __init__(self, levels: np.ndarray, width: int) -> None:
+        self.levels, self.width = levels, width
+        self.full = False  # whether any was ever left out
+        self.masks = np.empty((0, 0), dtype=bool)
+        self.costs, self.correct = np.empty(0), np.empty(0, dtype=np.int64)
+
+    def floors(self, costs: np.ndarray) -> np.ndarray:
+        """The least count worth offering at each cost."""
+        level = np.searchsorted(self.levels, self.costs)
+        worst = np.full(len(self.levels) + 1, -1)
+        many = np.bincount(level, minlength=len(worst)) >= self.width
+        lowest = np.full(len(worst), np.iinfo(np.int64).max)
+        np.minimum.at(lowest, level, self.correct)
+        worst[many] = lowest[many]
+        self.full |= bool(many.any())
+        found: np.ndarray = worst[np.searchsorted(self.levels, costs)]
+        return found
+
+    def offer(self, masks: np.ndarray, costs: np.ndarray, correct: np.ndarray) -> None:
+        masks = np.concatenate([self.masks.reshape(-1, masks.shape[1]), masks])
+        costs, correct = np.concatenate([self.costs, costs]), np.concatenate([self.correct, correct])
+        _, kept = np.unique(np.packbits(masks, axis=1), axis=0, return_index=True)
+        masks, costs, correct = masks[kept], costs[kept], correct[kept]
+        level = np.searchsorted(self.levels, costs)
+        order = np.lexsort((masks.sum(axis=1), -correct, level))
+        first = np.searchsorted(level[order], level[order])
+        best = order[np.arange(len(order)) - first < self.width]
+        self.masks, self.costs, self.correct = masks[best], costs[best], correct[best]
 
 
 def _masks(search: _Search) -> np.ndarray:
@@ -235,11 +294,3 @@ def _masks(search: _Search) -> np.ndarray:
     for mask, chosen in zip(masks, search.front, strict=True):
         mask[list(chosen.members)] = True
     return masks
-
-
-def _best(levels: np.ndarray, costs: np.ndarray, correct: np.ndarray, masks: np.ndarray, width: int) -> np.ndarray:
-    """Indices of the `width` best subsets of each level; of equals the smaller, then the first."""
-    level = np.searchsorted(levels * (1 + 1e-12), costs)
-    order = np.lexsort((masks.sum(axis=1), -correct, level))
-    first = np.searchsorted(level[order], level[order])
-    return order[np.arange(len(order)) - first < width]
