@@ -258,12 +258,18 @@ def count_right(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival
     room = groups + 4
     entries = np.zeros(SUBSETS * room, dtype=np.uint64)
     used = np.zeros(SUBSETS, dtype=np.uint64)
+    chosen, sizes = np.empty((SUBSETS, masks_SM.shape[1]), dtype=np.int64), np.zeros(SUBSETS, dtype=np.int64)
     ones = np.ones(masks_SM.shape[1])
     least, total = np.empty(SUBSETS * LANES, dtype=np.int16), np.empty(LANES, dtype=np.int16)
     for from_s in range(0, subsets, SUBSETS):
         number = min(SUBSETS, subsets - from_s)
         for s in range(number):
             used[s] = _entries(codes_SG[from_s + s], entries[s * room :])
+            sizes[s] = 0
+            for m in range(masks_SM.shape[1]):
+                if masks_SM[from_s + s, m]:
+                    chosen[s, sizes[s]] = m
+                    sizes[s] += 1
         for b in range(start, stop):
             first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
             for q in range(depth):
@@ -287,10 +293,9 @@ def count_right(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival
                     near = np.int16(near + np.int16(least[mine + i] >= lowest))
                 correct_S[from_s + s] += right
                 if near > right and limit > 0:
-                    chosen = np.flatnonzero(masks_SM[from_s + s])
                     for i in range(min(LANES, len(right_IM) - first)):
                         if lowest <= least[s * LANES + i] <= limit and is_right(
-                            first + i, chosen, ones, right_IM, rival_RM, below_R, first_I
+                            first + i, chosen[s, : sizes[s]], ones, right_IM, rival_RM, below_R, first_I
                         ):
                             correct_S[from_s + s] += 1
 
@@ -300,20 +305,20 @@ def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, riv
     """As `count_right`, for every subset with one member added or taken out: `correct_SM`."""
     subsets, groups = codes_SG.shape
     members = masks_SM.shape[1]
-    size = np.uint64(groups * CODES * LANES)
+    slab_size = np.uint64(groups * CODES * LANES)
     deepest = 1
     for b in range(start, stop):
         deepest = max(deepest, blocks[b, 1])
     entries = np.zeros(groups + 4, dtype=np.uint64)
     one, least = np.empty(LANES, dtype=np.int16), np.empty(LANES, dtype=np.int16)
     total, rest = np.empty(deepest * LANES, dtype=np.int16), np.empty(deepest * LANES, dtype=np.int16)
-    ones, changed_M = np.ones(members), np.empty(members, dtype=np.bool_)
+    ones, chosen = np.ones(members), np.empty(members, dtype=np.int64)
     for b in range(start, stop):
-        first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
+        first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * slab_size
         for s in range(subsets):
             used = _entries(codes_SG[s], entries)
             for q in range(np.uint64(depth)):
-                _add_up(tables, slab + q * size, entries, np.uint64(0), np.uint64(used), one)
+                _add_up(tables, slab + q * slab_size, entries, np.uint64(0), np.uint64(used), one)
                 for i in range(np.uint64(LANES)):
                     total[q * np.uint64(LANES) + i] = one[i]
             for g in range(groups):
@@ -322,14 +327,14 @@ def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, riv
                 for q in range(np.uint64(depth)):
                     lanes = q * np.uint64(LANES)
                     for i in range(np.uint64(LANES)):
-                        rest[lanes + i] = total[lanes + i] - tables[now + q * size + i]
+                        rest[lanes + i] = total[lanes + i] - tables[now + q * slab_size + i]
                 for m in range(g * BITS, min(members, (g + 1) * BITS)):
                     changed = code ^ (1 << (m - g * BITS))
                     then = slab + np.uint64((g * CODES + changed) * LANES)
                     for i in range(np.uint64(LANES)):
                         least[i] = rest[i] + tables[then + i]
                     for q in range(np.uint64(1), np.uint64(depth)):
-                        lanes, at = q * np.uint64(LANES), then + q * size
+                        lanes, at = q * np.uint64(LANES), then + q * slab_size
                         for i in range(np.uint64(LANES)):
                             least[i] = min(least[i], np.int16(rest[lanes + i] + tables[at + i]))
                     limit = np.int16((used - (code != 0) + (changed != 0) + 1) // 2)
@@ -340,11 +345,13 @@ def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, riv
                         near = np.int16(near + np.int16(least[i] >= lowest))
                     correct_SM[s, m] += right
                     if near > right and limit > 0:
-                        changed_M[:] = masks_SM[s]
-                        changed_M[m] = not changed_M[m]
-                        chosen = np.flatnonzero(changed_M)
+                        size = 0
+                        for other in range(members):
+                            if masks_SM[s, other] != (other == m):
+                                chosen[size] = other
+                                size += 1
                         for i in range(min(LANES, len(right_IM) - first)):
                             if lowest <= least[i] <= limit and is_right(
-                                first + i, chosen, ones, right_IM, rival_RM, below_R, first_I
+                                first + i, chosen[:size], ones, right_IM, rival_RM, below_R, first_I
                             ):
                                 correct_SM[s, m] += 1

@@ -130,7 +130,7 @@ class SubsetScorer:
             kernel(codes_SG, masks_SM, tables_flat, self.blocks, start, stop, *self.exact, correct)
             return correct
 
-        counts = _in_threads(part, len(self.blocks), self.threads)
+        counts = _in_threads(part, len(self.blocks), self.threads, self.blocks[:, 1])
         return np.where(empty, self.nobody, np.sum(counts, axis=0) + self.always)
 
 
@@ -220,10 +220,11 @@ def _codes(masks_SM: np.ndarray) -> np.ndarray:
     return (bits << np.arange(kernels.BITS, dtype=np.uint8)).sum(axis=2, dtype=np.uint8)
 
 
-def _in_threads(work: Callable[[int, int], Any], items: int, threads: int) -> list[Any]:
-    """`work(start, stop)` of the items in as many parts as there are threads."""
+def _in_threads(work: Callable[[int, int], Any], items: int, threads: int, weights: np.ndarray | None = None) -> list[Any]:
+    """`work(start, stop)` of the items in as many parts of about equal weight as there are threads."""
     threads = max(1, min(threads, items))
-    edges = [items * i // threads for i in range(threads + 1)]
+    done = np.append(0, np.cumsum(np.ones(items) if weights is None else weights))
+    edges = [int(np.searchsorted(done, done[-1] * i / threads)) for i in range(threads)] + [items]
     if threads == 1:
         return [work(0, items)]
     with ThreadPoolExecutor(threads) as pool:
