@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all check bench bench-search services
+.PHONY: setup demo test test-all check bench bench-search bench-ensemble services
 
 setup: .venv/installed
 
@@ -47,3 +47,7 @@ bench-search: setup
 	$(BIN)/python -m bench.search
 	$(BIN)/python -m bench.predictors
 	$(BIN)/python -m bench.measured_search
+
+# Exact ensemble scores and their selection against the published ones; about half an hour.
+bench-ensemble: setup
+	$(BIN)/python -m bench.ensemble

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError
@@ -36,6 +37,7 @@ CHECKPOINT = "supernet/checkpoint.json"
 
 _DONE = ".done.json"
 _PARTIAL = "partial"
+PREDICTION_PARTS = f"{_PARTIAL}/predict/"
 
 
 def supernet(phase: str) -> str:
@@ -56,6 +58,11 @@ def supernet_checkpoint(phase: str, digest: str) -> str:
 def predictions(split: str) -> str:
     """The prediction table of the front's members on a split."""
     return f"predictions/{split}.npz"
+
+
+def prediction_part(split: str, digest: str, start: int) -> str:
+    """A part of a prediction table under way: whose it is, as a digest, and its first image."""
+    return f"{PREDICTION_PARTS}{split}-{digest[:16]}-{start:08d}.npz"
 
 
 def subnet(name: str, suffix: str) -> str:
@@ -207,6 +214,13 @@ class Step:
     def write(self, key: str, data: bytes) -> None:
         self.run.store.write(f"{self.run.id}/{key}", data)
         self.outputs[key] = {"sha256": sha256(data), "bytes": len(data)}
+
+    def publish(self, key: str, path: Path) -> None:
+        """Writes the file at `path`, which may be larger than memory, as an object."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        self.run.store.publish(f"{self.run.id}/{key}", path)
+        self.outputs[key] = {"sha256": digest, "bytes": path.stat().st_size}
 
     def adopt(self, key: str) -> None:
         """Records an object that another process of this step wrote."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,6 +46,9 @@ class Store(Protocol):
 
     def write(self, key: str, data: bytes) -> None:
         """Publishes an object, replacing an earlier one, in one atomic step."""
+
+    def publish(self, key: str, path: Path) -> None:
+        """As `write`, of a file's content, which is never in memory as a whole."""
 
     def create(self, key: str, data: bytes) -> bool:
         """Publishes an object unless one is there already (then False): of many that try at once one succeeds."""
@@ -97,6 +101,10 @@ class DirectoryStore:
         with self._temporary(key, data) as (temporary, path):
             temporary.replace(path)
 
+    def publish(self, key: str, path: Path) -> None:
+        with self._temporary(key, path) as (temporary, target):
+            temporary.replace(target)
+
     def create(self, key: str, data: bytes) -> bool:
         with self._temporary(key, data) as (temporary, path):
             try:
@@ -129,7 +137,7 @@ class DirectoryStore:
         return self.root.joinpath(*parts)
 
     @contextmanager
-    def _temporary(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+    def _temporary(self, key: str, data: bytes | Path) -> Iterator[tuple[Path, Path]]:
         path = self._path(key)
         temporary: Path | None = None
         try:
@@ -141,14 +149,19 @@ class DirectoryStore:
             temporary = Path(name)
             with os.fdopen(handle, "wb") as file:
                 os.fchmod(handle, 0o644)
-                file.write(data)
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, file)
+                else:
+                    file.write(data)
                 file.flush()
                 os.fsync(handle)
             yield temporary, path
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                size = data.stat().st_size if isinstance(data, Path) else len(data)
                 raise StepError(
-                    f"{self.url}: no space left for {key} ({len(data) / 2**20:.1f} MiB); "
+                    f"{self.url}: no space left for {key} ({size / 2**20:.1f} MiB); "
                     "free some and run the same command again, what is finished is kept"
                 ) from None
             raise StoreError(f"{self.url}: cannot write {key}: {error.strerror}; choose another --store") from None
@@ -204,6 +217,10 @@ class S3Store:
     def write(self, key: str, data: bytes) -> None:
         with self._explained(key):
             self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
+
+    def publish(self, key: str, path: Path) -> None:
+        with self._explained(key), path.open("rb") as file:
+            self.client.upload_fileobj(file, self.bucket, self.prefix + key)  # in parts, if it is large
 
     def create(self, key: str, data: bytes) -> bool:
         from botocore.exceptions import ClientError

@@ -1,48 +1,231 @@
-"""The exact accuracy of ensembles that vote with the sum of their members' probabilities."""
+"""The exact accuracy of ensembles that vote with the sum of their members' probabilities.
+
+For accuracy only one question counts: does the right class's sum beat every rival's? So an image is a few rows of
+margins, the right class's probability minus a rival's, member by member; a subset is right where all of an image's row
+sums are positive. Most images need no row at all and most classes are no rival:
+
+- a class that no member prefers to the right one never beats it, and one that another covers in every member is not needed;
+- an image where one rival beats the right class in every member is wrong for all subsets; one without rivals is right.
+
+What is left is scored from tables: the members stand in groups of five, and for every row and group the rounded sum of
+each of their 32 choices is kept as int16, so a subset's margin is one addition a group, of many images at once. A margin
+within the rounding error is decided again from the probabilities, in float64. Counts are therefore those of the
+definition: float64 sums over the members in their order, equal sums to the lowest class (OFA³,
+doi:10.1109/IJCNN60899.2024.10650685, soft voting; a class that a member did not keep counts 0).
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import numpy as np
+
+from ensemble import kernels
+
+_MANY_CLASSES = 1 << 20
 
 
 class SubsetScorer:
     """Scores subsets of members on one split.
 
-    An ensemble names the class with the largest sum of its members' probabilities, a class that a member did not
-    keep counting 0; equal sums go to the lowest class (OFA³, doi:10.1109/IJCNN60899.2024.10650685, soft voting).
-    Only classes that some member keeps for an image can win there, so the table holds those alone.
-
-    classes, probs: [M, N, K]; labels: [N].
+    classes int, probs float: [M, N, K], each prediction's classes distinct and its likeliest first; labels int: [N].
+    threads: of this process; None takes the cores it may use. device: a torch device for the matrix products of
+    `correct_weighted`, and of `correct` where it is not the CPU.
     """
 
-    def __init__(self, classes: np.ndarray, probs: np.ndarray, labels: np.ndarray) -> None:
-        members, images, _ = classes.shape
+    def __init__(
+        self,
+        classes: np.ndarray,
+        probs: np.ndarray,
+        labels: np.ndarray,
+        *,
+        threads: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.members, self.images, _ = classes.shape
+        self.threads = threads or len(os.sched_getaffinity(0))
+        self.device = device
         self.labels_N = np.asarray(labels)
-        # Class 0 is always a candidate: it wins where all sums are 0.
-        candidates = [np.unique(np.append(classes[:, n], 0)) for n in range(images)]
-        width = max(len(c) for c in candidates)
-        self.classes_NU = np.full((images, width), np.iinfo(np.int64).max)
-        self.table_NUM = np.zeros((images, width, members))
-        for n, unique in enumerate(candidates):
-            self.classes_NU[n, : len(unique)] = unique  # ascending: argmax then prefers the lowest class
-            slots = np.searchsorted(unique, classes[:, n])
-            self.table_NUM[n, slots, np.arange(members)[:, None]] = probs[:, n]
-        self.missing_NU = self.classes_NU == np.iinfo(np.int64).max
+        self.nobody = int((self.labels_N == 0).sum())  # right where all sums are 0, and class 0 wins
+        probs = probs if probs.dtype in (np.float32, np.float64) else probs.astype(np.float32)
+        rows = _Rows(classes, probs, self.labels_N, self.threads)
+        self.always_N, self.image_I = rows.always_N, rows.image_I
+        self.always = int(self.always_N.sum())
+        self.right_IM, self.rival_RM = rows.right_IM, rows.rival_RM
+        self.below_R, self.first_I = rows.below_R, rows.first_I
+        self.blocks = _blocks(np.diff(self.first_I))
+        self.tables: np.ndarray | None = None
 
-    def correct(self, masks: np.ndarray) -> np.ndarray:
-        """How many images each subset names right: int64 [S]. masks: bool [S, M]."""
-        masks_SM = np.asarray(masks)
-        counts = np.zeros(len(masks_SM), dtype=np.int64)
-        images, width, members = self.table_NUM.shape
-        step = max(1, int(2e7) // (images * width))
-        for start in range(0, len(masks_SM), step):
-            part = masks_SM[start : start + step].astype(np.float64)
-            sums_NUS = (self.table_NUM.reshape(-1, members) @ part.T).reshape(images, width, -1)
-            sums_NUS[self.missing_NU] = -1.0
-            winner_NS = np.take_along_axis(self.classes_NU, sums_NUS.argmax(axis=1), axis=1)
-            counts[start : start + step] = (winner_NS == self.labels_N[:, None]).sum(axis=0)
-        return counts
+    @property
+    def exact(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """What decides a pair of image and subset in float64."""
+        return self.right_IM, self.rival_RM, self.below_R, self.first_I
 
     def accuracy(self, masks: np.ndarray) -> np.ndarray:
         """The fraction of images each subset names right: float64 [S]. masks: bool [S, M]."""
-        return self.correct(masks) / len(self.labels_N)
+        return self.correct(masks) / self.images
+
+    def correct(self, masks: np.ndarray) -> np.ndarray:
+        """How many images each subset names right: int64 [S]. masks: bool [S, M]."""
+        masks_SM = self._masks(masks)
+        if self.device != "cpu":
+            return self.correct_weighted(masks_SM)
+        return self._counted(kernels.count_right, masks_SM, (len(masks_SM),), masks_SM.sum(axis=1) == 0)
+
+    def correct_changed(self, masks: np.ndarray) -> np.ndarray:
+        """How many images each subset names right with member m added, or taken out if it is there: int64 [S, M]."""
+        masks_SM = self._masks(masks)
+        empty_SM = masks_SM & (masks_SM.sum(axis=1, keepdims=True) == 1)
+        return self._counted(kernels.count_changed, masks_SM, masks_SM.shape, empty_SM)
+
+    def named_right(self, weights: np.ndarray) -> np.ndarray:
+        """Which images each vote names right: bool [S, N]. weights: as `correct_weighted` takes them, or masks."""
+        weights_SM = self._weights(weights)
+        named_SN = np.repeat(self.always_N[None], len(weights_SM), axis=0)
+        kernels.name_right(weights_SM, self.image_I, *self.exact, named_SN)
+        named_SN[(weights_SM == 0).all(axis=1)] = self.labels_N == 0
+        return named_SN
+
+    def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
+        """How many images each weighted vote names right: int64 [S]. weights: [S, M], none negative; 0 takes no part.
+
+        Matrix products in float32 on `device`; margins within their error bound are decided again in float64.
+        """
+        weights_SM = self._weights(weights)
+        from ensemble.matrix import Margins
+
+        if not hasattr(self, "_margins"):
+            self._margins = Margins(*self.exact, device=self.device)
+        correct_S, (images, subsets) = self._margins.count(weights_SM)
+        kernels.count_decided(images, subsets, weights_SM, *self.exact, correct_S)
+        return np.where((weights_SM == 0).all(axis=1), self.nobody, correct_S + self.always)
+
+    def _weights(self, weights: np.ndarray) -> np.ndarray:
+        weights_SM = np.ascontiguousarray(weights, dtype=np.float64)
+        assert weights_SM.ndim == 2
+        assert weights_SM.shape[1] == self.members
+        assert np.isfinite(weights_SM).all()
+        assert (weights_SM >= 0).all()
+        return weights_SM
+
+    def _masks(self, masks: np.ndarray) -> np.ndarray:
+        masks_SM = np.ascontiguousarray(np.asarray(masks).astype(bool))
+        assert masks_SM.ndim == 2
+        assert masks_SM.shape[1] == self.members
+        return masks_SM
+
+    def _counted(
+        self, kernel: Callable[..., None], masks_SM: np.ndarray, shape: tuple[int, ...], empty: np.ndarray
+    ) -> np.ndarray:
+        """The kernel's counts over all blocks, threads taking blocks of their own; integers, so in any order the same."""
+        if self.tables is None:
+            self.tables = _tables(self.right_IM, self.rival_RM, self.first_I, self.blocks, self.threads)
+        codes_SG, tables_flat = _codes(masks_SM), self.tables.reshape(-1)
+
+        def part(start: int, stop: int) -> np.ndarray:
+            correct = np.zeros(shape, dtype=np.int64)
+            kernel(codes_SG, masks_SM, tables_flat, self.blocks, start, stop, *self.exact, correct)
+            return correct
+
+        counts = _in_threads(part, len(self.blocks), self.threads, self.blocks[:, 1])
+        return np.where(empty, self.nobody, np.sum(counts, axis=0) + self.always)
+
+
+class _Rows:
+    """Images that depend on the subset, by falling number of rivals, with the probabilities that decide them.
+
+    right_IM: of the right class; rival_RM: of rivals, those of image i being rows first_I[i] to first_I[i + 1];
+    below_R: whether a rival wins ties; image_I: which images they are; always_N: images that every subset names right.
+    """
+
+    def __init__(self, classes: np.ndarray, probs: np.ndarray, labels_N: np.ndarray, threads: int) -> None:
+        members, images, k = classes.shape
+        classes, labels_N, slots = _small_names(classes, labels_N)
+        # Float64 sums of so many terms may differ by this share of the largest: nearer margins count as ties.
+        slack = members * members * 2.0**-52
+        most = min(members * k + 1, slots)
+        step = max(1, min(2048, 2**22 // most))
+        starts = list(range(0, images, step))
+
+        def find(start: int, stop: int) -> list[tuple[np.ndarray, ...]]:
+            found: list[tuple[np.ndarray, ...]] = []
+            slot_C = np.full(slots, -1, dtype=np.int64)
+            for begin in starts[start:stop]:
+                here = slice(begin, begin + step)
+                chunk = _by_image(classes, here), _by_image(probs, here), labels_N[here]
+                count_N = np.zeros(len(chunk[2]), dtype=np.int64)
+                rivals, below = np.empty(most * len(count_N), dtype=np.int64), np.empty(most * len(count_N), dtype=bool)
+                total = kernels.find_rivals(*chunk, slot_C, slack, count_N, rivals, below)
+                first_N = np.append(0, np.cumsum(np.maximum(count_N, 0)))
+                right = np.zeros((len(count_N), members), dtype=probs.dtype)
+                rival = np.zeros((total, members), dtype=probs.dtype)
+                kernels.gather(*chunk, first_N, rivals[:total], slot_C, right, rival)
+                vary = count_N > 0
+                found.append((count_N, right[vary], rival, below[:total].copy()))
+            return found
+
+        parts = [part for found in _in_threads(find, len(starts), threads) for part in found]
+        count_N, right_IM, rival_RM, below_R = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        self.always_N = count_N == 0
+        count_I = count_N[count_N > 0]
+        order = np.argsort(-count_I, kind="stable")
+        self.image_I = np.flatnonzero(count_N > 0)[order]
+        first_I = np.append(0, np.cumsum(count_I))
+        self.first_I = np.append(0, np.cumsum(count_I[order]))
+        rows = np.repeat(first_I[order] - self.first_I[:-1], count_I[order]) + np.arange(self.first_I[-1])
+        self.right_IM, self.rival_RM, self.below_R = right_IM[order], rival_RM[rows], below_R[rows]
+
+
+def _small_names(classes: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Classes and labels by numbers that may index an array, in the same order and 0 still 0; and how many there are."""
+    slots = int(max(classes.max(), labels_N.max())) + 1
+    if slots <= _MANY_CLASSES:
+        return classes, labels_N.astype(np.int64), slots
+    names = np.unique(np.concatenate([[0], labels_N, classes.ravel()]))
+    return np.searchsorted(names, classes), np.searchsorted(names, labels_N), len(names)
+
+
+def _by_image(array_MNK: np.ndarray, here: slice) -> np.ndarray:
+    return np.ascontiguousarray(array_MNK[:, here].transpose(1, 0, 2))
+
+
+def _blocks(count_I: np.ndarray) -> np.ndarray:
+    """Runs of images that are scored side by side: first image, rivals of each, first slab in the tables."""
+    first_B = np.arange(0, len(count_I), kernels.LANES)
+    depth_B = count_I[first_B]
+    return np.stack([first_B, depth_B, np.cumsum(depth_B) - depth_B], axis=1).astype(np.int64)
+
+
+def _tables(right_IM: np.ndarray, rival_RM: np.ndarray, first_I: np.ndarray, blocks: np.ndarray, threads: int) -> np.ndarray:
+    entries = -(-right_IM.shape[1] // kernels.BITS) * kernels.CODES
+    tables = np.zeros((int(blocks[:, 1].sum()), entries, kernels.LANES), dtype=np.int16)
+    _in_threads(
+        lambda start, stop: kernels.fill_tables(right_IM, rival_RM, first_I, blocks, start, stop, tables),
+        len(blocks),
+        threads,
+    )
+    return tables
+
+
+def _codes(masks_SM: np.ndarray) -> np.ndarray:
+    """Which choice of each group of members a subset makes: uint8 [S, G]."""
+    subsets, members = masks_SM.shape
+    groups = -(-members // kernels.BITS)
+    padded = np.zeros((subsets, groups * kernels.BITS), dtype=bool)
+    padded[:, :members] = masks_SM
+    bits = padded.reshape(subsets, groups, kernels.BITS)
+    return (bits << np.arange(kernels.BITS, dtype=np.uint8)).sum(axis=2, dtype=np.uint8)
+
+
+def _in_threads(work: Callable[[int, int], Any], items: int, threads: int, weights: np.ndarray | None = None) -> list[Any]:
+    """`work(start, stop)` of the items in as many parts of about equal weight as there are threads."""
+    threads = max(1, min(threads, items))
+    done = np.append(0, np.cumsum(np.ones(items) if weights is None else weights))
+    edges = [int(np.searchsorted(done, done[-1] * i / threads)) for i in range(threads)] + [items]
+    if threads == 1:
+        return [work(0, items)]
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, edges[:-1], edges[1:]))

@@ -6,10 +6,13 @@ Shape letters in this package: M members, N images, K classes kept per predictio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from ofa import npz
+
+_PLENTY = 100  # predictions a class; where there are as many, a class above all those named is no class
 
 
 class TableError(ValueError):
@@ -30,6 +33,10 @@ class Table:
 
     def to_npz(self) -> bytes:
         return npz.pack(classes=self.classes_MNK, probs=self.probs_MNK, labels=self.labels_N, cost=self.cost_M)
+
+    def save(self, path: Path) -> None:
+        """Writes the file of `to_npz` to disk, in bounded memory even where the arrays are on disk too."""
+        npz.save(path, classes=self.classes_MNK, probs=self.probs_MNK, labels=self.labels_N, cost=self.cost_M)
 
     @classmethod
     def from_npz(cls, data: bytes, where: str) -> Table:
@@ -68,6 +75,14 @@ def _objection(table: Table) -> str | None:
         return "classes and labels must not be negative, and some are"
     if (np.diff(np.sort(classes, axis=2), axis=2) == 0).any():
         return "a prediction names the same class twice"
+    named = int(classes.max()) + 1
+    if labels.max() >= named and (k >= named or classes.size >= _PLENTY * named):
+        return f"labels go up to {labels.max()}, the classes that members name only to {named - 1}"
     if not np.isfinite(cost).all() or (cost < 0).any():
         return "costs must be finite and not negative, and some are not"
     return None
+
+
+def hard(table: Table) -> Table:
+    """The table of a hard vote: each member has one vote, for its likeliest class; ties as always to the lowest class."""
+    return Table(table.classes_MNK[:, :, :1], np.ones_like(table.probs_MNK[:, :, :1]), table.labels_N, table.cost_M)

@@ -337,6 +337,12 @@ def ensemble_command(
         str | None, typer.Option(help="with --predictions: default, greedy or exhaustive; a run's config has its own")
     ] = None,
     seed: Annotated[int, typer.Option(help="of algorithms that draw; those here do not")] = 1,
+    vote: Annotated[
+        Literal["soft", "hard", "weighted"] | None, typer.Option(help="with --predictions: soft if not given")
+    ] = None,
+    most_members: Annotated[int | None, typer.Option(min=1, help="with --predictions: of an ensemble")] = None,
+    most_cost: Annotated[float | None, typer.Option(min=0, help="with --predictions: of an ensemble")] = None,
+    must_have: Annotated[list[int], typer.Option(metavar="MEMBER", help="with --predictions: in every ensemble")] = [],  # noqa: B006
     out: Annotated[
         str | None, typer.Option(metavar="DIR", help="with --predictions: gets ensembles.json; . if not given")
     ] = None,
@@ -348,18 +354,41 @@ def ensemble_command(
     if (config is None) == (predictions is None):
         raise InputError("ofa ensemble: give a config file or --predictions, one of them")
     if config is not None:
-        given = {"--cost": cost_rule, "--algorithm": algorithm, "--out": out}
+        given = {
+            "--cost": cost_rule,
+            "--algorithm": algorithm,
+            "--out": out,
+            "--vote": vote,
+            "--most-members": most_members,
+            "--most-cost": most_cost,
+            "--must-have": must_have or None,
+        }
         if (wrong := next((name for name, value in given.items() if value is not None), None)) is not None:
             raise InputError(f"ofa ensemble: {wrong} goes with --predictions; for a run use --set ensemble.algorithm=...")
         with a_job(config, store, sets, as_json) as job:
             return run_steps(job, ["ensemble"])
+    from ensemble.select import Limits
     from jobs.ensemble import ensemble_of_table
 
     assert predictions is not None
     out = out or "."
-    found = ensemble_of_table(predictions, cost_rule or "max", algorithm or "default", out)
+    limits = Limits(most_members, most_cost, tuple(must_have))
+    found = ensemble_of_table(predictions, cost_rule or "max", algorithm or "default", out, vote or "soft", limits)
     reporter = Reporter("json" if as_json else None)
     return reporter.say(f"{len(found)} subsets in {out}/ensembles.json", event="result", out=out, subsets=len(found))
+
+
+@app.command("serve")
+def serve_command(
+    network: Annotated[str, typer.Argument(metavar="FILE", help="an exported network or ensemble (.safetensors)")],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    address: Annotated[str, typer.Option(help="a Ray cluster: local starts one, auto or host:port joins one")] = "local",
+    as_json: Json = False,
+) -> None:
+    """Answers over HTTP until Ctrl-C, every member of an ensemble in a process of its own."""
+    from jobs.serve import serve
+
+    serve(network, port, address, Reporter("json" if as_json else None))
 
 
 @app.command("cost")

@@ -170,6 +170,11 @@ class Ensemble:
     unit: Literal["macs"] = "macs"
     algorithm: Literal["default", "greedy", "exhaustive"] = "default"
     top_k: Annotated[int, Field(ge=0)] = 0  # classes kept of every prediction; 0 keeps all
+    vote: Literal["soft", "hard", "weighted"] = "soft"  # sum of probabilities, of heads, of weighted probabilities
+    calibrate: bool = False  # each member's probabilities at a temperature of its own
+    most_members: Annotated[int, Field(ge=0)] = 0  # of an ensemble; 0 is no limit
+    most_cost: NotNegative = 0.0  # of an ensemble, in the unit; 0 is no limit
+    chosen_on: Literal["selection", "train"] = "selection"  # train is the published protocol: 50 training images a class
 
 
 @dataclass(frozen=True)

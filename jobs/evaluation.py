@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -18,10 +19,11 @@ from jobs.job import Job
 from jobs.train import evaluator
 from ofa.arch import Arch
 from ofa.cost import cost
-from ofa.evaluate import top1
+from ofa.images import Split
 from ofa.record import Measured
 from ofa.supernet import Supernet
 
+TRAINING_IMAGES = 50  # of a class, where ensembles are chosen on training images
 _WEIGHT = "weight:"  # marks the supernet's tensors among the arrays of the data set
 
 
@@ -47,6 +49,27 @@ def evaluators(job: Job) -> Pool:
     return Pool(partial(Scorer, job.config), arrays, job.config.ray.evaluators)
 
 
+def predicted_split(data: Dataset, name: str) -> Split:
+    """The images that a prediction table is of: a split, but of `train` the first 50 of each class, as OFA³ chose on."""
+    if name != "train":
+        return data.splits[name]
+    labels = data.sample.labels
+    order = torch.argsort(labels, stable=True)
+    place = torch.arange(len(order)) - torch.searchsorted(labels[order], labels[order])
+    return data.sample[order[place < TRAINING_IMAGES].sort().values]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a prediction table: archs of one resolution on images start to stop of a split, k classes each."""
+
+    archs: tuple[Arch, ...]
+    split: str
+    start: int
+    stop: int
+    k: int
+
+
 class Scorer:
     """What each actor does; every answer is a function of its argument alone."""
 
@@ -63,13 +86,23 @@ class Scorer:
         score = self.evaluator.top1(arch, self.data.selection)
         return Measured(arch, score, macs, params, split="selection")
 
-    def table(self, question: tuple[Arch, str, int]) -> tuple[np.ndarray, np.ndarray, float]:
-        """Classes [N, k] and probabilities [N, k], likeliest first, of an arch on a split; and its top-1."""
-        arch, split, k = question
-        images = self.data.splits[split]
-        logits = self.evaluator.logits(arch, images)
-        probs, classes = logits.softmax(1).sort(dim=1, descending=True, stable=True)
-        return classes[:, :k].numpy().astype(np.int32), probs[:, :k].numpy(), top1(logits, images.labels)
+    @torch.no_grad()
+    def tables(self, question: Part) -> tuple[np.ndarray, np.ndarray]:
+        """Classes and probabilities [archs, images, k], likeliest first: images are resized once for all the archs."""
+        images = predicted_split(self.data, question.split)[question.start : question.stop]
+        resolution = question.archs[0].resolution
+        statistics = [self.evaluator.statistics(arch) for arch in question.archs]
+        net = self.evaluator.net.eval()
+        answers: list[list[torch.Tensor]] = [[] for _ in question.archs]
+        for x in self.evaluator.batches(images, resolution):
+            for answer, arch, known in zip(answers, question.archs, statistics, strict=True):
+                answer.append(net(x, arch, known).cpu().softmax(1))
+        classes, probs = [], []
+        for answer in answers:
+            ordered, order = torch.cat(answer).sort(dim=1, descending=True, stable=True)
+            classes.append(order[:, : question.k].numpy().astype(np.int32))
+            probs.append(ordered[:, : question.k].numpy())
+        return np.stack(classes), np.stack(probs)
 
 
 def measure_all(

@@ -18,7 +18,18 @@ from jobs.job import Job
 from jobs.train import evaluator
 from ofa.arch import Arch
 from ofa.evaluate import Evaluator
-from ofa.export import Description, SoftVote, onnx_difference, pt2_difference, to_onnx, to_program, to_pt2, to_safetensors
+from ofa.export import (
+    ALIKE,
+    Ballot,
+    Description,
+    Vote,
+    onnx_difference,
+    pt2_difference,
+    to_onnx,
+    to_program,
+    to_pt2,
+    to_safetensors,
+)
 from ofa.extract import extract
 from search.front import Front, knee
 from search.objective import MACS, TOP1, minimised, values
@@ -38,7 +49,7 @@ def export(job: Job) -> None:
     with job.reporter.track("export", 2, "networks") as tracker:
         write(job, step, score, "knee", [chosen.arch])
         tracker.advance()
-        write(job, step, score, "ensemble", archs)
+        write(job, step, score, "ensemble", archs, ballot_of(job, ensembles))
         tracker.advance()
     step.finish(job.config.seed, knee=chosen.arch.key, ensemble=[arch.key for arch in archs])
     job.reporter.say(
@@ -65,13 +76,24 @@ def best_ensemble(ensembles: dict) -> dict:
     return (several or ensembles["members"])[-1]
 
 
-def write(job: Job, step: Step, score: Evaluator, name: str, archs: list[Arch]) -> None:
+def ballot_of(job: Job, ensembles: dict) -> Ballot:
+    """How the best ensemble was scored."""
+    best = best_ensemble(ensembles)
+    temperatures = ensembles.get("temperatures")
+    return Ballot(
+        job.config.ensemble.top_k,
+        job.config.ensemble.vote == "hard",
+        tuple(best.get("weights", ())),
+        tuple(temperatures[index] for index in best["members"]) if temperatures else (),
+    )
+
+
+def write(job: Job, step: Step, score: Evaluator, name: str, archs: list[Arch], ballot: Ballot = ALIKE) -> None:
     """`archs` as one network under `name`, if ONNX Runtime agrees with PyTorch about it on real images."""
     members = [extract(score.net, arch, score.statistics(arch)) for arch in archs]
-    keep = job.config.ensemble.top_k if len(archs) > 1 else 0
-    network: nn.Module = members[0] if len(archs) == 1 else SoftVote(members, [a.resolution for a in archs], keep)
+    network: nn.Module = members[0] if len(archs) == 1 else Vote(members, [a.resolution for a in archs], ballot)
     side = archs[0].resolution if len(archs) == 1 else job.config.search_space.resolutions[-1]
-    description = Description(job.config.space, job.data.classes, tuple(archs), score.scale, side, keep)
+    description = Description(job.config.space, job.data.classes, tuple(archs), score.scale, side, ballot)
     program = to_program(network.eval(), side)
     onnx, pt2 = to_onnx(program), to_pt2(program)
     images = next(score.batches(job.data.selection[:64], side))

@@ -1,40 +1,105 @@
 """Predict with every member of the front; leaves the tables that ensembles are scored on.
 
-ofa predict configs/digits.toml --store ./runs
+    ofa predict configs/digits.toml --store ./runs
+
+Members of one resolution see every image together, so it is resized once for all of them. Parts of the tables go to the
+store as they come and are not predicted again; a table is put together on disk, so neither this process nor an actor
+ever holds more than some parts of 32 MiB (`ensemble/assemble.py`).
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 
 from cluster import run as keys
+from cluster.run import Step
+from ensemble.assemble import Assembly, part_images
 from ensemble.table import Table
-from jobs.evaluation import read_weights
+from jobs.config import Experiment
+from jobs.evaluation import Part, predicted_split, read_weights
 from jobs.job import Job
+from ofa.record import Measured
 from search.front import Front
+
+_TOGETHER = 32  # members that an actor runs on the same images: it keeps the statistics of 64
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A part, which members of the front it is of, and where it goes: another front's parts go elsewhere."""
+
+    part: Part
+    members: tuple[int, ...]
+    weights: str  # the sha256 of the supernet's weights
+
+    @property
+    def key(self) -> str:
+        names = [arch.key for arch in self.part.archs]
+        digest = keys.sha256("/".join([self.weights, str(self.part.k), *names]).encode())
+        return keys.prediction_part(self.part.split, digest, self.part.start)
 
 
 def predict(job: Job) -> None:
     config, step = job.config, job.run.begin("predict")
     front = Front.from_json(step.read_json(keys.FRONT, made_by="search"))
     read_weights(step, config)  # what the evaluators hold
-    k = config.ensemble.top_k or job.data.classes
-    splits = ("selection", "test")
-    questions = [(member.arch, split, k) for split in splits for member in front.members]
-    answers = {}
-    with job.reporter.track("predict", len(questions), "tables") as tracker:
-        for index, answer in job.evaluators().map("table", questions):
-            answers[index] = answer
-            tracker.advance()
-    count = len(front.members)
-    for s, split in enumerate(splits):
-        parts = [answers[s * count + i] for i in range(count)]
-        table = Table(
-            np.stack([classes for classes, _, _ in parts]),
-            np.stack([probs for _, probs, _ in parts]),
-            job.data.splits[split].labels.numpy(),
-            np.array([getattr(member, config.ensemble.unit) for member in front.members], dtype=np.float64),
-        )
-        step.write(keys.predictions(split), table.checked(keys.predictions(split)).to_npz())
+    weights = step.inputs[keys.supernet(config.phases[-1].name)]
+    k = min(config.ensemble.top_k or job.data.classes, job.data.classes)
+    splits = (config.ensemble.chosen_on, "test")
+    sizes = {split: len(predicted_split(job.data, split)) for split in splits}
+    parts = [(part, group) for split in splits for part, group in parts_of(front.members, split, sizes[split], k, config)]
+    wanted = [Wanted(part, group, weights) for part, group in parts]
+    cost_M = np.array([getattr(member, config.ensemble.unit) for member in front.members], dtype=np.float64)
+    predict_parts(job, wanted)
+    for split in splits:
+        write_table(job, step, split, [one for one in wanted if one.part.split == split], cost_M, k)
     step.finish(config.seed, top_k=k)
-    job.reporter.say(f"predict: {count} members on {' and '.join(splits)}, {k} classes each")
+    job.reporter.say(f"predict: {len(front.members)} members on {' and '.join(splits)}, {k} classes each")
+
+
+def parts_of(
+    members: Sequence[Measured], split: str, images: int, k: int, config: Experiment
+) -> Iterator[tuple[Part, tuple[int, ...]]]:
+    """The parts of one table, with whose they are: members of one resolution, some at a time, on some whole batches."""
+    for resolution in sorted({member.arch.resolution for member in members}):
+        alike = [index for index, member in enumerate(members) if member.arch.resolution == resolution]
+        for at in range(0, len(alike), _TOGETHER):
+            group = tuple(alike[at : at + _TOGETHER])
+            archs = tuple(members[index].arch for index in group)
+            step = part_images(len(group), k, config.measure.batch)
+            for start in range(0, images, step):
+                yield Part(archs, split, start, min(start + step, images), k), group
+
+
+def predict_parts(job: Job, wanted: Sequence[Wanted]) -> None:
+    """Asks the evaluators for every part that is not in the store yet."""
+    there = set(job.run.keys(keys.PREDICTION_PARTS))
+    missing = [one for one in wanted if one.key not in there]
+    with job.reporter.track("predict", len(wanted), "parts") as tracker:
+        tracker.at(len(wanted) - len(missing))
+        if not missing:
+            return
+        for index, (classes, probs) in job.evaluators().map("tables", [one.part for one in missing]):
+            here = slice(missing[index].part.start, missing[index].part.stop)
+            labels = predicted_split(job.data, missing[index].part.split).labels[here].numpy()
+            part = Table(classes, probs, labels, np.zeros(len(classes))).checked(missing[index].key)
+            job.run.store.write(f"{job.run.id}/{missing[index].key}", part.to_npz())
+            tracker.advance()
+
+
+def write_table(job: Job, step: Step, split: str, wanted: Sequence[Wanted], cost_M: np.ndarray, k: int) -> None:
+    """Puts a split's parts together and publishes the whole."""
+    labels = predicted_split(job.data, split).labels.numpy()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        assembly = Assembly(folder, len(cost_M), len(labels), k, job.data.classes)
+        for one in wanted:
+            where = f"{job.run.url}/{one.key}"
+            assembly.put(one.members, one.part.start, Table.from_npz(job.run.raw(one.key), where), where)
+        assembly.table(labels, cost_M).save(folder / "table.npz")
+        step.publish(keys.predictions(split), folder / "table.npz")

@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import safetensors
@@ -25,29 +25,57 @@ from ofa.supernet import Supernet
 _META = "ofa"  # the key of our description among a safetensors file's metadata
 
 
-class SoftVote(nn.Module):
-    """Several networks as one: images at one size in, the mean of the members' class probabilities out.
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """How members of an ensemble vote, as `ensemble/` scored them.
 
-    Every member sees the images at its own resolution. keep: classes that each member's vote counts for, its
-    likeliest; 0 counts all.
+    keep: classes that a member's vote counts for, its likeliest; 0 counts all. hard: its likeliest class gets 1, others
+    nothing. weights: of the members' votes; () is all alike. temperatures: of the members; () is 1 for all.
     """
 
-    def __init__(self, members: Sequence[PlainNet], resolutions: Sequence[int], keep: int = 0) -> None:
+    keep: int = 0
+    hard: bool = False
+    weights: tuple[float, ...] = ()
+    temperatures: tuple[float, ...] = ()
+
+    def vote(self, logits_NC: Tensor, member: int) -> Tensor:
+        """What a member's logits add to the sum over all members: [N, C]."""
+        probs = logits_NC.softmax(1)
+        keep = 1 if self.hard else self.keep
+        kept = probs.topk(keep, dim=1) if keep else None
+        if kept is not None:
+            probs = torch.zeros_like(probs).scatter(1, kept.indices, kept.values)
+        if self.hard:
+            probs = (probs > 0).to(probs.dtype)
+        elif self.temperatures:  # the classes that were not kept are one more class together
+            rest = (1 - probs.sum(1, keepdim=True)).clamp_min(0)
+            power = 1 / self.temperatures[member]
+            probs = probs**power / ((probs**power).sum(1, keepdim=True) + rest**power)
+        return probs * self.weights[member] if self.weights else probs
+
+
+ALIKE = Ballot()  # every member's probabilities, all classes
+
+
+class Vote(nn.Module):
+    """Several networks as one: images at one size in, the mean of the members' votes out; its argmax is the answer.
+
+    Every member sees the images at its own resolution. Members are branches of one graph, which may run in parallel.
+    """
+
+    def __init__(self, members: Sequence[PlainNet], resolutions: Sequence[int], ballot: Ballot = ALIKE) -> None:
         super().__init__()
         self.members = nn.ModuleList(members)
         self.resolutions = list(resolutions)
-        self.keep = keep
+        self.ballot = ballot
 
     def forward(self, images: Tensor) -> Tensor:
-        votes = [self._vote(m, images, r) for m, r in zip(self.members, self.resolutions, strict=True)]
-        return torch.stack(votes).mean(0)
+        votes = torch.stack([self.vote(member, images) for member in range(len(self.members))])
+        return votes.sum(0) if self.ballot.weights else votes.mean(0)
 
-    def _vote(self, member: nn.Module, images: Tensor, resolution: int) -> Tensor:
-        probs: Tensor = member(resize(images, resolution)).softmax(1)
-        if self.keep:
-            top = probs.topk(self.keep, dim=1)
-            probs = torch.zeros_like(probs).scatter(1, top.indices, top.values)
-        return probs
+    def vote(self, member: int, images: Tensor) -> Tensor:
+        """One member's part of the sum."""
+        return self.ballot.vote(self.members[member](resize(images, self.resolutions[member])), member)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +87,7 @@ class Description:
     archs: tuple[Arch, ...]
     scale: Scale
     input_resolution: int  # side of the images that go in, in pixels: an ensemble's members shrink them to their own
-    keep: int = 0  # of an ensemble, see `SoftVote`
+    ballot: Ballot = ALIKE  # of an ensemble
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -73,7 +101,7 @@ class Description:
                 "std": list(self.scale.std),  # which are then divided by this
             },
             "output": "logits" if len(self.archs) == 1 else "probabilities",
-            "keep": self.keep,
+            "ballot": asdict(self.ballot),
         }
 
     @classmethod
@@ -81,7 +109,10 @@ class Description:
         mean, std = doc["input"]["mean"], doc["input"]["std"]
         archs = tuple(Arch.from_json(arch) for arch in doc["archs"])
         scale, resolution = Scale(tuple(mean), tuple(std)), doc["input"]["resolution"]
-        return cls(doc["space"], doc["classes"], archs, scale, resolution, doc["keep"])
+        ballot: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in doc["ballot"].items()
+        }
+        return cls(doc["space"], doc["classes"], archs, scale, resolution, Ballot(**ballot))
 
 
 def to_safetensors(network: nn.Module, description: Description) -> bytes:
@@ -101,8 +132,8 @@ def from_safetensors(path: str) -> tuple[nn.Module, Description]:
     space = get_space(description.space).at([arch.resolution for arch in description.archs])
     blank = Supernet(space, description.classes, torch.Generator().manual_seed(0))
     members = [extract(blank, arch) for arch in description.archs]
-    network = members[0] if len(members) == 1 else SoftVote(
-        members, [arch.resolution for arch in description.archs], description.keep
+    network = members[0] if len(members) == 1 else Vote(
+        members, [arch.resolution for arch in description.archs], description.ballot
     )  # fmt: skip
     network.load_state_dict(tensors)
     return network.eval(), description

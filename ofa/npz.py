@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,12 @@ def pack(**arrays: np.ndarray | float | str) -> bytes:
     named: dict[str, Any] = {name: np.asarray(array) for name, array in arrays.items()}
     np.savez_compressed(buffer, **named)
     return buffer.getvalue()
+
+
+def save(path: Path, **arrays: np.ndarray) -> None:
+    """The arrays as a compressed npz file at `path`; arrays that lie on disk are copied in small steps."""
+    named: dict[str, Any] = dict(arrays)
+    np.savez_compressed(path, **named)
 
 
 def unpack(data: bytes, names: Sequence[str]) -> list[np.ndarray]:

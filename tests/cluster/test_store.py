@@ -45,6 +45,13 @@ def test_parts_of_an_object_are_read_where_a_file_is_wanted(store):
         store.open("a/c.bin")
 
 
+def test_a_published_file_is_read_back_and_replaces_what_was_there(store, tmp_path):
+    for data in (b"small", bytes(range(256)) * 40000):  # the second, 10 MB, goes to a bucket in parts
+        (tmp_path / "file").write_bytes(data)
+        store.publish("a/b.bin", tmp_path / "file")
+        assert store.read("a/b.bin") == data
+
+
 def test_a_second_write_replaces_the_first(store):
     store.write("a", b"one")
     store.write("a", b"two")

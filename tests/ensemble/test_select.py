@@ -1,10 +1,12 @@
 """Selections against all subsets, on instances small enough to score all."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 
 from ensemble.score import SubsetScorer
-from ensemble.select import select
+from ensemble.select import Limits, select, weighted
 
 
 def instance(seed, members=8, images=400, classes=6):
@@ -85,3 +87,46 @@ def test_what_cannot_be_done_is_refused():
         select(scorer, cost, "max", "magic")
     with pytest.raises(ValueError, match="at most 22"):
         select(instance(0, members=23)[0], np.ones(23), "max", "exhaustive")
+
+
+@pytest.mark.parametrize("rule", ["max", "sum"])
+def test_of_eighteen_members_the_search_finds_the_proven_best_at_every_cost(rule):
+    scorer, cost = instance(1, members=18, images=300)
+    proven, found = select(scorer, cost, rule, "exhaustive"), select(scorer, cost, rule)
+    caps = cost if rule == "max" else np.geomspace(cost.min(), cost.sum(), 40)
+    for cap in caps:
+        assert max(c.correct for c in found if c.cost <= cap) == max(c.correct for c in proven if c.cost <= cap)
+
+
+@pytest.mark.parametrize("algorithm", ["default", "greedy", "exhaustive"])
+def test_limits_are_kept_and_the_best_within_them_is_found(algorithm):
+    scorer, cost = instance(4, members=14)
+    limits = Limits(size=3, cost=float(cost[9]), must_have=(2,))
+    found = select(scorer, cost, "max", algorithm, limits=limits)
+    for chosen in found:
+        assert len(chosen.members) <= 3
+        assert chosen.cost <= cost[9]
+        assert 2 in chosen.members
+    if algorithm != "greedy":
+        pairs = [m for size in (0, 1, 2) for m in combinations([m for m in range(10) if m != 2], size)]
+        masks = np.array([np.isin(np.arange(14), [2, *more]) for more in pairs])
+        assert found[-1].correct == scorer.correct(masks).max()
+
+
+def test_limits_that_nothing_keeps_are_refused():
+    scorer, cost = instance(0)
+    with pytest.raises(ValueError, match="no subset keeps to the limits"):
+        select(scorer, cost, "max", limits=Limits(size=1, must_have=(1, 2)))
+
+
+def test_weights_only_ever_help():
+    scorer, cost = instance(6)
+    found = select(scorer, cost, "sum")
+    weighed = weighted(scorer, found)
+    assert any(w.weights for w in weighed)
+    for before, after in zip(found, weighed, strict=True):
+        assert after.correct > before.correct if after.weights else after == before
+        if after.weights:
+            full = np.zeros((1, 8))
+            full[0, list(after.members)] = after.weights
+            assert scorer.correct_weighted(full)[0] == after.correct

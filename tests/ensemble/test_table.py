@@ -34,6 +34,7 @@ def test_a_file_brings_the_same_table_back():
         ({"labels_N": np.array([1, 2, 3])}, r"labels are \(3,\)"),
         ({"labels_N": np.array([1, -2])}, "must not be negative"),
         ({"labels_N": np.array([1.0, 2.0])}, "whole numbers"),
+        ({"classes_MNK": np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]]])}, "labels go up to 2, .* only to 1"),
         ({"cost_M": np.array([1.0])}, r"cost \(1,\)"),
         ({"cost_M": np.array([1.0, np.inf])}, "finite"),
         ({"classes_MNK": np.zeros((2, 2, 2), dtype=int)}, "same class twice"),

@@ -116,6 +116,13 @@ class TestWhatARunLeaves:
                     assert row[name] == pytest.approx((votes.argmax(1) == table["labels"]).mean())
                 low, high = row["test_interval"]
                 assert low <= row["test_top1"] <= high
+                if len(row["members"]) > 1:
+                    single = doc["singles"][row["single"]]
+                    assert single["cost"] <= row["cost"]
+                    assert row["gain"] == pytest.approx(row["test_top1"] - single["test_top1"])
+                    assert row["gain_interval"][0] <= row["gain"] <= row["gain_interval"][1]
+            best, drops = front["members"][-1], [one["top1"] - one["test_top1"] for one in doc["singles"]]
+            assert front["curse"]["gap"] == pytest.approx(best["top1"] - best["test_top1"] - np.mean(drops))
 
     def test_tables_agree_with_the_front(self, tiny_run):
         table = np.load(tiny_run.folder / "predictions/selection.npz")

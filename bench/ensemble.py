@@ -1,0 +1,178 @@
+"""Exact scores of ensembles and their selection, on a generated table like a published front.
+
+    make bench-ensemble          or: python -m bench.ensemble [--quick]
+
+Ours and its peers take turns in one process: the dense product of the published code (one subset after another, 1,000
+classes), blocked float32 matrix products over the same compact rows, and the published selection, that is pymoo's
+NSGA-II, SMS-EMOA and SPEA2 with its operators and 200,000 evaluations. About half an hour on two cores, most of it pymoo's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bench.tables import realistic
+from ensemble.score import SubsetScorer
+from ensemble.select import CostRule, select
+from ensemble.table import Table
+from search.front import hypervolume
+
+WORST = 0.35  # error of the reference point of hypervolumes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a tenth of the images and of the published evaluations")
+    arguments = parser.parse_args()
+    images, evaluations = (5_000, 20_000) if arguments.quick else (50_000, 200_000)
+    warm = scorer_of(realistic(images=50))  # compiles, or loads what was compiled
+    warm.correct(np.eye(100, dtype=bool))
+    warm.correct_changed(np.eye(100, dtype=bool))
+    table = realistic(images=images)
+    scorer = scores(table)
+    against_dense(realistic(images=min(8_000, images)))
+    proven()
+    selections(scorer, table.cost_M, evaluations)
+
+
+def scorer_of(table: Table) -> SubsetScorer:
+    return SubsetScorer(table.classes_MNK, table.probs_MNK, table.labels_N)
+
+
+def rate(work: Callable[[], Any], items: int, rounds: int = 5) -> tuple[float, float]:
+    """Items a second, by the clock and by the processor's time: medians."""
+    clock, cpu = [], []
+    for _ in range(rounds):
+        started, used = time.perf_counter(), time.process_time()
+        work()
+        clock.append(items / (time.perf_counter() - started))
+        cpu.append(items / (time.process_time() - used))
+    return statistics.median(clock), statistics.median(cpu)
+
+
+def scores(table: Table) -> SubsetScorer:
+    """Prints how fast subsets are scored; the scorer."""
+    rng = np.random.default_rng(1)
+    started = time.perf_counter()
+    scorer = scorer_of(table)
+    scorer.correct(np.eye(scorer.members, dtype=bool))
+    seconds = time.perf_counter() - started
+    print(f"{scorer.members} members x {scorer.images} images, top-{table.classes_MNK.shape[2]}; built in {seconds:.2f} s; "
+          f"{len(scorer.right_IM)} images depend on the subset, {len(scorer.rival_RM)} margins", flush=True)  # fmt: skip
+    print(
+        "| members of a subset | subsets/s | a CPU second | one-member changes/s | a CPU second | matrix products/s |\n"
+        + "|---" * 6
+        + "|"
+    )
+    for share in (0.03, 0.1, 0.5):
+        masks = rng.random((8192, scorer.members)) < share
+        ours, ours_cpu = rate(lambda masks=masks: scorer.correct(masks), len(masks))  # type: ignore[misc]
+        changes, changes_cpu = rate(lambda masks=masks: scorer.correct_changed(masks[:256]), 256 * scorer.members)  # type: ignore[misc]
+        matrix, _ = rate(lambda masks=masks: scorer.correct_weighted(masks[:1024]), 1024, rounds=1)  # type: ignore[misc]
+        assert scorer.correct(masks[:1024]).tolist() == scorer.correct_weighted(masks[:1024]).tolist()
+        cells = [
+            f"about {share * scorer.members:.0f}",
+            *(f"{x:,.0f}" for x in (ours, ours_cpu, changes, changes_cpu, matrix)),
+        ]
+        print(f"| {' | '.join(cells)} |", flush=True)
+    print(f"peak memory so far: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB", flush=True)
+    return scorer
+
+
+def against_dense(table: Table, classes: int = 1000) -> None:
+    """Prints how many times faster than the published product, a float32 table [images x classes, members] and a vector."""
+    members, images, _ = table.classes_MNK.shape
+    dense = np.zeros((images, classes, members), dtype=np.float32)
+    for m in range(members):
+        np.put_along_axis(dense[:, :, m], table.classes_MNK[m].astype(np.int64), table.probs_MNK[m], axis=1)
+    scorer = scorer_of(table)
+    masks = np.random.default_rng(2).random((16384, members)) < 0.5
+
+    def published() -> list[int]:
+        sums = ((dense.reshape(-1, members) @ mask.astype(np.float32)).reshape(images, classes) for mask in masks[:5])
+        return [int((s.argmax(axis=1) == table.labels_N).sum()) for s in sums]
+
+    counts = scorer.correct(masks)
+    off = np.abs(np.array(published()) - counts[:5]).max()
+    ours, _ = rate(lambda: scorer.correct(masks), len(masks))
+    theirs, _ = rate(published, 5, rounds=3)
+    print(f"{images} images: {ours:,.0f} subsets/s, the dense product {theirs:.2f}/s: {ours / theirs:,.0f} times; "
+          f"counts differ by {off} at most (the dense one sums in float32)", flush=True)  # fmt: skip
+
+
+def proven() -> None:
+    """Prints whether the default finds the best subset of 18 members at every cost."""
+    table = realistic(members=18, images=2_000)
+    scorer = scorer_of(table)
+    rules: tuple[CostRule, ...] = ("max", "sum")
+    for rule in rules:
+        best, found = (select(scorer, table.cost_M, rule, algorithm) for algorithm in ("exhaustive", "default"))
+        pairs = [(c.cost, c.correct) for c in best] == [(c.cost, c.correct) for c in found]
+        print(f"18 members, cost = {rule}: front of all 262,143 subsets {'found' if pairs else 'NOT found'}", flush=True)
+
+
+def selections(scorer: SubsetScorer, cost_M: np.ndarray, evaluations: int) -> None:
+    """Prints hypervolume and seconds of our default, greedy, and the published algorithms."""
+    print("| cost | algorithm | hypervolume | best top-1 | subsets | seconds |\n" + "|---" * 6 + "|")
+    rules: tuple[CostRule, ...] = ("max", "sum")
+    for rule in rules:
+        reference = np.array([cost_M.max() if rule == "max" else cost_M.sum(), WORST]) * 1.001
+        for algorithm in ("default", "greedy"):
+            looked = [0]
+            started = time.perf_counter()
+            found = select(scorer, cost_M, rule, algorithm, progress=lambda n, looked=looked: looked.__setitem__(0, n))  # type: ignore[misc]
+            points = np.array([(c.cost, 1 - c.correct / scorer.images) for c in found])
+            line(rule, algorithm, points, reference, looked[0], time.perf_counter() - started)
+        for name in ("NSGA2", "SMSEMOA", "SPEA2"):
+            started = time.perf_counter()
+            points = published_search(name, scorer, cost_M, rule, evaluations)
+            line(rule, name, points, reference, evaluations, time.perf_counter() - started)
+
+
+def line(rule: str, name: str, points: np.ndarray, reference: np.ndarray, looked: int, seconds: float) -> None:
+    area = hypervolume(points, reference) / reference.prod()
+    print(f"| {rule} | {name} | {area:.6f} | {1 - points[:, 1].min():.4f} | {looked:,} | {seconds:.1f} |", flush=True)
+
+
+def published_search(name: str, scorer: SubsetScorer, cost_M: np.ndarray, rule: str, evaluations: int) -> np.ndarray:
+    """(cost, error) of the last population: 100 masks, at first all ones, uniform crossover, 1 % of the bits redrawn."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.algorithms.moo.sms import SMSEMOA
+    from pymoo.algorithms.moo.spea2 import SPEA2
+    from pymoo.core.problem import Problem
+    from pymoo.operators.crossover.ux import UniformCrossover
+    from pymoo.operators.mutation.bitflip import BitflipMutation
+    from pymoo.optimize import minimize
+
+    fewest = 1 if rule == "max" else 2
+
+    class Masks(Problem):
+        def __init__(self) -> None:
+            super().__init__(n_var=scorer.members, n_obj=2, n_ieq_constr=1, xl=0, xu=1, vtype=bool)
+
+        def _evaluate(self, x: np.ndarray, out: dict[str, np.ndarray], *args: object, **kwargs: object) -> None:
+            masks = x.astype(bool)
+            each = np.where(masks, cost_M, 0.0)
+            costs = each.max(axis=1) if rule == "max" else each.sum(axis=1)
+            out["F"] = np.column_stack([costs, 1 - scorer.accuracy(masks)])
+            out["G"] = fewest - masks.sum(axis=1)[:, None]
+
+    algorithm = {"NSGA2": NSGA2, "SMSEMOA": SMSEMOA, "SPEA2": SPEA2}[name](
+        pop_size=100,
+        sampling=np.ones((100, scorer.members), dtype=bool),
+        crossover=UniformCrossover(prob=1.0),
+        mutation=BitflipMutation(prob=1.0, prob_var=0.005),  # redrawing a bit once in 100 changes it once in 200
+    )
+    done = minimize(Masks(), algorithm, ("n_eval", evaluations), seed=1)
+    return np.atleast_2d(done.F)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,357 @@
+"""Compiled loops over a prediction table; what they compute is told in `ensemble/score.py`.
+
+Compiled by Numba at first use and cached beside this file; they release the interpreter, so threads share the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+BITS = 5  # members of one group: tables hold the sum of every choice of them
+CODES = 1 << BITS
+LANES = 128  # images that are scored side by side
+SUBSETS = 1024  # that take turns on one slab of the tables, while it is in the cache
+FULL = 32000  # largest sum in a table; with at most one half of rounding a group, sums stay within int16
+
+WRONG = -1  # an image that no subset names right
+
+
+def compiled(function: F) -> F:
+    """The function compiled, cached, and free of the interpreter's lock."""
+    return numba.njit(function, nogil=True, cache=True)
+
+
+@compiled
+def find_rivals(classes_NMK, probs_NMK, labels_N, slot_C, slack, count_N, rivals, below):  # type: ignore[no-untyped-def]
+    """Which classes can beat the right one, image after image: `count_N` of each, their names in `rivals`.
+
+    An image that no subset names right has count `WRONG`, one that every subset names right has 0. below: whether a
+    rival's number is lower than the right class's, so that it wins a tie. slot_C is scratch, all -1. The number of
+    rivals written is returned.
+    """
+    images, members, k = classes_NMK.shape
+    most = len(rivals) // max(1, images)
+    named = np.empty(min(len(slot_C), members * k) + 2, dtype=np.int64)
+    p = np.zeros((len(named), members))
+    total = np.zeros(len(named))
+    kept = np.empty(most, dtype=np.int64)
+    written = 0
+    for n in range(images):
+        label = labels_N[n]
+        named[0], used = label, 1
+        slot_C[label] = 0
+        p[0] = 0.0
+        silent = False  # a member that gives every class 0: then class 0 wins where it stands alone
+        for m in range(members):
+            if probs_NMK[n, m, 0] == 0:
+                silent = True
+            for j in range(k):
+                c = classes_NMK[n, m, j]
+                if slot_C[c] < 0:
+                    slot_C[c] = used
+                    named[used] = c
+                    p[used] = 0.0
+                    used += 1
+                p[slot_C[c], m] = probs_NMK[n, m, j]
+        if silent and slot_C[0] < 0:
+            slot_C[0] = used
+            named[used] = 0
+            p[used] = 0.0
+            used += 1
+        for u in range(used):
+            slot_C[named[u]] = -1
+        number, hopeless = 0, False
+        for u in range(1, used):
+            ties_win = named[u] < label
+            can, always = False, True
+            for m in range(members):
+                d = p[0, m] - p[u, m]
+                margin = slack * max(p[0, m], p[u, m])
+                if d < 0 or (ties_win and d <= margin and (p[0, m] > 0 or silent)):
+                    can = True
+                if not (d < -margin or (ties_win and d <= 0)):
+                    always = False
+            if always:
+                hopeless = True
+                break
+            if can:
+                total[u] = 0.0
+                for m in range(members):
+                    total[u] += p[u, m]
+                at = number  # by falling sum; of equals one that wins ties first
+                while at > 0:
+                    v = kept[at - 1]
+                    if total[v] > total[u] or (total[v] == total[u] and (named[v] < label or not ties_win)):
+                        break
+                    kept[at] = v
+                    at -= 1
+                kept[at] = u
+                number += 1
+        if hopeless:
+            count_N[n] = WRONG
+            continue
+        alone = 0
+        for a in range(number):
+            u = kept[a]
+            beaten = False
+            for b in range(alone):
+                v = kept[b]
+                if named[u] < label and not named[v] < label:
+                    continue
+                covers = True
+                for m in range(members):
+                    if p[v, m] < p[u, m]:
+                        covers = False
+                        break
+                if covers:
+                    beaten = True
+                    break
+            if not beaten:
+                kept[alone] = u
+                alone += 1
+        count_N[n] = alone
+        for a in range(alone):
+            rivals[written] = named[kept[a]]
+            below[written] = named[kept[a]] < label
+            written += 1
+    return written
+
+
+@compiled
+def gather(classes_NMK, probs_NMK, labels_N, first_N, rivals_R, slot_C, right_IM, rival_RM):  # type: ignore[no-untyped-def]
+    """The probabilities of right classes and rivals, dense: image n's rivals are rows first_N[n] to first_N[n + 1]."""
+    images, members, k = classes_NMK.shape
+    for n in range(images):
+        slot_C[labels_N[n]] = 0
+        for r in range(first_N[n], first_N[n + 1]):
+            slot_C[rivals_R[r]] = 1 + r - first_N[n]
+        for m in range(members):
+            for j in range(k):
+                slot = slot_C[classes_NMK[n, m, j]]
+                if slot == 0:
+                    right_IM[n, m] = probs_NMK[n, m, j]
+                elif slot > 0:
+                    rival_RM[first_N[n] + slot - 1, m] = probs_NMK[n, m, j]
+        slot_C[labels_N[n]] = -1
+        for r in range(first_N[n], first_N[n + 1]):
+            slot_C[rivals_R[r]] = -1
+
+
+@compiled
+def fill_tables(right_IM, rival_RM, first_I, blocks, start, stop, tables):  # type: ignore[no-untyped-def]
+    """The tables [slab, group and choice, lane] of blocks start to stop: rounded sums of margins.
+
+    A block (first image, rivals, first slab) has a slab for its images' first rivals, one for their second, and so on;
+    an image with fewer rivals than its block repeats its first. Every row has a scale of its own: only signs matter.
+    """
+    images, members = right_IM.shape
+    groups = (members + BITS - 1) // BITS
+    sums = np.zeros(CODES)
+    for b in range(start, stop):
+        first, depth, slab = blocks[b, 0], blocks[b, 1], blocks[b, 2]
+        for lane in range(min(LANES, images - first)):
+            here = first + lane
+            for q in range(depth):
+                row = first_I[here] + q
+                if row >= first_I[here + 1]:
+                    row = first_I[here]
+                up, down, largest = 0.0, 0.0, 0.0
+                for m in range(members):
+                    d = np.float64(right_IM[here, m]) - np.float64(rival_RM[row, m])
+                    largest += max(right_IM[here, m], rival_RM[row, m])
+                    if d > 0:
+                        up += d
+                    else:
+                        down -= d
+                # a step of the table must stay above what float64 sums in any order can differ by
+                scale = FULL / max(max(up, down), largest * members * FULL * 2.0**-50, 1e-300)
+                for g in range(groups):
+                    for code in range(1, CODES):
+                        low, bit = code & -code, 0
+                        while (1 << bit) != low:
+                            bit += 1
+                        m = g * BITS + bit
+                        d = np.float64(0.0)
+                        if m < members:
+                            d = np.float64(right_IM[here, m]) - np.float64(rival_RM[row, m])
+                        sums[code] = sums[code ^ low] + d
+                        tables[slab + q, g * CODES + code, lane] = np.int16(np.rint(sums[code] * scale))
+
+
+@compiled
+def is_right(i, chosen, weights, right_IM, rival_RM, below_R, first_I):  # type: ignore[no-untyped-def]
+    """Whether image i's right class wins the vote of the chosen members: sums in float64, member after member."""
+    right = 0.0
+    for j in range(len(chosen)):
+        right += weights[j] * np.float64(right_IM[i, chosen[j]])
+    for r in range(first_I[i], first_I[i + 1]):
+        rival = 0.0
+        for j in range(len(chosen)):
+            rival += weights[j] * np.float64(rival_RM[r, chosen[j]])
+        if rival > right or (rival == right and below_R[r]):
+            return False
+    return True
+
+
+@compiled
+def name_right(weights_SM, image_I, right_IM, rival_RM, below_R, first_I, named_SN):  # type: ignore[no-untyped-def]
+    """Notes in `named_SN` which images each vote names right; image i's column is image_I[i]."""
+    for s in range(len(weights_SM)):
+        weights_M = weights_SM[s]
+        chosen = np.flatnonzero(weights_M)
+        weights = weights_M[chosen]
+        for i in range(len(image_I)):
+            named_SN[s, image_I[i]] = is_right(i, chosen, weights, right_IM, rival_RM, below_R, first_I)
+
+
+@compiled
+def count_decided(images, votes, weights_SM, right_IM, rival_RM, below_R, first_I, correct_S):  # type: ignore[no-untyped-def]
+    """Adds to `correct_S` the pairs (image, vote) that are right, each decided in float64."""
+    for j in range(len(images)):
+        weights_M = weights_SM[votes[j]]
+        chosen = np.flatnonzero(weights_M)
+        if is_right(images[j], chosen, weights_M[chosen], right_IM, rival_RM, below_R, first_I):
+            correct_S[votes[j]] += 1
+
+
+@compiled
+def _entries(codes_G, entries):  # type: ignore[no-untyped-def]
+    """Where a slab holds a subset's entries, one a group that it has members of; then zeros' place, up to a four."""
+    n = 0
+    for g in range(len(codes_G)):
+        if codes_G[g]:
+            entries[n] = (g * CODES + codes_G[g]) * LANES
+            n += 1
+    entries[n : n + 4] = 0
+    return n
+
+
+@compiled
+def _add_up(tables, slab, entries, at, n, total):  # type: ignore[no-untyped-def]
+    """The sum of n entries of the slab that starts at `slab`, lane by lane, into `total`.
+
+    Unsigned indices, which need no test for counting from the end, and as many lanes as the compiler knows: this
+    becomes a few vector instructions.
+    """
+    a, b = slab + entries[at], slab + entries[at + 1]
+    c, d = slab + entries[at + 2], slab + entries[at + 3]
+    for i in range(np.uint64(LANES)):
+        total[i] = tables[a + i] + tables[b + i] + tables[c + i] + tables[d + i]
+    for j in range(at + np.uint64(4), at + n, np.uint64(4)):
+        a, b = slab + entries[j], slab + entries[j + np.uint64(1)]
+        c, d = slab + entries[j + np.uint64(2)], slab + entries[j + np.uint64(3)]
+        for i in range(np.uint64(LANES)):
+            total[i] += tables[a + i] + tables[b + i] + tables[c + i] + tables[d + i]
+
+
+@compiled
+def count_right(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_S):  # type: ignore[no-untyped-def]
+    """Adds to `correct_S` the images of blocks start to stop that each subset names right; empty subsets get 0."""
+    subsets, groups = codes_SG.shape
+    size = np.uint64(groups * CODES * LANES)
+    room = groups + 4
+    entries = np.zeros(SUBSETS * room, dtype=np.uint64)
+    used = np.zeros(SUBSETS, dtype=np.uint64)
+    chosen, sizes = np.empty((SUBSETS, masks_SM.shape[1]), dtype=np.int64), np.zeros(SUBSETS, dtype=np.int64)
+    ones = np.ones(masks_SM.shape[1])
+    least, total = np.empty(SUBSETS * LANES, dtype=np.int16), np.empty(LANES, dtype=np.int16)
+    for from_s in range(0, subsets, SUBSETS):
+        number = min(SUBSETS, subsets - from_s)
+        for s in range(number):
+            used[s] = _entries(codes_SG[from_s + s], entries[s * room :])
+            sizes[s] = 0
+            for m in range(masks_SM.shape[1]):
+                if masks_SM[from_s + s, m]:
+                    chosen[s, sizes[s]] = m
+                    sizes[s] += 1
+        for b in range(start, stop):
+            first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
+            for q in range(depth):
+                for s in range(number):
+                    _add_up(tables, slab, entries, np.uint64(s * room), used[s], total)
+                    mine = np.uint64(s * LANES)
+                    if q == 0:
+                        for i in range(np.uint64(LANES)):
+                            least[mine + i] = total[i]
+                    else:
+                        for i in range(np.uint64(LANES)):
+                            least[mine + i] = min(least[mine + i], total[i])
+                slab += size
+            for s in range(number):
+                mine = np.uint64(s * LANES)
+                limit = np.int16((used[s] + np.uint64(1)) // np.uint64(2))
+                lowest = np.int16(-limit)
+                right, near = np.int16(0), np.int16(0)
+                for i in range(np.uint64(LANES)):
+                    right = np.int16(right + np.int16(least[mine + i] > limit))
+                    near = np.int16(near + np.int16(least[mine + i] >= lowest))
+                correct_S[from_s + s] += right
+                if near > right and limit > 0:
+                    for i in range(min(LANES, len(right_IM) - first)):
+                        if lowest <= least[s * LANES + i] <= limit and is_right(
+                            first + i, chosen[s, : sizes[s]], ones, right_IM, rival_RM, below_R, first_I
+                        ):
+                            correct_S[from_s + s] += 1
+
+
+@compiled
+def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_SM):  # type: ignore[no-untyped-def]
+    """As `count_right`, for every subset with one member added or taken out: `correct_SM`."""
+    subsets, groups = codes_SG.shape
+    members = masks_SM.shape[1]
+    slab_size = np.uint64(groups * CODES * LANES)
+    deepest = 1
+    for b in range(start, stop):
+        deepest = max(deepest, blocks[b, 1])
+    entries = np.zeros(groups + 4, dtype=np.uint64)
+    one, least = np.empty(LANES, dtype=np.int16), np.empty(LANES, dtype=np.int16)
+    total, rest = np.empty(deepest * LANES, dtype=np.int16), np.empty(deepest * LANES, dtype=np.int16)
+    ones, chosen = np.ones(members), np.empty(members, dtype=np.int64)
+    for b in range(start, stop):
+        first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * slab_size
+        for s in range(subsets):
+            used = _entries(codes_SG[s], entries)
+            for q in range(np.uint64(depth)):
+                _add_up(tables, slab + q * slab_size, entries, np.uint64(0), np.uint64(used), one)
+                for i in range(np.uint64(LANES)):
+                    total[q * np.uint64(LANES) + i] = one[i]
+            for g in range(groups):
+                code = np.int64(codes_SG[s, g])
+                now = slab + np.uint64((g * CODES + code) * LANES)
+                for q in range(np.uint64(depth)):
+                    lanes = q * np.uint64(LANES)
+                    for i in range(np.uint64(LANES)):
+                        rest[lanes + i] = total[lanes + i] - tables[now + q * slab_size + i]
+                for m in range(g * BITS, min(members, (g + 1) * BITS)):
+                    changed = code ^ (1 << (m - g * BITS))
+                    then = slab + np.uint64((g * CODES + changed) * LANES)
+                    for i in range(np.uint64(LANES)):
+                        least[i] = rest[i] + tables[then + i]
+                    for q in range(np.uint64(1), np.uint64(depth)):
+                        lanes, at = q * np.uint64(LANES), then + q * slab_size
+                        for i in range(np.uint64(LANES)):
+                            least[i] = min(least[i], np.int16(rest[lanes + i] + tables[at + i]))
+                    limit = np.int16((used - (code != 0) + (changed != 0) + 1) // 2)
+                    lowest = np.int16(-limit)
+                    right, near = np.int16(0), np.int16(0)
+                    for i in range(np.uint64(LANES)):
+                        right = np.int16(right + np.int16(least[i] > limit))
+                        near = np.int16(near + np.int16(least[i] >= lowest))
+                    correct_SM[s, m] += right
+                    if near > right and limit > 0:
+                        size = 0
+                        for other in range(members):
+                            if masks_SM[s, other] != (other == m):
+                                chosen[size] = other
+                                size += 1
+                        for i in range(min(LANES, len(right_IM) - first)):
+                            if lowest <= least[i] <= limit and is_right(
+                                first + i, chosen[:size], ones, right_IM, rival_RM, below_R, first_I
+                            ):
+                                correct_SM[s, m] += 1

@@ -1,0 +1,71 @@
+"""Subset scores from Ray actors: each scores shards of the images, and whole numbers are added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from cluster.pool import Pool
+from ensemble.score import SubsetScorer
+from ensemble.table import Table
+
+_SHARDS_AN_ACTOR = 2  # so that what a lost actor had to do is spread over the others
+
+
+class ShardScorer:
+    """What each actor does: it builds a shard's scorer when it is first asked for, and keeps it."""
+
+    def __init__(self, shards: int, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays = arrays
+        self.edges = np.linspace(0, len(arrays["labels"]), shards + 1).astype(int)
+        self.scorers: dict[int, SubsetScorer] = {}
+
+    def scorer(self, shard: int) -> SubsetScorer:
+        if shard not in self.scorers:
+            here = slice(self.edges[shard], self.edges[shard + 1])
+            classes, probs, labels = self.arrays["classes"], self.arrays["probs"], self.arrays["labels"]
+            self.scorers[shard] = SubsetScorer(classes[:, here], probs[:, here], labels[here], threads=1)
+        return self.scorers[shard]
+
+    def correct(self, question: tuple[int, np.ndarray]) -> np.ndarray:
+        shard, masks = question
+        return self.scorer(shard).correct(masks)
+
+    def correct_changed(self, question: tuple[int, np.ndarray]) -> np.ndarray:
+        shard, masks = question
+        return self.scorer(shard).correct_changed(masks)
+
+    def correct_weighted(self, question: tuple[int, np.ndarray]) -> np.ndarray:
+        shard, weights = question
+        return self.scorer(shard).correct_weighted(weights)
+
+
+class PooledScorer:
+    """Answers as a `SubsetScorer` on the whole table does, whatever the number of actors and whichever of them die."""
+
+    def __init__(self, table: Table, actors: int) -> None:
+        self.members, self.images, _ = table.classes_MNK.shape
+        self.shards = min(self.images, _SHARDS_AN_ACTOR * actors)
+        arrays = {"classes": table.classes_MNK, "probs": table.probs_MNK, "labels": table.labels_N}
+        self.pool = Pool(partial(ShardScorer, self.shards), arrays, actors)
+
+    def correct(self, masks: np.ndarray) -> np.ndarray:
+        return self._summed("correct", masks)
+
+    def correct_changed(self, masks: np.ndarray) -> np.ndarray:
+        return self._summed("correct_changed", masks)
+
+    def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
+        return self._summed("correct_weighted", weights)
+
+    def accuracy(self, masks: np.ndarray) -> np.ndarray:
+        return self.correct(masks) / self.images
+
+    def _summed(self, method: str, argument: np.ndarray) -> np.ndarray:
+        questions = [(shard, argument) for shard in range(self.shards)]
+        return np.sum([answer for _, answer in self.pool.map(method, questions)], axis=0)
+
+    def close(self) -> None:
+        self.pool.close()

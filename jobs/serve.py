@@ -1,0 +1,114 @@
+"""Serve an exported ensemble on Ray, one deployment for each member, and compare its latency with the modelled one.
+
+    ofa serve runs/digits-<id>/subnets/ensemble.safetensors --port 8000
+
+Clients send {"images": [N, 3, S, S], colours 0 to 255} and get {"classes": [N], "votes": [N, C]}.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from cluster.progress import Reporter
+from cluster.serving import Answer, served
+from cluster.session import session
+from ofa.export import Description, Vote, from_safetensors
+from ofa.images import resize
+
+RUNS = 30  # of one image, after warming up
+SHARED_BYTES = 256 * 2**20  # of Ray's object store: questions and answers
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Medians in ms of one image: every member alone, one process that runs all in turn, and the served application."""
+
+    members_ms: list[float]
+    in_turn_ms: float
+    served_ms: float
+
+    @property
+    def modelled(self) -> dict[str, float]:
+        """What the costs of ensembles suppose: members side by side take the longest's time, in turn the sum."""
+        return {"max": max(self.members_ms), "sum": sum(self.members_ms)}
+
+
+def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
+    """Serves until it is interrupted; says first how long an image takes."""
+    _, description = from_safetensors(path)
+    with session(address, len(description.archs), SHARED_BYTES), application(path, port) as ask:
+        found = latency(path, ask)
+        reporter.say(
+            f"serve: http://127.0.0.1:{port}/ensemble; one image takes {found.served_ms:.1f} ms, its members alone "
+            f"{', '.join(f'{ms:.1f}' for ms in found.members_ms)} ms: modelled {found.modelled['max']:.1f} ms side by side, "
+            f"{found.modelled['sum']:.1f} ms in turn, measured in turn {found.in_turn_ms:.1f} ms",
+            event="serving",
+            port=port,
+            **asdict(found),
+            modelled=found.modelled,
+        )
+        threading.Event().wait()
+
+
+def member_of(path: str, index: int) -> Answer:
+    """What one deployment holds: the vote of one member."""
+    torch.set_num_threads(1)
+    network, description = from_safetensors(path)
+    return partial(vote_of, network, description, index)
+
+
+@torch.inference_mode()
+def vote_of(network: nn.Module, description: Description, index: int, images_N3SS: np.ndarray) -> np.ndarray:
+    """Votes [N, C] of one member for uint8 images."""
+    x = resize(description.scale(torch.from_numpy(images_N3SS.copy())), description.input_resolution)
+    vote = network.vote(index, x) if isinstance(network, Vote) else network(x).softmax(1)
+    return vote.numpy()
+
+
+def images_of(doc: Any) -> np.ndarray:
+    """The images of a request; a ValueError says what is wrong with it."""
+    if not isinstance(doc, dict) or "images" not in doc:
+        raise ValueError("the request has no 'images'; send {\"images\": [N, 3, S, S]}")
+    images = np.asarray(doc["images"])
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.dtype.kind not in "iu":
+        raise ValueError(f"images are {images.shape} {images.dtype}; expected whole numbers [N, 3, S, S]")
+    if images.min() < 0 or images.max() > 255:
+        raise ValueError("colours go from 0 to 255, and some do not")
+    return images.astype(np.uint8)
+
+
+def application(path: str, port: int, name: str = "ensemble") -> Any:
+    """The exported ensemble as a Ray Serve application, see `cluster.serving.served`."""
+    _, description = from_safetensors(path)
+    builders = [partial(member_of, path, index) for index in range(len(description.archs))]
+    return served(builders, images_of, port=port, name=name)
+
+
+def latency(path: str, ask: Answer) -> Latency:
+    """Times an application against its members in this process."""
+    network, description = from_safetensors(path)
+    side = description.input_resolution
+    image = np.random.default_rng(0).integers(0, 256, (1, 3, side, side), dtype=np.uint8)
+    votes = [partial(vote_of, network, description, index) for index in range(len(description.archs))]
+    members = [median_ms(partial(vote, image)) for vote in votes]
+    return Latency(members, median_ms(lambda: sum(vote(image) for vote in votes)), median_ms(partial(ask, image)))
+
+
+def median_ms(call: Callable[[], Any]) -> float:
+    seconds = []
+    for run in range(RUNS + 3):
+        started = time.perf_counter()
+        call()
+        if run >= 3:
+            seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds) * 1e3

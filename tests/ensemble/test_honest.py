@@ -1,0 +1,25 @@
+import numpy as np
+import pytest
+
+from ensemble.honest import curse, difference_interval
+
+
+def test_the_interval_of_a_difference_is_that_of_drawing_images_anew():
+    rng = np.random.default_rng(1)
+    one = rng.random(400) < 0.8
+    other = one ^ (rng.random(400) < 0.1)
+    drawn = rng.integers(0, 400, (4000, 400))
+    brute = np.quantile(one[drawn].mean(axis=1) - other[drawn].mean(axis=1), [0.025, 0.975])
+    assert difference_interval(one, other, np.random.default_rng(2)) == pytest.approx(brute, abs=0.004)
+
+
+def test_equal_answers_differ_by_nothing():
+    answers = np.arange(50) % 3 == 0
+    assert difference_interval(answers, answers, np.random.default_rng(0)) == (0.0, 0.0)
+
+
+def test_the_curse_is_what_choosing_adds_to_a_harder_split():
+    found = curse((0.90, 0.86), (np.array([0.80, 0.84]), np.array([0.79, 0.83])))
+    assert found.chosen == pytest.approx(0.04)
+    assert found.typical == pytest.approx(0.01)
+    assert found.gap == pytest.approx(0.03)

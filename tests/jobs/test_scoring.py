@@ -1,0 +1,41 @@
+"""Scores from Ray actors against those of one process."""
+
+import numpy as np
+import pytest
+import ray
+
+from bench.tables import realistic
+from ensemble.score import SubsetScorer
+from jobs.scoring import PooledScorer
+
+
+@pytest.fixture(scope="module")
+def table():
+    return realistic(members=12, images=900, classes=50)
+
+
+@pytest.mark.parametrize("actors", [1, 4])
+def test_actors_count_as_one_process_does_even_if_one_is_killed_midway(ray_cluster_of_four, table, actors):
+    alone = SubsetScorer(table.classes_MNK, table.probs_MNK, table.labels_N)
+    masks = np.random.default_rng(1).random((300, 12)) < 0.3
+    pooled = PooledScorer(table, actors)
+    try:
+        assert pooled.correct(masks).tolist() == alone.correct(masks).tolist()
+        answers = pooled.pool.map("correct_changed", [(shard, masks[:40]) for shard in range(pooled.shards)])
+        counts = [next(answers)[1]]
+        ray.kill(pooled.pool.actors[0])
+        counts += [answer for _, answer in answers]
+        assert np.array_equal(np.sum(counts, axis=0), alone.correct_changed(masks[:40]))
+        weights = masks[:50] * 0.3
+        assert pooled.correct_weighted(weights).tolist() == alone.correct_weighted(weights).tolist()
+    finally:
+        pooled.close()
+
+
+@pytest.fixture
+def ray_cluster_of_four():
+    from cluster.session import session
+
+    ray.shutdown()
+    with session("local", cpus=4, shared_bytes=2**28):
+        yield

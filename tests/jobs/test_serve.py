@@ -1,0 +1,75 @@
+"""An exported ensemble on Ray Serve, against the same ensemble as one network."""
+
+import json
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+import ray
+import torch
+
+from cluster.session import session
+from jobs.serve import SHARED_BYTES, application, images_of, latency
+from ofa.export import Ballot, Description, Vote, from_safetensors, to_safetensors
+from ofa.extract import extract
+from ofa.images import Scale, resize
+from ofa.norms import calibrate
+from ofa.spaces import get_space
+from ofa.supernet import Supernet
+
+SPACE = get_space("digits")
+PORT = 18423
+
+
+@pytest.fixture
+def exported(tmp_path):
+    net = Supernet(SPACE, 10, torch.Generator().manual_seed(1)).eval()
+    archs = [SPACE.smallest(), SPACE.largest()]
+    batches = [torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(2))]
+    members = [extract(net, a, calibrate(net, a, [resize(x, a.resolution) for x in batches])) for a in archs]
+    ballot = Ballot(keep=3, weights=(0.4, 0.6))
+    vote = Vote(members, [arch.resolution for arch in archs], ballot).eval()
+    description = Description("digits", 10, tuple(archs), Scale((0.3,) * 3, (0.4,) * 3), SPACE.resolutions[-1], ballot)
+    path = tmp_path / "ensemble.safetensors"
+    path.write_bytes(to_safetensors(vote, description))
+    return str(path)
+
+
+def post(doc):
+    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/ensemble", json.dumps(doc).encode())
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def test_an_application_answers_as_the_network_does(exported):
+    network, description = from_safetensors(exported)
+    images = np.random.default_rng(3).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    with torch.inference_mode():
+        votes = network(resize(description.scale(torch.from_numpy(images)), description.input_resolution)).numpy()
+    ray.shutdown()
+    with session("local", cpus=3, shared_bytes=SHARED_BYTES), application(exported, PORT) as ask:
+        assert np.allclose(ask(images), votes, atol=1e-5)
+        answer = post({"images": images.tolist()})
+        assert answer["classes"] == votes.argmax(axis=1).tolist()
+        assert np.allclose(answer["votes"], votes, atol=1e-5)
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            post({"images": [[1, 2]]})
+        found = latency(exported, ask)
+    assert len(found.members_ms) == 2
+    assert 0 < found.modelled["max"] < found.modelled["sum"]
+    assert found.served_ms > 0
+
+
+@pytest.mark.parametrize(
+    ("doc", "says"),
+    [
+        ([1], "has no 'images'"),
+        ({"images": [[1, 2]]}, r"images are \(1, 2\)"),
+        ({"images": [[[[300]]] * 3]}, "0 to 255"),
+        ({"images": [[[[0.5]]] * 3]}, "whole numbers"),
+    ],
+)
+def test_what_cannot_be_answered_is_refused_in_words(doc, says):
+    with pytest.raises(ValueError, match=says):
+        images_of(doc)
