@@ -52,8 +52,8 @@ def test_it_asks_for_canonical_archs_and_never_twice(algorithm):
 
 @pytest.mark.parametrize("algorithm", ["nsga2", "nsga3"])
 def test_it_evolves(algorithm):
-    drawn = [volume(worth(GENES.pack_all(GENES.random(300, np.random.default_rng(s))))) for s in range(5)]
-    ours = [volume(evolved(island(algorithm, seed=str(seed)), 300)) for seed in range(3)]
+    drawn = [volume(worth(GENES.pack_all(GENES.random(600, np.random.default_rng(s))))) for s in range(8)]
+    ours = [volume(evolved(island(algorithm, seed=str(seed)), 600)) for seed in range(8)]
     assert np.mean(ours) > np.mean(drawn) + np.std(drawn)
 
 
