@@ -8,6 +8,7 @@ Shape letters in this file: B archs, G genes, P parents.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -189,11 +190,20 @@ class PackedSampler(BaseSampler):
         return first
 
 
-def survival(algorithm: str, population: int) -> Select:
+def survival(algorithm: str, population: int, objectives: int) -> Select:
     """How Optuna's sampler of this name selects; optuna is pinned for this (pyproject.toml)."""
+    settings = {"dividing_parameter": divisions(population, objectives)} if algorithm == "nsga3" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return SAMPLERS[algorithm](population_size=population, seed=0)._elite_population_selection_strategy
+        return SAMPLERS[algorithm](population_size=population, seed=0, **settings)._elite_population_selection_strategy
+
+
+def divisions(population: int, objectives: int) -> int:
+    """Of every axis, so that NSGA-III has as many reference points as a population can hold (Optuna's 3 are few)."""
+    found = 1
+    while math.comb(found + objectives, objectives - 1) <= population:
+        found += 1
+    return found
 
 
 class Island:
@@ -201,7 +211,7 @@ class Island:
 
     def __init__(self, space: Space, directions: Sequence[Direction], *, algorithm: str, population: int, seed: str) -> None:
         self.genes = Genes(space)
-        select = survival(algorithm, population)
+        select = survival(algorithm, population, len(directions))
         self.sampler = PackedSampler(self.genes, directions, select, population, seed)
         self.study = quiet_study(directions, self.sampler)
         self.directions = tuple(directions)
