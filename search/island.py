@@ -154,7 +154,7 @@ class PackedSampler(BaseSampler):
 
     def ready(self, study: optuna.Study) -> bool:
         """Whether there is an arch left to ask for."""
-        if self.finished and (not self.parents or len(self.finished) >= RENEWED * self.population):
+        if len(self.finished) >= (RENEWED if self.parents else 1) * self.population:
             self._next_generation(study)
         if not self.children:
             self.children = self._bred(self.population)[::-1]
