@@ -110,9 +110,10 @@ class Breeder:
         return found
 
     def _bred(self, count: int, changes: int) -> np.ndarray:
-        rng, sizes_G = self.rng, self.genes.sizes_G
+        """A stage that grows gets random blocks, not always the smallest: unused genes are drawn anew before."""
+        rng, sizes_G, parents_PG = self.rng, self.genes.sizes_G, self.parents_PG
         shape = (count, len(sizes_G))
-        mother_BG, father_BG = self.parents_PG[self._winners(count)], self.parents_PG[self._winners(count)]
+        mother_BG, father_BG = (self.genes.filled(parents_PG[self._winners(count)], rng) for _ in range(2))
         from_father = (rng.random(shape) < 0.5) & (rng.random((count, 1)) < self.crossover_probability)
         child_BG = np.where(from_father, father_BG, mother_BG)
         change = rng.random(shape) < changes / len(sizes_G)
