@@ -67,6 +67,15 @@ class Genes:
         canonical[:, self.expand] *= used_BL
         return canonical
 
+    def filled(self, genes_BG: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A copy with the genes of unused slots drawn uniformly: the same archs, ready to be crossed and mutated."""
+        drawn = rng.integers(0, self.sizes_G, genes_BG.shape)
+        used_BL, kept = self.used(genes_BG), np.ones(genes_BG.shape, dtype=bool)
+        if self.space.kernels:
+            kept[:, self.kernel] = used_BL
+        kept[:, self.expand] = used_BL
+        return np.where(kept, genes_BG, drawn)
+
     def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """`count` archs with every gene drawn uniformly: int64 [count, G], canonical."""
         return self.canonical(rng.integers(0, self.sizes_G, (count, len(self.sizes_G))))
