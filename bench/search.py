@@ -158,7 +158,7 @@ def many_targets(seeds: Sequence[int]) -> None:
     i7 = load("ofa_mbv3_w1.0", [str(I7)], str(PREDICTOR), [], [], [])
     resnet = load("ofa_resnet50", [], str(RESNET), [], [], [])
     extremes = resnet.measured([resnet.problem.space.smallest(), resnet.problem.space.largest()])
-    smallest, largest = (member.macs for member in extremes)
+    smallest, largest = (member.macs for member in extremes)  # from 0.4 of them on all reach the predictor's highest
     both = load("ofa_mbv3_w1.2", [f"note10={NOTE10}", f"i7={I7}"], str(PREDICTOR), [], [], [])
     note10, cpu = both.problem.objectives[1:]
     cpu_ms = tuple(float(ms) for ms in range(10, 30, 2))
@@ -166,7 +166,7 @@ def many_targets(seeds: Sequence[int]) -> None:
         ("Note10, w1.2", published_problem().problem, {LATENCY: TARGETS_MS}),
         ("i7, w1.0", i7.problem, {LATENCY: tuple(float(ms) for ms in range(8, 28, 2))}),
         ("Note10 and i7, w1.2", both.problem, {note10: TARGETS_MS, cpu: cpu_ms}),
-        ("ResNet-50D, MACs", resnet.problem, {MACS: tuple(np.linspace(smallest * 1.5, largest * 0.8, 10))}),
+        ("ResNet-50D, MACs", resnet.problem, {MACS: tuple(np.linspace(smallest * 1.25, largest * 0.35, 10))}),
     )
     print("| problem | strategy | evaluations | generations | mean top-1, % | against independent, mean | worst target |")
     print("|---|---|---|---|---|---|---|")

@@ -59,6 +59,7 @@ PredictorPath = Annotated[
 AtMost = Annotated[list[str], typer.Option("--at-most", metavar="NAME=NUMBER", help="a limit, such as latency_ms=25")]
 AtLeast = Annotated[list[str], typer.Option("--at-least", metavar="NAME=NUMBER", help="a limit, such as top1=0.8")]
 Fix = Annotated[list[str], typer.Option("--fix", metavar="NAME=VALUE", help="resolution=192, depth.0=3, kernel.4=5, ...")]
+Classes = Annotated[int, typer.Option(min=1, help="that networks tell apart; MACs and params depend on it")]
 RunId = Annotated[str | None, typer.Argument(metavar="RUN", help="the run's id; may be left out if there is only one")]
 
 DEFAULT_STORE = "./runs"
@@ -236,6 +237,7 @@ def search_command(
     at_most: AtMost = [],  # noqa: B006
     at_least: AtLeast = [],  # noqa: B006
     fix: Fix = [],  # noqa: B006
+    classes: Classes = 1000,
     as_json: Json = False,
 ) -> None:
     """One step of a run: search; or, with --space, a search on a table's and a predictor's predictions alone."""
@@ -257,7 +259,7 @@ def search_command(
             return run_steps(job, ["search"])
     from jobs.search import search_files
 
-    loaded = a_problem(space, tables, predictor, at_most, at_least, fix, "search")
+    loaded = a_problem(space, tables, predictor, at_most, at_least, fix, classes, "search")
     search_files(loaded, algorithm, evaluations, population, seed, out, Reporter("json" if as_json else None))
     return None
 
@@ -277,12 +279,13 @@ def targets_command(
     out: Annotated[str, typer.Option(metavar="DIR", help="gets targets.json")] = ".",
     at_least: AtLeast = [],  # noqa: B006
     fix: Fix = [],  # noqa: B006
+    classes: Classes = 1000,
     as_json: Json = False,
 ) -> None:
     """The network with the best predicted top-1 for each of several limits."""
     from jobs.targets import targets
 
-    loaded = a_problem(space, tables, predictor, [], at_least, fix, "targets")
+    loaded = a_problem(space, tables, predictor, [], at_least, fix, classes, "targets")
     targets(loaded, latency_ms, macs, strategy, evaluations, seed, out, Reporter("json" if as_json else None))
 
 
@@ -315,6 +318,7 @@ def a_problem(
     at_most: list[str],
     at_least: list[str],
     fix: list[str],
+    classes: int,
     command: str,
 ) -> Loaded:
     """The problem that a search without a run works on."""
@@ -322,7 +326,7 @@ def a_problem(
 
     if space is None or predictor is None:
         raise InputError(f"ofa {command}: give --space and --predictor, and --latency-table for latency instead of MACs")
-    return problem.load(space, tables, predictor, at_most, at_least, fix)
+    return problem.load(space, tables, predictor, at_most, at_least, fix, classes)
 
 
 @app.command("ensemble")

@@ -19,8 +19,6 @@ from search.problem import Column, CostTable, Limit, Problem, Term
 from search.published import PublishedPredictor, is_published
 from search.table import LatencyTable, TableLatency
 
-CLASSES = 1000  # of the networks that tables and predictors were published for
-
 
 @dataclass(frozen=True)
 class Loaded:
@@ -49,7 +47,7 @@ class Loaded:
 
 
 def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequence[str], at_least: Sequence[str],
-         fixed: Sequence[str]) -> Loaded:  # fmt: skip
+         fixed: Sequence[str], classes: int = 1000) -> Loaded:  # fmt: skip
     """The problem that a command line describes.
 
     Objectives are top-1 as the predictor says, and latency on the device of each table, or MACs without a table. Of the
@@ -76,7 +74,7 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
         column = PublishedPredictor(data, space, predictor).predict
     else:
         column = Predictor.from_npz(data, space, predictor).predict
-    costs = CostTable(space, CLASSES)
+    costs = CostTable(space, classes)
     latencies = {device: TableLatency(table, space) for device, table in devices.items()}
     terms = [Term(TOP1, column, exact=False)]
     for device, latency in latencies.items():

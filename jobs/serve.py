@@ -11,6 +11,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -57,7 +58,9 @@ def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
             **asdict(found),
             modelled=found.modelled,
         )
-        threading.Event().wait()
+        with suppress(KeyboardInterrupt):
+            threading.Event().wait()
+    reporter.say("serve: stopped", event="stopped")
 
 
 def member_of(path: str, index: int) -> Answer:

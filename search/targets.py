@@ -162,8 +162,9 @@ def prune(evolution: Evolution, arch_G: np.ndarray, rng: np.random.Generator) ->
     """Smaller and smaller until it keeps the bounds, at least by one step (arXiv:2012.06748).
 
     Each step draws what is reduced, kernels, depths or expansions, and reduces the next place of it from the input on
-    that is above the level, the second largest choice; when no place is left, the level goes down. Resolutions are
-    reduced only when nothing else is left, where the published code would not end; then follows an `InfeasibleError`.
+    that is above the level, the second largest choice; when no place is left, the level goes down. Resolutions, then
+    widths, are reduced only when nothing else is left, where the published code would not end; then follows an
+    `InfeasibleError`.
     """
     genes, arch_G = evolution.genes, arch_G.copy()
     groups = {"kernel": genes.kernel, "depth": genes.depth, "expand": genes.expand}
@@ -173,12 +174,14 @@ def prune(evolution: Evolution, arch_G: np.ndarray, rng: np.random.Generator) ->
     reduced = False
     while not reduced or not evolution.keeps(arch_G[None])[0]:
         if not places:
-            if arch_G[0] == 0:
+            last = [0, *range(len(arch_G))[genes.width]]
+            larger = [g for g in last if arch_G[g] > 0]
+            if not larger:
                 smallest = genes.decode(arch_G[None])[0].key
                 raise InfeasibleError(
                     f"no sub-network of {genes.space.name}, not even {smallest}, keeps a target; loosen it"
                 )
-            arch_G[0] -= 1
+            arch_G[larger[0]] -= 1
             continue
         name = list(places)[int(rng.integers(len(places)))]
         while pointer[name] < len(places[name]) and arch_G[places[name][pointer[name]]] <= level[name]:

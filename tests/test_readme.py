@@ -5,8 +5,10 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from pictures import content, write_folders
 
 from bench.watch import watched
 from cluster.store import open_store
+from ofa.export import from_safetensors
 from ofa.spaces import get_space
 
 ROOT = Path(__file__).parent.parent
@@ -77,7 +80,8 @@ def shell_commands():
 
 
 MAKES = ("make demo", "make test")  # the first is the fixture above, the second is what runs this
-COMMANDS = [line for line in shell_commands() if line not in MAKES]
+SERVE = "ofa serve NETWORK"  # ends only when it is told to
+COMMANDS = [line for line in shell_commands() if line not in (*MAKES, SERVE)]
 
 
 def test_readme_names_both_set_up_commands():
@@ -117,6 +121,25 @@ def test_a_command_of_the_readme_works(demo, mock_s3, tmp_path, line):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout + done.stderr
+
+
+def test_the_served_ensemble_of_the_readme_answers_until_it_is_interrupted(demo):
+    assert SERVE in shell_commands()
+    path = str(demo.run / "subnets/ensemble.safetensors")
+    side = from_safetensors(path)[1].input_resolution
+    words = [str(Path(sys.executable).parent / "ofa"), "serve", path]
+    with subprocess.Popen([*words, "--json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        try:
+            lines = iter(server.stdout.readline, "")
+            said = json.loads(next(line for line in lines if '"serving"' in line))
+            doc = {"images": torch.zeros(2, 3, side, side, dtype=torch.uint8).tolist()}
+            request = urllib.request.Request(f"http://127.0.0.1:{said['port']}/ensemble", json.dumps(doc).encode())
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert len(json.load(answer)["classes"]) == 2
+        finally:
+            server.send_signal(signal.SIGINT)
+        rest = server.stdout.read()
+    assert server.returncode == 0, rest
 
 
 def upload(run, environment):

@@ -104,3 +104,16 @@ def test_pruning_reduces_from_the_input_on_level_by_level():
         assert (np.diff(levels) >= 0).all() or len(set(levels.tolist())) <= 2
     with pytest.raises(InfeasibleError, match="keeps a target"):
         prune(replace(evolution, bounds_M=np.array([np.inf, 10.0])), largest, np.random.default_rng(0))
+
+
+def test_pruning_comes_down_to_the_smallest_network_of_a_space_with_widths():
+    space = get_space("ofa_resnet50")
+    genes, costs = Genes(space), CostTable(space, 1000)
+
+    def cost(genes_BG):
+        return np.stack([np.zeros(len(genes_BG)), costs(genes_BG)[0].astype(float)], axis=1)
+
+    least = cost(genes.encode([space.smallest()]))[0, 1]
+    evolution = Evolution(genes, cost, cost, 0, np.array([np.inf, least]), genes.canonical, np.random.default_rng(0))
+    pruned = prune(evolution, genes.encode([space.largest()])[0], np.random.default_rng(0))
+    assert genes.decode(pruned[None]) == [space.smallest()]
