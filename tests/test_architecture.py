@@ -22,6 +22,7 @@ AT_HOME = {
     "ray": ("cluster/",),
     "boto3": ("cluster/store.py",),
     "botocore": ("cluster/store.py",),
+    "google": ("cluster/google.py",),
     "kubernetes": ("cluster/kuberay.py",),
     "optuna": ("search/",),
     "plotly": ("jobs/report.py",),
