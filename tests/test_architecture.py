@@ -23,10 +23,11 @@ AT_HOME = {
     "boto3": ("cluster/store.py",),
     "botocore": ("cluster/store.py",),
     "google": ("cluster/google.py",),
-    "kubernetes": ("cluster/kuberay.py",),
+    "kubernetes": ("cluster/kubeapi.py",),
+    "jsonschema": ("cluster/lint.py",),
     "optuna": ("search/",),
     "plotly": ("jobs/report.py",),
-    "typer": ("jobs/cli.py",),
+    "typer": ("jobs/cli.py", "jobs/cluster_cli.py"),
     "pydantic": ("cluster/config.py", "jobs/config.py"),
     "onnxruntime": ("ofa/export.py",),
 }
