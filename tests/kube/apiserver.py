@@ -225,7 +225,12 @@ class ApiServer:
     def event(self, about: Doc, reason: str, message: str, kind: str = "Warning") -> None:
         """An Event object."""
         metadata = about["metadata"]
-        involved = {"kind": about["kind"], "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
+        involved = {
+            "kind": about["kind"],
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+        }
         self.create({"apiVersion": "v1", "kind": "Event", "type": kind, "reason": reason, "message": message,
                      "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
                      "involvedObject": involved, "lastTimestamp": now(), "count": 1})  # fmt: skip
@@ -605,5 +610,3 @@ def resources_of(group: str) -> Doc:
             rows += [{"name": f"{plural}/{sub}", "singularName": "", "namespaced": True, "kind": kind, "verbs": ["get"]}
                      for sub in subs]  # fmt: skip
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": rows}
-
-
