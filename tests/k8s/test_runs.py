@@ -39,7 +39,7 @@ def templates(job):
             group["template"],
             {**ray, "ray.io/node-type": "worker", "ray.io/group": group["groupName"]},
         )
-    yield "submitter", job["spec"]["submitterPodTemplate"], {"ray.io/originated-from-cr-name": job["metadata"]["name"]}
+    yield "submitter", job["spec"]["submitterPodTemplate"], {"job-name": job["metadata"]["name"]}
 
 
 def test_every_pod_is_one_that_the_namespace_takes(job):
@@ -95,7 +95,7 @@ def test_users_are_those_that_the_image_has(job):
 def test_its_pods_reach_each_other_the_bucket_and_nothing_more(job, overlay):
     policies = list(of_kind(golden(overlay), "NetworkPolicy").values())
     peers = {name: Peer({**template["metadata"]["labels"], **labels}) for name, template, labels in templates(job)}
-    operator = Peer({"app.kubernetes.io/name": "kuberay-operator"}, namespace="ray-system")
+    operator = Peer({"app.kubernetes.io/component": "kuberay-operator"}, namespace="ray-system")
     assert allowed(policies, peers["submitter"], peers["head"], 8265)
     assert allowed(policies, operator, peers["head"], 8265)
     for group in ("train", "search"):
