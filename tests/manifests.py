@@ -20,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests/k8s/golden"
-KUBERNETES = "1.32"  # the oldest that is supported when this was written; whose schemas are used
+KUBERNETES = ("1.32", "1.29", "1.37")  # whose schemas are used: the usual one, the oldest and the newest
 CUSTOM = {  # kinds that others define, so that no core schema knows them
     ("kueue.x-k8s.io/v1beta2", "ResourceFlavor"),
     ("kueue.x-k8s.io/v1beta2", "ClusterQueue"),
@@ -74,13 +74,13 @@ def of_kind(docs: list[Doc], kind: str) -> dict[str, Doc]:
     return {doc["metadata"]["name"]: doc for doc in docs if doc["kind"] == kind}
 
 
-def objections(doc: Doc) -> list[str]:
+def objections(doc: Doc, kubernetes: str = KUBERNETES[0]) -> list[str]:
     """What the strict schema of its kind says against an object: one line that says where, or none."""
     which = f"{doc['kind']} {doc['metadata']['name']}"
     if (doc["apiVersion"], doc["kind"]) in CUSTOM:
         return []
     try:
-        kubernetes_validate.validate(doc, KUBERNETES, strict=True)
+        kubernetes_validate.validate(doc, kubernetes, strict=True)
     except kubernetes_validate.SchemaNotFoundError:
         return [f"{which}: no kind {doc['kind']} in {doc['apiVersion']}"]
     except kubernetes_validate.ValidationError as error:

@@ -11,6 +11,7 @@ import yaml
 from manifests import (
     CUSTOM,
     GOLDEN,
+    KUBERNETES,
     RENDERED,
     ROOT,
     golden,
@@ -34,12 +35,17 @@ def kubectl():
         pytest.skip(why)
 
 
-def every_object():
+def distinct():
+    """Every object that is in any golden file, once, with the file's name."""
     seen = {}
     for name in RENDERED:
         for doc in golden(name):
             seen.setdefault(json.dumps(doc, sort_keys=True), (name, doc))
-    return [pytest.param(doc, id=f"{name}-{doc['kind']}-{doc['metadata']['name']}") for name, doc in seen.values()]
+    return list(seen.values())
+
+
+def every_object():
+    return [pytest.param(doc, id=f"{name}-{doc['kind']}-{doc['metadata']['name']}") for name, doc in distinct()]
 
 
 class TestRendering:
@@ -78,6 +84,12 @@ class TestStrictly:
     @pytest.mark.parametrize("doc", every_object())
     def test_an_object_satisfies_the_strict_schema_of_its_kind(self, doc):
         assert objections(doc) == []
+
+    @pytest.mark.parametrize("kubernetes", KUBERNETES[1:])
+    def test_objects_satisfy_older_and_newer_schemas_too(self, kubernetes):
+        oldest = re.search(r"takes Kubernetes ([\d.]+) or newer", (ROOT / "docs/kubernetes.md").read_text())[1]
+        assert oldest == min(KUBERNETES)
+        assert [line for _, doc in distinct() for line in objections(doc, kubernetes)] == []
 
     def test_only_components_have_kinds_that_kubernetes_does_not_know(self):
         assert not any((doc["apiVersion"], doc["kind"]) in CUSTOM for name in OVERLAYS for doc in golden(name))

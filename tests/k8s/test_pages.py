@@ -183,6 +183,8 @@ def test_placeholders_are_filled_in(page):
             accounts = re.findall(r"(?:role-arn|gcp-service-account): (\S+)", text)
             assert len(accounts) in (1, 2)
             assert not any("my-project" in account for account in accounts)
+            files = [*(page.folder / f"k8s/overlays/{name}").glob("*.json")]
+            assert not any("my-bucket" in file.read_text() for file in files)
     for call in page.calls:
         assert "my-bucket" not in " ".join(call)
         assert "RUN" not in call
