@@ -21,11 +21,15 @@ from cluster.run import json_lines
 from cluster.seeds import stream
 from cluster.store import open_store
 from ensemble.calibrate import calibrated, temperatures
+from ensemble.evolve import evolve
 from ensemble.honest import curse, difference_interval, interval
 from ensemble.score import SubsetScorer
-from ensemble.select import Chosen, CostRule, Limits, select, weighted
+from ensemble.select import ALGORITHMS, Chosen, CostRule, Limits, select, weighted
 from ensemble.table import Table, TableError, hard
 from jobs.job import Job
+from search.selection import SURVIVAL
+
+PUBLISHED = ("nsga2", "sms-emoa", "spea2")  # on masks of members, as OFA³ has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,15 @@ class Voting:
             table = hard(table)
         return SubsetScorer(table.classes_MNK, table.probs_MNK, table.labels_N)
 
-    def choose(self, scorer: SubsetScorer, table: Table, rule: CostRule, algorithm: str, **more: Any) -> list[Chosen]:
-        found = select(scorer, table.cost_M, rule, algorithm, **more)
+    def choose(
+        self, scorer: SubsetScorer, table: Table, rule: CostRule, algorithm: str, evaluations: int, seed: int, **more: Any
+    ) -> list[Chosen]:
+        """Subsets by one of our algorithms, or by a published one, which scores so many and draws from the seed."""
+        if algorithm in PUBLISHED:
+            survive = SURVIVAL[algorithm]
+            found = evolve(scorer, table.cost_M, rule, survive, evaluations=evaluations, seed=seed, **more)
+        else:
+            found = select(scorer, table.cost_M, rule, algorithm, **more)
         return weighted(scorer, found) if self.vote == "weighted" else found
 
 
@@ -70,7 +81,10 @@ def ensemble(job: Job) -> None:
     for rule in config.costs:
         with job.reporter.track(f"ensemble ({rule})", 0, "subsets") as tracker:
             try:
-                chosen = ballot.choose(chooser, selection, rule, config.algorithm, progress=tracker.at, limits=limits)
+                chosen = ballot.choose(
+                    chooser, selection, rule, config.algorithm, config.evaluations, job.config.seed,
+                    progress=tracker.at, limits=limits,
+                )  # fmt: skip
             except ValueError as error:
                 raise InputError(f"ensemble: {error}") from None
         fronts.append({"cost": rule, "unit": config.unit, "members": report.rows(chosen), "curse": report.curse(chosen)})
@@ -149,7 +163,7 @@ def weights_of(chosen: list[Chosen], members: int) -> np.ndarray:
 
 
 def ensemble_of_table(
-    path: str, rule: Literal["max", "sum"], algorithm: str, out: str, vote: str, limits: Limits
+    path: str, rule: Literal["max", "sum"], algorithm: str, evaluations: int, seed: int, out: str, vote: str, limits: Limits
 ) -> list[Chosen]:
     """Chooses from a predictions file alone; leaves ensembles.json in `out`, its top-1 on that file's images."""
     try:
@@ -159,8 +173,10 @@ def ensemble_of_table(
     if (wrong := next((m for m in limits.must_have if not 0 <= m < len(table.cost_M)), None)) is not None:
         raise InputError(f"--must-have {wrong}: {path} has members 0 to {len(table.cost_M) - 1}")
     ballot = Voting(vote, None)
+    if algorithm not in (*ALGORITHMS, *PUBLISHED):
+        raise InputError(f"no algorithm is called {algorithm!r}; there are {', '.join((*ALGORITHMS, *PUBLISHED))}")
     try:
-        chosen = ballot.choose(ballot.scorer(table), table, rule, algorithm, limits=limits)
+        chosen = ballot.choose(ballot.scorer(table), table, rule, algorithm, evaluations, seed, limits=limits)
     except ValueError as error:
         raise InputError(f"--algorithm {algorithm}: {error}") from None
     images = len(table.labels_N)
