@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
@@ -249,7 +249,7 @@ class S3Store:
         return sorted(found)
 
     def delete(self, key: str) -> None:
-        with self._explained(key):
+        with suppress(MissingObject), self._explained(key):  # Google's buckets say so, S3's do not
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 
     @contextmanager

@@ -16,7 +16,7 @@ SIGNED = "AWS4-HMAC-SHA256 Credential=k/20260101/us-east-1/s3/aws4_request, Sign
 
 class CloudStorage(BaseHTTPRequestHandler):
     """In front of a mocked S3: wants a bearer token, refuses mixed headers, has generations and ignores If-None-Match on
-    writes. Also the metadata server that lends pods their tokens."""
+    writes, and says so if there is nothing to delete. Also the metadata server that lends pods their tokens."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # an answer in one piece
@@ -40,6 +40,12 @@ class CloudStorage(BaseHTTPRequestHandler):
         if headers.pop("x-goog-if-generation-match", None) == "0":
             headers["If-None-Match"] = "*"
         connection = http.client.HTTPConnection("127.0.0.1", self.behind)
+        if self.command == "DELETE":
+            connection.request("HEAD", self.path, headers={"Authorization": SIGNED})
+            there = connection.getresponse()
+            there.read()
+            if there.status == 404:
+                return self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
         connection.request(self.command, self.path, body, {**headers, "Authorization": SIGNED})
         reply = connection.getresponse()
         data = reply.read()
