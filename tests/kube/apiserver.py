@@ -15,7 +15,6 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,7 +82,7 @@ class ApiServer:
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
         with self.changed:
@@ -225,7 +224,12 @@ class ApiServer:
     def event(self, about: Doc, reason: str, message: str, kind: str = "Warning") -> None:
         """An Event object."""
         metadata = about["metadata"]
-        involved = {"kind": about["kind"], "name": metadata["name"], "namespace": metadata["namespace"], "uid": metadata["uid"]}
+        involved = {
+            "kind": about["kind"],
+            "name": metadata["name"],
+            "namespace": metadata["namespace"],
+            "uid": metadata["uid"],
+        }
         self.create({"apiVersion": "v1", "kind": "Event", "type": kind, "reason": reason, "message": message,
                      "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
                      "involvedObject": involved, "lastTimestamp": now(), "count": 1})  # fmt: skip
@@ -605,5 +609,3 @@ def resources_of(group: str) -> Doc:
             rows += [{"name": f"{plural}/{sub}", "singularName": "", "namespaced": True, "kind": kind, "verbs": ["get"]}
                      for sub in subs]  # fmt: skip
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group, "resources": rows}
-
-

@@ -177,11 +177,11 @@ class Operator:
         namespace, status = job["metadata"]["namespace"], job["status"]
         cluster = self.api.get("rayclusters", namespace, status["rayClusterName"])
         [head] = self.pods(cluster, "ray.io/node-type=head")
-        wanted = self.pod_status(head["spec"]["containers"][0])
         if self.pull_fails or self.no_nodes:
-            if head["status"] != wanted:
-                self.api.update({**head, "status": wanted}, sub="status")
-                self.api.event(head, "Failed" if self.pull_fails else "FailedScheduling", "see the pod")
+            reason = "Failed" if self.pull_fails else "FailedScheduling"
+            if not any(e["reason"] == reason for e in self.api.list("events", namespace)):
+                self.api.update({**head, "status": self.pod_status(head["spec"]["containers"][0])}, sub="status")
+                self.api.event(head, reason, "see the pod")
             return None
         config = self.mounted(head)
         if config is None:

@@ -85,7 +85,9 @@ MUTATIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "value", "says"), MUTATIONS, ids=[f"{p.split('.')[-1]}={v!r}"[:50] for p, v, _ in MUTATIONS])
+@pytest.mark.parametrize(
+    ("path", "value", "says"), MUTATIONS, ids=[f"{p.split('.')[-1]}={v!r}"[:50] for p, v, _ in MUTATIONS]
+)
 def test_a_mutation_is_refused_with_its_line(made, path, value, says):
     job = changed(made.job, path, value)
     found = list(lint.mistakes(job))
@@ -129,7 +131,9 @@ def test_the_schemas_are_those_of_kuberay(reference):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
-@pytest.mark.parametrize("settings", [[], ["kube.queue=ofa"], ["kube.spot=true", "kube.search.gpus=1", "kube.deadline_s=60"]])
+@pytest.mark.parametrize(
+    "settings", [[], ["kube.queue=ofa"], ["kube.spot=true", "kube.search.gpus=1", "kube.deadline_s=60"]]
+)
 def test_every_shipped_config_gives_a_valid_rayjob(path, settings):
     elsewhere = ["data.source=s3://bucket/images"] if path.stem != "digits" else []
     more = ["kube.train.max=32", "kube.train.gpus=1"] if path.stem == "imagenet" else []
