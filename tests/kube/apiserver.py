@@ -149,8 +149,8 @@ class ApiServer:
                 metadata["name"] = metadata["generateName"] + uuid.uuid4().hex[:5]
             name = metadata.get("name", "")
             if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", name):
-                raise Refusal(422, "Invalid", f'{doc["kind"]} "{name}" is invalid', [
-                    {"field": "metadata.name", "reason": "FieldValueInvalid", "message": f"Invalid value: {name!r}"}])  # fmt: skip
+                cause = {"field": "metadata.name", "reason": "FieldValueInvalid", "message": f"Invalid value: {name!r}"}
+                raise Refusal(422, "Invalid", f'{doc["kind"]} "{name}" is invalid', [cause])
             if metadata.get("resourceVersion"):
                 raise Refusal(400, "BadRequest", "resourceVersion should not be set on objects to be created")
             if (plural, namespace, name) in self.objects:
@@ -173,8 +173,8 @@ class ApiServer:
             if not given and plural.startswith("ray"):
                 raise Refusal(422, "Invalid", "metadata.resourceVersion: Invalid value: 0: must be specified for an update")
             if given and given != before["metadata"]["resourceVersion"]:
-                raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on {plural} "{metadata["name"]}": the object '
-                              "has been modified; please apply your changes to the latest version and try again")  # fmt: skip
+                words = "the object has been modified; please apply your changes to the latest version and try again"
+                raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on {plural} "{metadata["name"]}": {words}')
             after = copy.deepcopy(before)
             if sub == "status":
                 after["status"] = doc.get("status", {})

@@ -3,6 +3,7 @@
 import threading
 import time
 from contextlib import suppress
+from typing import ClassVar
 
 import pytest
 from kube.apiserver import Refusal
@@ -58,7 +59,7 @@ def test_what_the_server_refuses_is_one_line_with_its_reason(api, spec, says):
 
 def test_rights_and_credentials_are_one_line(api, server):
     server.forbidden.add(("create", "configmaps"))
-    with pytest.raises(InputError, match="not allowed: configmaps is forbidden.*see `ofa doctor` and the role ofa-user"):
+    with pytest.raises(InputError, match=r"not allowed: configmaps is forbidden.*see `ofa doctor` and the role ofa-user"):
         api.create(config_map())
     server.token = "another"
     with pytest.raises(InputError, match=r"the cluster does not know you \(401\)"):
@@ -147,7 +148,7 @@ def test_a_watch_that_is_told_410_reads_the_object_anew(api, server):
 class TestTheFakeIsFaithful:
     """What clients rely on, and what is easily forgotten."""
 
-    JOB = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "k", "namespace": "ofa"},
+    JOB: ClassVar = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "k", "namespace": "ofa"},
            "spec": {"headGroupSpec": {"rayStartParams": {}, "template": {"spec": {"containers": []}}}}}  # fmt: skip
 
     def test_status_is_a_thing_of_its_own(self, server):

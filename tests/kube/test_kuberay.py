@@ -76,9 +76,7 @@ class TestSubmitting:
         assert api.get("RayJob", run)["metadata"]["uid"] == before
 
     def test_asking_for_something_else_under_the_same_name_is_refused(self, api, run):
-        with pytest.raises(
-            Conflict, match=f"{run} is there already, with other settings of .kube.*`ofa cancel {run} --now`"
-        ):
+        with pytest.raises(Conflict, match=rf"{run} is there already, with other settings.*`ofa cancel {run} --now`"):
             kuberay.submit(api, made("kube.search.max=9"))
 
     def test_a_submit_that_was_killed_in_the_middle_is_completed_by_the_next(self, api, server, operator):
@@ -111,7 +109,7 @@ class TestSubmitting:
         [note] = plan(kube, "image@sha256:" + "0" * 64, api).notes
         assert note == "quota requests.cpu: 6.5 of 10 in use, 5 needed to start: it will wait"
         server.merge("resourcequotas", "ofa", "q", {"spec": {"hard": {"requests.cpu": "4"}}})
-        with pytest.raises(InputError, match="quota q: requests.cpu is 4, this run needs 5 to start"):
+        with pytest.raises(InputError, match=r"quota q: requests.cpu is 4, this run needs 5 to start"):
             plan(kube, "image", api)
 
     @pytest.mark.parametrize(
@@ -186,16 +184,21 @@ class TestFollowing:
         until(api, run, "Running")
         operator.frozen = True
         time.sleep(0.1)
-        server.merge("rayjobs", "ofa", run, {"status": {"jobDeploymentStatus": "Failed", "jobStatus": "RUNNING",
-                                                        "reason": "JobStatusCheckTimeoutExceeded"}}, sub="status")  # fmt: skip
+        words = {"jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "JobStatusCheckTimeoutExceeded"}
+        server.merge("rayjobs", "ofa", run, {"status": words}, sub="status")
         last = until(api, run, "Failed")[-1]
         assert (last.state.reason, last.state.exit_code) == ("JobStatusCheckTimeoutExceeded", 1)
 
     def test_a_run_that_is_deleted_meanwhile_is_gone(self, api, operator, run):
         until(api, run, "Running")
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(cluster.follow(api, run, lambda s: None, timeout_s=30)))
+        thread.start()
+        time.sleep(0.2)
         assert "deleted" in kuberay.cancel(api, api.get("RayJob", run), now=True)
-        last = until(api, run, "Gone", "Stopped")[-1] if api.find("RayJob", run) else None
-        assert last is None or last.state.exit_code == 3
+        thread.join(timeout=30)
+        assert seen[0].state.name in ("Gone", "Stopped")
+        assert seen[0].state.exit_code == 3
 
     def test_time_is_up_before_the_end(self, api, operator, run):
         until(api, run, "Running")

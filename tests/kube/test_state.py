@@ -73,6 +73,6 @@ def test_no_pair_of_words_is_a_success_but_rays_own():
 
 
 def test_exit_codes_are_those_of_the_command_line():
-    codes = {str(state_of(job(*words)).name): state_of(job(*words)).exit_code
-             for words in (("SUCCEEDED", "Complete"), ("FAILED", "Failed"), ("STOPPED", "Complete"), ("", "ValidationFailed"))}  # fmt: skip
-    assert codes == {"Succeeded": 0, "Failed": 1, "Stopped": 3, "Invalid": 4}
+    ends = (("SUCCEEDED", "Complete"), ("FAILED", "Failed"), ("STOPPED", "Complete"), ("", "ValidationFailed"))
+    states = [state_of(job(*words)) for words in ends]
+    assert {s.name: s.exit_code for s in states} == {"Succeeded": 0, "Failed": 1, "Stopped": 3, "Invalid": 4}
