@@ -58,8 +58,8 @@ def in_background(*words):
 def wait_for(condition, what, timeout_s=300):
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.2)
+        assert "Traceback" not in what() and time.monotonic() < deadline, what()
+        time.sleep(0.3)
     return found
 
 
