@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 
 import helpers
@@ -175,3 +176,18 @@ def test_python_m_jobs_is_the_same_command():
                           capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.startswith("ofa: 'x' is not the name of an arch")
+
+
+def test_results_compare_says_what_differs_between_two_runs_and_nothing_else(ofa, tiny_run, tmp_path):
+    shutil.copytree(tiny_run.folder, tmp_path / "one")
+    shutil.copytree(tiny_run.folder, tmp_path / "other")
+    asked = ("results", "compare", "one", "other", "--store", tmp_path)
+    assert ofa(*asked)[:2] == (0, "nothing differs\n")
+    config = tmp_path / "other/config.toml"
+    config.write_text(config.read_text().replace("evaluations = 80", "evaluations = 81"))
+    record = json.loads((tmp_path / "other/search.done.json").read_text())
+    (tmp_path / "other/search.done.json").write_text(json.dumps({**record, "evaluations": 81}))
+    assert [json.loads(line) for line in ofa(*asked, "--json")[1].splitlines()] == [
+        {"what": "search.evaluations", "one": 80, "other": 81},
+        {"what": "search: evaluations", "one": record["evaluations"], "other": 81},
+    ]

@@ -72,8 +72,8 @@ class LocalRay:
         for name, text in config.items():
             (mount / name).write_text(text)
         port, dashboard, agent = free_port(), free_port(), free_port()
-        head = self.node(folder, "--head", f"--port={port}", f"--dashboard-agent-listen-port={agent}", "--num-cpus=0",
-                         "--include-dashboard=true", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}")  # fmt: skip
+        ports = (f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}")
+        head = self.node(folder, "--head", "--num-cpus=0", "--include-dashboard=true", "--dashboard-host=127.0.0.1", *ports)
         self.clusters[cluster] = Nodes(folder, port, f"http://127.0.0.1:{dashboard}", mount, head)
         deadline = time.monotonic() + UP_S
         while True:
