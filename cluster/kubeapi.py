@@ -8,6 +8,7 @@ they send list bodies as merge patches, and their watch hides what it lost.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -67,7 +68,8 @@ class Api:
         configuration = client.Configuration()
         try:
             try:
-                config.load_kube_config(context=context, client_configuration=configuration)
+                files = os.environ.get("KUBECONFIG") or "~/.kube/config"  # asked now: the package asks when it is imported
+                config.load_kube_config(files, context=context, client_configuration=configuration)
             except config.ConfigException:
                 if context is not None:
                     raise
@@ -197,8 +199,9 @@ class Api:
 
         asked = urlencode({key: value for key, value in query.items() if value})
         headers = {"Accept": "application/json", "User-Agent": "ofa-cluster"}
-        if (key := self.configuration.get_api_key_with_prefix("authorization")) is not None:
-            headers["Authorization"] = key
+        bearer = self.configuration.auth_settings().get("BearerToken") or {}  # renewed there, when it has run out
+        if bearer.get("value"):
+            headers["Authorization"] = bearer["value"]
         elif self.configuration.username:
             headers["Authorization"] = self.configuration.get_basic_auth_token()
         if token is not None:

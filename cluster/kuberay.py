@@ -386,6 +386,7 @@ def pod_log(api: Api, pod: str, role: Role, *, follow: bool = False, tail: int =
             if not follow:
                 raise
             time.sleep(1)
+            continue
         except NotThere:
             return
         if not follow or _ended(api, pod):

@@ -476,6 +476,21 @@ def results_verify(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_jso
         raise typer.Exit(1)
 
 
+@results_app.command("compare")
+def results_compare(
+    one: Annotated[str, typer.Argument(metavar="RUN", help="a run's id")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="another's")],
+    store: StoreUrl = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """What differs between two runs: settings, times, fronts and ensembles."""
+    rows = results.compare(results.the_run(store, one), results.the_run(store, other))
+    for row in rows:
+        print(json.dumps(row) if as_json else f"{row['what']:36}{row['one']!s:>24}{row['other']!s:>24}")
+    if not rows and not as_json:
+        print("nothing differs")
+
+
 def parse_arch(text: str) -> Arch:
     """An arch from its name, from JSON, or from a file that holds JSON, such as what an export leaves beside a network."""
     where = "--arch"

@@ -113,15 +113,10 @@ def logs(api: Api, run: str, role: Role, *, follow: bool, tail: int, store: str 
         any_line = True
         yield line
     if not any_line:
-        if not state_of(job).ended and not attempts_of(job):
+        if state_of(job).name in ("Queued", "Pending", "Starting"):
             raise InputError(f"{run}: no {role} pod has said anything yet ({state_of(job)}); `ofa events {run}` may say why")
         url, run_id = kuberay.results_of(job)
         yield from log_in_store(store or url, run_id, role, tail)
-
-
-def attempts_of(job: dict[str, Any]) -> bool:
-    """Whether a cluster of this run has come and gone."""
-    return bool((job.get("status") or {}).get("failed") or (job.get("status") or {}).get("startTime"))
 
 
 def log_in_store(store: str, run_id: str, role: Role, tail: int) -> Iterator[str]:
@@ -163,10 +158,10 @@ def scale(
     store: str | None = None,
 ) -> Row:
     """Changes a worker group, and asks the run's search for as many evaluators; or gives it another budget."""
-    if (group is None) == (least is None and most is None):
-        raise InputError("ofa scale: --group goes with --min, --max or both")
-    if group is None and evaluations is None:
+    if group is None and least is None and most is None and evaluations is None:
         raise InputError("ofa scale: give --group with --min or --max, or --evaluations")
+    if (group is None) != (least is None and most is None):
+        raise InputError("ofa scale: --group goes with --min, --max or both")
     job = kuberay.find(api, run)
     url, run_id = kuberay.results_of(job)
     if state_of(job).ended:

@@ -7,17 +7,21 @@ collection by owner, dry runs, strict field validation and defaults of KubeRay's
 
 from __future__ import annotations
 
+import base64
 import copy
+import ipaddress
 import json
 import re
+import ssl
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -82,8 +86,15 @@ class ApiServer:
         handler = type("Handler", (_Handler,), {"api": self})
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.authority, key = certificate()  # kubectl sends no token without TLS
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        with tempfile.NamedTemporaryFile(suffix=".pem") as both:
+            both.write(self.authority + key)
+            both.flush()
+            context.load_cert_chain(both.name)
+        self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
+        self.url = f"https://127.0.0.1:{self.http.server_port}"
+        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
 
     def close(self) -> None:
         with self.changed:
@@ -93,11 +104,12 @@ class ApiServer:
         self.http.server_close()
 
     def kubeconfig(self, namespace: str = "ofa") -> Doc:
+        authority = base64.b64encode(self.authority).decode()
         return {
             "apiVersion": "v1",
             "kind": "Config",
             "current-context": "fake",
-            "clusters": [{"name": "fake", "cluster": {"server": self.url}}],
+            "clusters": [{"name": "fake", "cluster": {"server": self.url, "certificate-authority-data": authority}}],
             "users": [{"name": "user", "user": {"token": self.token}}],
             "contexts": [{"name": "fake", "context": {"cluster": "fake", "user": "user", "namespace": namespace}}],
         }
@@ -150,8 +162,8 @@ class ApiServer:
                 metadata["name"] = metadata["generateName"] + uuid.uuid4().hex[:5]
             name = metadata.get("name", "")
             if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", name):
-                raise Refusal(422, "Invalid", f'{doc["kind"]} "{name}" is invalid', [
-                    {"field": "metadata.name", "reason": "FieldValueInvalid", "message": f"Invalid value: {name!r}"}])  # fmt: skip
+                cause = {"field": "metadata.name", "reason": "FieldValueInvalid", "message": f"Invalid value: {name!r}"}
+                raise Refusal(422, "Invalid", f'{doc["kind"]} "{name}" is invalid', [cause])
             if metadata.get("resourceVersion"):
                 raise Refusal(400, "BadRequest", "resourceVersion should not be set on objects to be created")
             if (plural, namespace, name) in self.objects:
@@ -174,8 +186,8 @@ class ApiServer:
             if not given and plural.startswith("ray"):
                 raise Refusal(422, "Invalid", "metadata.resourceVersion: Invalid value: 0: must be specified for an update")
             if given and given != before["metadata"]["resourceVersion"]:
-                raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on {plural} "{metadata["name"]}": the object '
-                              "has been modified; please apply your changes to the latest version and try again")  # fmt: skip
+                words = "the object has been modified; please apply your changes to the latest version and try again"
+                raise Refusal(409, "Conflict", f'Operation cannot be fulfilled on {plural} "{metadata["name"]}": {words}')
             after = copy.deepcopy(before)
             if sub == "status":
                 after["status"] = doc.get("status", {})
@@ -276,6 +288,29 @@ class ApiServer:
                 with suppress(Refusal):
                     self.delete(kind, namespace, name)
         return doc
+
+
+@cache
+def certificate() -> tuple[bytes, bytes]:
+    """A certificate for 127.0.0.1 that signs itself, and its key, as PEM."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "apiserver of the tests")])
+    begin = datetime.now(UTC)
+    host = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), begin - timedelta(days=1),
+                                begin + timedelta(days=1))
+        .add_extension(host, critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )  # fmt: skip
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    return made.public_bytes(serialization.Encoding.PEM), pem
 
 
 def merged(doc: Any, patch: Any) -> Any:
@@ -388,7 +423,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send(201 if method == "POST" else 200, json.dumps(found).encode())
         except Refusal as refusal:
             self.send(refusal.code, json.dumps(refusal.status).encode())
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             self.close_connection = True
 
     def send(self, code: int, data: bytes, kind: str = "application/json") -> None:

@@ -1,7 +1,7 @@
 """KubeRay's operator, the scheduler and the kubelet in one thread: RayJobs of the apiserver are run, or fail as tests say.
 
-The state machine, names, labels and statuses are KubeRay 1.7's. What a cluster does is up to its backend: `Scripted` does what
-a test says, `tests/kube/local_ray.py` starts real Ray nodes and runs the real entrypoint.
+The state machine, names, labels and statuses are KubeRay 1.7's. What a cluster does is up to its backend: `Scripted` does
+what a test says, `tests/kube/local_ray.py` starts real Ray nodes and runs the real entrypoint.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Operator:
         self.invalid = ""  # what is wrong with every job, as the operator's own validation says
         self.frozen = False  # does nothing, as an operator that is down
         self.errors: list[str] = []
+        self.begun: list[str] = []  # clusters
         self.closed = threading.Event()
         self.thread = threading.Thread(target=self._work, daemon=True)
         self.thread.start()
@@ -88,10 +89,8 @@ class Operator:
     def close(self) -> None:
         self.closed.set()
         self.thread.join(timeout=30)
-        for job in self.api.list("rayjobs", None):
-            cluster = job.get("status", {}).get("rayClusterName")
-            if cluster:
-                self.backend.stop(cluster)
+        for cluster in self.begun:
+            self.backend.stop(cluster)
 
     def _work(self) -> None:
         while not self.closed.wait(self.every_s):
@@ -177,16 +176,17 @@ class Operator:
         namespace, status = job["metadata"]["namespace"], job["status"]
         cluster = self.api.get("rayclusters", namespace, status["rayClusterName"])
         [head] = self.pods(cluster, "ray.io/node-type=head")
-        wanted = self.pod_status(head["spec"]["containers"][0])
         if self.pull_fails or self.no_nodes:
-            if head["status"] != wanted:
-                self.api.update({**head, "status": wanted}, sub="status")
-                self.api.event(head, "Failed" if self.pull_fails else "FailedScheduling", "see the pod")
+            reason = "Failed" if self.pull_fails else "FailedScheduling"
+            if not any(e["reason"] == reason for e in self.api.list("events", namespace)):
+                self.api.update({**head, "status": self.pod_status(head["spec"]["containers"][0])}, sub="status")
+                self.api.event(head, reason, "see the pod")
             return None
         config = self.mounted(head)
         if config is None:
             return None  # a kubelet waits for it
         name = job["metadata"]["name"]
+        self.begun.append(cluster["metadata"]["name"])
         dashboard = self.backend.start(job, cluster["metadata"]["name"], config)
         if dashboard:
             self.api.proxies[f"{name}-head-svc:8265"] = dashboard
@@ -205,8 +205,8 @@ class Operator:
     def submitter(self, job: Doc) -> None:
         name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
         template = job["spec"]["submitterPodTemplate"]
-        made = self.api.create({"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": template},
-                                "metadata": {"name": name, "namespace": namespace, "ownerReferences": [owner(job)]}})  # fmt: skip
+        place = {"name": name, "namespace": namespace, "ownerReferences": [owner(job)]}
+        made = self.api.create({"apiVersion": "batch/v1", "kind": "Job", "spec": {"template": template}, "metadata": place})
         labels = {**template.get("metadata", {}).get("labels", {}), "job-name": name, "ray.io/originated-from-cr-name": name}
         self.running(self.api.create({
             "apiVersion": "v1", "kind": "Pod", "spec": template["spec"], "status": {"phase": "Pending"},
