@@ -29,6 +29,8 @@ SAYS = {  # what the next commands of a page go on with
 STUB = """#!{python} -IS
 import json, os, sys
 call = [os.path.basename(sys.argv[0]), *sys.argv[1:]]
+if "--password-stdin" in call:
+    sys.stdin.read()
 if call[0] == "python" and "json.loads(input())" in call[-1]:
     exec(call[-1])
 with open(os.environ["CALLS"], "a") as file:
@@ -61,7 +63,14 @@ class Page:
             "SAYS": json.dumps(SAYS),
         }
         self.done = subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=60
+            ["bash", "-c", script],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=180,
         )
         lines = (folder / "calls").read_text().splitlines()
         self.calls = [json.loads(line)["call"] for line in lines]
