@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import kubernetes_validate.utils
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +37,9 @@ RENDERED = {  # a golden file: the overlay, and the components on top of it
 }
 
 Doc = dict[str, Any]
+
+# it reads its megabytes of schemas anew for every object
+kubernetes_validate.utils.schema_contents = cache(kubernetes_validate.utils.schema_contents)
 
 
 def render(name: str, k8s: Path = ROOT / "k8s") -> str:
