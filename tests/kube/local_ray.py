@@ -28,7 +28,7 @@ Doc = dict[str, Any]
 ROOT = Path(__file__).parent.parent.parent
 TOKEN = "planted-ray-token-0123456789abcdef"  # what the Secret ofa-ray-token would hold
 BIN = Path(sys.executable).parent
-UP_S = 120
+UP_S = 300
 MARKER = "OFA_TEST_NODE"  # in the environment of every process of a node
 
 

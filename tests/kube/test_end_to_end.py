@@ -59,7 +59,7 @@ def in_background(*words):
     return process, lines
 
 
-def wait_for(condition, what, timeout_s=300):
+def wait_for(condition, what, timeout_s=900):
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert "Traceback" not in what() and time.monotonic() < deadline, what()
@@ -99,7 +99,7 @@ def test_a_run_survives_the_loss_of_its_cluster_is_scaled_and_its_results_are_pu
     status = json.loads(ofa("status", run, "--json").stdout)
     assert status["state"] in ("Starting", "Running"), status
 
-    assert submit.wait(timeout=300) == 0, told()
+    assert submit.wait(timeout=900) == 0, told()
     assert ("search", 1) in backend.sizes
     assert backend.entrypoints == [f"ofa run /etc/ofa/run.toml --store {STORE} --in-cluster"] * 2
     assert followed.wait(timeout=60) == 0
