@@ -55,7 +55,8 @@ def submit(api: Api, rendered: Rendered) -> Literal["created", "unchanged"]:
     lint.check(rendered.job)
     there = api.find("RayJob", rendered.name)
     if there is None:
-        api.create(rendered.config, dry_run=True)
+        if api.find("ConfigMap", f"{rendered.name}-config") is None:  # else of a RayJob that was deleted a moment ago
+            api.create(rendered.config, dry_run=True)
         api.create(rendered.job, dry_run=True)
         try:
             there = api.create(rendered.job)
@@ -65,6 +66,8 @@ def submit(api: Api, rendered: Rendered) -> Literal["created", "unchanged"]:
             _create_config(api, rendered, there)
             return "created"
     mine, other = (job["metadata"].get("annotations", {}).get(SPEC_HASH) for job in (rendered.job, there))
+    if "deletionTimestamp" in there["metadata"]:
+        raise Conflict(f"{rendered.name} is there and being deleted; submit again in a moment")
     if mine != other:
         raise Conflict(
             f"{rendered.name} is there already, with other settings of [kube] ({state_of(there)}); "

@@ -105,6 +105,8 @@ def submit(
         return
     until = () if wait else ("Running", "Queued", "Paused")
     ended = followed(api, made.name, as_json, until)
+    if what == "unchanged" and ended.state.ended and not as_json:
+        say(f"it had ended before; `ofa retry {made.name}` starts it again, from what is in its store", False)
     if wait or ended.state.name in ("Failed", "Invalid"):
         raise typer.Exit(ended.state.exit_code if ended.state.ended else TIMED_OUT)
 

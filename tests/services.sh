@@ -5,6 +5,7 @@ missing=()
 command -v radosgw >/dev/null && command -v ceph-mon >/dev/null && command -v ceph-osd >/dev/null \
   && command -v ceph >/dev/null || missing+=(radosgw ceph-mon ceph-osd ceph-common)
 command -v chromium >/dev/null || missing+=(chromium)
+command -v kubectl >/dev/null || missing+=(kubernetes-client)
 [ ${#missing[@]} -eq 0 ] && exit 0
 if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
   echo "services: installing ${missing[*]}"

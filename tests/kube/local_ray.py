@@ -28,7 +28,7 @@ Doc = dict[str, Any]
 ROOT = Path(__file__).parent.parent.parent
 TOKEN = "planted-ray-token-0123456789abcdef"  # what the Secret ofa-ray-token would hold
 BIN = Path(sys.executable).parent
-UP_S = 120
+UP_S = 300
 MARKER = "OFA_TEST_NODE"  # in the environment of every process of a node
 
 
@@ -66,6 +66,7 @@ class LocalRay:
         self.sizes: list[tuple[str, int]] = []  # (group, pods), in the order they were asked for
 
     def start(self, job: Doc, cluster: str, config: dict[str, str]) -> str:
+        self.stop(cluster)  # what a start that failed has left
         folder = Path(tempfile.mkdtemp(prefix="ofa-kube-"))
         mount = folder / "etc-ofa"
         mount.mkdir()
@@ -116,16 +117,15 @@ class LocalRay:
         self.entrypoints.append(command)
         command = command.replace("/etc/ofa", str(self.clusters[cluster].config))  # where a kubelet would mount it
         deadline = time.monotonic() + UP_S
-        while True:  # as the submitter does, while the head's job agent is still starting
+        while self.status(cluster, job_id, otherwise="none") == "none":  # as the submitter, while the head still starts
             try:
                 self.ask(cluster, "POST", "/api/jobs/", {"entrypoint": command, "submission_id": job_id})
-                return
-            except urllib.error.HTTPError as error:
-                if error.code != 500 or time.monotonic() > deadline:
+            except OSError:
+                if time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
 
-    def status(self, cluster: str, job_id: str) -> str:
+    def status(self, cluster: str, job_id: str, otherwise: str = "RUNNING") -> str:
         """JobStatus; a head that is gone has failed, as KubeRay says after a while."""
         nodes = self.clusters.get(cluster)
         if nodes is None or nodes.head.process.poll() is not None:
@@ -133,7 +133,7 @@ class LocalRay:
         try:
             word: str = self.ask(cluster, "GET", f"/api/jobs/{job_id}")["status"]
         except (OSError, KeyError, ValueError):
-            return "RUNNING"  # KubeRay asks again
+            return otherwise  # KubeRay asks again
         return word
 
     def log(self, cluster: str, job_id: str) -> list[str]:

@@ -205,7 +205,7 @@ class TestCode:
         assert yaml.safe_load(made.job["spec"]["runtimeEnvYAML"]) == {"working_dir": f"{STORE}/code/{'0' * 64}.zip"}
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl")
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl; `make services` installs it on Debian as root")
 class TestKubectl:
     """The real client against the server of the tests, with our objects."""
 

@@ -26,6 +26,7 @@ SHORT = [
     "search.evaluations=60", "search.population=16", "search.predicted_evaluations=400", "search.predicted_members=4",
     "data.selection=0.15", "data.test=0.15", "kube.ttl_s=1", "kube.attempts=3",
 ]  # fmt: skip
+BACKGROUND = []  # commands that a test has started
 SECRETS = {"AWS_SECRET_ACCESS_KEY": "testsecret", "PLANTED_PASSWORD": "planted-password-42", "RAY_AUTH_TOKEN": TOKEN}
 
 
@@ -36,6 +37,8 @@ def day(server, radosgw, monkeypatch):
         monkeypatch.setenv(name, value)
     operator = Operator(server, LocalRay(radosgw.environment), every_s=0.3)
     yield operator
+    while BACKGROUND:
+        BACKGROUND.pop().kill()
     operator.close()
 
 
@@ -49,13 +52,14 @@ def in_background(*words):
     """An `ofa` command under way, and its lines so far."""
     process = subprocess.Popen([str(OFA), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    BACKGROUND.append(process)
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")), daemon=True)
     reader.start()
     return process, lines
 
 
-def wait_for(condition, what, timeout_s=300):
+def wait_for(condition, what, timeout_s=900):
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
         assert "Traceback" not in what() and time.monotonic() < deadline, what()
@@ -95,7 +99,7 @@ def test_a_run_survives_the_loss_of_its_cluster_is_scaled_and_its_results_are_pu
     status = json.loads(ofa("status", run, "--json").stdout)
     assert status["state"] in ("Starting", "Running"), status
 
-    assert submit.wait(timeout=300) == 0, told()
+    assert submit.wait(timeout=900) == 0, told()
     assert ("search", 1) in backend.sizes
     assert backend.entrypoints == [f"ofa run /etc/ofa/run.toml --store {STORE} --in-cluster"] * 2
     assert followed.wait(timeout=60) == 0

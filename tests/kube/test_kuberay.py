@@ -86,6 +86,16 @@ class TestSubmitting:
         assert kuberay.submit(api, there) == "unchanged"
         assert api.find("ConfigMap", f"{there.name}-config") is not None
 
+    def test_one_that_is_being_deleted_is_waited_for(self, api, server, operator, run):
+        operator.frozen = True
+        time.sleep(0.2)
+        kuberay.cancel(api, api.get("RayJob", run), now=True)
+        with pytest.raises(Conflict, match="being deleted; submit again in a moment"):
+            kuberay.submit(api, made())
+        operator.frozen = False
+        wait_for(lambda: api.find("RayJob", run) is None)
+        assert kuberay.submit(api, made()) == "created"
+
     def test_nothing_is_created_where_the_dry_run_is_refused(self, api, server):
         server.forbidden.add(("create", "rayjobs"))
         with pytest.raises(InputError, match="not allowed"):
