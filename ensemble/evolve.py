@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ensemble.score import SubsetScorer
+from ensemble.score import Scorer
 from ensemble.select import NO_LIMITS, Chosen, CostRule, Limits, Search
 
 # Which `count` of points [S, 2] (cost and images named wrong) survive, best first, and a rating that decides tournaments.
@@ -26,7 +26,7 @@ PATIENCE = 1000  # generations in a row without a child that is new
 
 
 def evolve(
-    scorer: SubsetScorer,
+    scorer: Scorer,
     cost_M: np.ndarray,
     rule: CostRule,
     survive: Survive,

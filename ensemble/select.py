@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ensemble.score import SubsetScorer
+from ensemble.score import Scorer
 
 CostRule = Literal["max", "sum"]
 ALGORITHMS = ("default", "greedy", "exhaustive")
@@ -47,7 +47,7 @@ NO_LIMITS = Limits()
 
 
 def select(
-    scorer: SubsetScorer,
+    scorer: Scorer,
     cost_M: np.ndarray,
     rule: CostRule,
     algorithm: str = "default",
@@ -80,7 +80,7 @@ def select(
     return search.front
 
 
-def weighted(scorer: SubsetScorer, chosen: Iterable[Chosen], rounds: int = 4) -> list[Chosen]:
+def weighted(scorer: Scorer, chosen: Iterable[Chosen], rounds: int = 4) -> list[Chosen]:
     """The same subsets with weighted votes, where weights name more images right.
 
     Starts from equal weights and tries, member by member, 1/2, 2/3, 3/2 and 2 times its weight; the best of all is taken
@@ -108,7 +108,7 @@ class Search:
     """Scores what is asked and keeps the front of everything seen that keeps to the limits."""
 
     def __init__(
-        self, scorer: SubsetScorer, cost_M: np.ndarray, rule: CostRule, progress: Callable[[int], None], limits: Limits
+        self, scorer: Scorer, cost_M: np.ndarray, rule: CostRule, progress: Callable[[int], None], limits: Limits
     ) -> None:
         self.scorer, self.cost_M, self.rule, self.progress, self.limits = scorer, cost_M, rule, progress, limits
         self.must_M = np.isin(np.arange(len(cost_M)), limits.must_have)

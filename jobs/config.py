@@ -185,6 +185,7 @@ class Ray:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     address: str = "local"
     evaluators: Count = 2
+    scorers: Annotated[int, Field(ge=0)] = 0  # actors that score subsets of members; 0: threads of the driver
     autoscales: bool = False  # a cluster that is joined brings more nodes when they are needed
 
 

@@ -23,10 +23,11 @@ from cluster.store import open_store
 from ensemble.calibrate import calibrated, temperatures
 from ensemble.evolve import evolve
 from ensemble.honest import curse, difference_interval, interval
-from ensemble.score import SubsetScorer
+from ensemble.score import Scorer, SubsetScorer
 from ensemble.select import ALGORITHMS, Chosen, CostRule, Limits, select, weighted
 from ensemble.table import Table, TableError, hard
 from jobs.job import Job
+from jobs.scoring import PooledScorer
 from search.selection import SURVIVAL
 
 PUBLISHED = ("nsga2", "sms-emoa", "spea2")  # on masks of members, as OFA³ has them
@@ -43,15 +44,18 @@ class Voting:
     def of(cls, vote: str, calibrate: bool, chosen_on: Table) -> Voting:
         return cls(vote, temperatures(chosen_on) if calibrate else None)
 
-    def scorer(self, table: Table) -> SubsetScorer:
+    def prepared(self, table: Table) -> Table:
+        """The votes themselves, to be added."""
         if self.temperature_M is not None:
             table = calibrated(table, self.temperature_M)
-        if self.vote == "hard":
-            table = hard(table)
+        return hard(table) if self.vote == "hard" else table
+
+    def scorer(self, table: Table) -> SubsetScorer:
+        table = self.prepared(table)
         return SubsetScorer(table.classes_MNK, table.probs_MNK, table.labels_N)
 
     def choose(
-        self, scorer: SubsetScorer, table: Table, rule: CostRule, algorithm: str, evaluations: int, seed: int, **more: Any
+        self, scorer: Scorer, table: Table, rule: CostRule, algorithm: str, evaluations: int, seed: int, **more: Any
     ) -> list[Chosen]:
         """Subsets by one of our algorithms, or by a published one, which scores so many and draws from the seed."""
         if algorithm in PUBLISHED:
@@ -70,7 +74,8 @@ def ensemble(job: Job) -> None:
     )
     check_same_members(selection, test, job.run.url)
     ballot = Voting.of(config.vote, config.calibrate, selection)
-    chooser, judge = ballot.scorer(selection), ballot.scorer(test)
+    judge = ballot.scorer(test)
+    chooser = scorer_of(job, ballot, selection)
     limits = Limits(config.most_members or None, config.most_cost or None)
     right_M = chooser.correct(np.eye(chooser.members, dtype=bool))
     singles = [Chosen((i,), float(selection.cost_M[i]), int(right)) for i, right in enumerate(right_M)]
@@ -101,6 +106,17 @@ def ensemble(job: Job) -> None:
             f"[{best['test_interval'][0]:.4f}, {best['test_interval'][1]:.4f}]; choosing it promised "
             f"{100 * found['curse']['gap']:+.2f} points too much"
         )
+
+
+def scorer_of(job: Job, ballot: Voting, table: Table) -> Scorer:
+    """On the driver's cores, or on as many actors as the config says."""
+    actors = job.config.ray.scorers
+    if not actors:
+        return ballot.scorer(table)
+    job.need_ray()
+    pooled = PooledScorer(ballot.prepared(table), actors)
+    job.stack.callback(pooled.close)
+    return pooled
 
 
 def check_same_members(selection: Table, test: Table, where: str) -> None:
