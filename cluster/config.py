@@ -10,16 +10,19 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tomli_w
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from cluster.errors import InputError
 
 T = TypeVar("T")
 
 STRICT = ConfigDict(extra="forbid", strict=False)  # each config dataclass carries it as __pydantic_config__
+
+Count = Annotated[int, Field(ge=1)]
+NotNegativeInt = Annotated[int, Field(ge=0)]
 
 
 class ConfigError(InputError):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cluster.errors import InputError
 from cluster.store import MissingObject, Store, open_store
@@ -31,7 +31,7 @@ FRONT = "front.json"
 VALIDATED = "validated.json"
 ENSEMBLES = "ensembles.json"
 REPORT = "report.html"
-SCALE = "partial/scale.json"  # how many evaluators a search under way shall have; whoever scales writes it
+SCALE = "partial/scale.json"  # evaluators and evaluations that a search under way shall have; `ofa scale` writes it
 
 CHECKPOINT = "supernet/checkpoint.json"
 
@@ -70,8 +70,22 @@ def subnet(name: str, suffix: str) -> str:
     return f"subnets/{name}{suffix}"
 
 
+def driver_log(attempt: int) -> str:
+    """What the driver of an attempt on a cluster said."""
+    return f"logs/driver-{attempt:06d}.log"
+
+
+def attempt_record(attempt: int) -> str:
+    """When an attempt on a cluster began, and how it ended."""
+    return f"{_PARTIAL}/attempts/{attempt:06d}.json"
+
+
 class DamagedObject(InputError):
     """An object whose content is not what was recorded."""
+
+
+class Superseded(InputError):
+    """A later attempt at the same run has begun: this one must not write any more."""
 
 
 def sha256(data: bytes) -> str:
@@ -85,18 +99,20 @@ class Run:
     store: Store
     id: str
     code: str  # version of the code, for the done records
+    attempt: int = 0  # of those on clusters; 0 is outside of them, and nobody supersedes it
 
     @classmethod
-    def open(cls, store_url: str, run_id: str, config_toml: str, code: str) -> Run:
+    def open(cls, store_url: str, run_id: str, config_toml: str, code: str, attempt: int = 0) -> Run:
         """The run, new or begun earlier; the config that first opened it is kept."""
-        run = cls.at(store_url, run_id, code)
+        run = cls.at(store_url, run_id, code, attempt)
         run.store.create(f"{run_id}/{CONFIG}", config_toml.encode())
         return run
 
     @classmethod
-    def at(cls, store_url: str, run_id: str, code: str) -> Run:
-        """The run, for one that another process opened."""
-        return cls(open_store(store_url), run_id, code)
+    def at(cls, store_url: str, run_id: str, code: str, attempt: int = 0) -> Run:
+        """The run, for one that another process opened; what an attempt writes is refused once there is a later one."""
+        store = open_store(store_url)
+        return cls(Fenced(store, run_id, attempt) if attempt else store, run_id, code, attempt)
 
     @property
     def url(self) -> str:
@@ -189,7 +205,7 @@ class Run:
             yield "no step has finished"
             return
         for key in self.keys():
-            if key not in expected and not key.startswith((f"{_PARTIAL}/", "supernet/")):
+            if key not in expected and not key.startswith((f"{_PARTIAL}/", "supernet/", "logs/")):
                 yield f"{key}: no finished step wrote it"
 
 
@@ -274,6 +290,66 @@ class Ledger:
             raise InputError(
                 f"{self.run.url}: another process works on this run and wrote {self.prefix}{self.parts:06d}.jsonl; "
                 "stop it, or give this run another --store"
+            )
+
+
+def attempts(store: Store, run_id: str) -> list[int]:
+    """The numbers of the attempts on clusters so far."""
+    prefix = f"{run_id}/{_PARTIAL}/attempts/"
+    return sorted(int(key.removeprefix(prefix).removesuffix(".json")) for key in store.keys(prefix))
+
+
+def claim_attempt(store: Store, run_id: str, **facts: object) -> int:
+    """The number of a new attempt, higher than all before; of several that claim at once each gets its own."""
+    number = max(attempts(store, run_id), default=0)
+    created = False
+    while not created:
+        number += 1
+        created = store.create(f"{run_id}/{attempt_record(number)}", json_lines({"attempt": number, **facts}).encode())
+    return number
+
+
+class Fenced:
+    """A store for one attempt at a run: reads as the store, writes only while no later attempt has begun.
+
+    KubeRay may start a new cluster while pods of the old one still live. A writer that was paused between looking and
+    writing could slip through; objects that matter have their sha256 recorded elsewhere, so this is found out then.
+    """
+
+    def __init__(self, store: Store, run_id: str, attempt: int) -> None:
+        self.store, self.run_id, self.attempt = store, run_id, attempt
+        self.url = store.url
+
+    def read(self, key: str) -> bytes:
+        return self.store.read(key)
+
+    def open(self, key: str) -> IO[bytes]:
+        return self.store.open(key)
+
+    def keys(self, prefix: str = "") -> list[str]:
+        return self.store.keys(prefix)
+
+    def write(self, key: str, data: bytes) -> None:
+        self._check(key)
+        self.store.write(key, data)
+
+    def publish(self, key: str, path: Path) -> None:
+        self._check(key)
+        self.store.publish(key, path)
+
+    def create(self, key: str, data: bytes) -> bool:
+        self._check(key)
+        return self.store.create(key, data)
+
+    def delete(self, key: str) -> None:
+        self._check(key)
+        self.store.delete(key)
+
+    def _check(self, key: str) -> None:
+        latest = max(attempts(self.store, self.run_id), default=0)
+        if latest > self.attempt:
+            raise Superseded(
+                f"{self.url}/{self.run_id}: attempt {latest} has begun, this is {self.attempt}; {key} is not written"
             )
 
 

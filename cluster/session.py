@@ -19,10 +19,11 @@ LOCAL = "local"
 
 
 @contextmanager
-def session(address: str, cpus: int, shared_bytes: int) -> Iterator[None]:
+def session(address: str, cpus: int, shared_bytes: int, *, grows: bool = False) -> Iterator[None]:
     """Connects to Ray at `address`, where `cpus` must be there, and leaves it in the end.
 
     shared_bytes: of arrays that go into the object store; one that is started here has room for them.
+    grows: what is not there now, an autoscaler will bring.
 
     `local` starts a cluster that lives and dies with this process; anything else is joined as it is (`auto`,
     host:port). RAY_ADDRESS, which `ray job submit` sets, overrides `local`.
@@ -52,7 +53,7 @@ def session(address: str, cpus: int, shared_bytes: int) -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints a stack; ours ends as Ctrl-C does
     try:
         there = int(ray.cluster_resources().get("CPU", 0))
-        if there < cpus:
+        if there < cpus and not grows:
             raise InputError(f"ray.address is {address!r}: the cluster has {there} CPUs, this run needs {cpus}; lower "
                              "train.workers and ray.evaluators, or add nodes")  # fmt: skip
         yield

@@ -8,7 +8,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,11 +16,12 @@ import typer
 from rich.console import Console
 from rich.table import Table as TextTable
 
+from cluster.driver import attempt_at
 from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
 from ensemble.table import TableError
+from jobs import cluster_cli, results
 from jobs import config as configs
-from jobs import results
 from jobs.job import Job, opened
 from jobs.pipeline import STEPS, result, run_steps, wanted_steps
 from ofa.arch import Arch, ArchError
@@ -36,8 +37,11 @@ INPUT_ERRORS = (InputError, ArchError, TableError, PredictorError, ProblemError)
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Train one elastic network, search it once for every device, combine what was found.")  # fmt: skip
-results_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs in a store: list, show, pull, verify.")
+results_app = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Runs in a store: list, show, pull, verify, compare."
+)
 app.add_typer(results_app, name="results")
+app.add_typer(cluster_cli.app)
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="a config file, such as configs/digits.toml")]
 StoreUrl = Annotated[str, typer.Option("--store", help="where results go: a directory, or s3://bucket/prefix")]
@@ -67,12 +71,14 @@ STOPPED = 130  # the exit code after Ctrl-C or SIGTERM
 
 
 @contextmanager
-def a_job(config: str, store: str, sets: list[str], as_json: bool) -> Iterator[Job]:
+def a_job(config: str, store: str, sets: list[str], as_json: bool, in_cluster: bool = False) -> Iterator[Job]:
     """A job on the run that the command line asks for."""
     asked = ["--store", store, *(part for setting in sets for part in ("--set", setting))]
     experiment = configs.load(config, sets)
-    with opened(experiment, store, Reporter("json" if as_json else None), shlex.join([config, *asked])) as job:
-        yield job
+    with ExitStack() as stack:
+        attempt = stack.enter_context(attempt_at(store, experiment.id)) if in_cluster else 0
+        reporter = Reporter("json" if as_json else None)
+        yield stack.enter_context(opened(experiment, store, reporter, shlex.join([config, *asked]), attempt))
 
 
 @app.command()
@@ -82,11 +88,15 @@ def run(
     sets: Sets = [],  # noqa: B006  (typer reads the default, nothing writes to it)
     until: Annotated[str | None, typer.Option(metavar="STEP", help="stop after this step")] = None,
     only: Annotated[str | None, typer.Option(metavar="STEP", help="do only this step")] = None,
+    in_cluster: Annotated[
+        bool,
+        typer.Option("--in-cluster", help="as `ofa submit` starts it: its log goes to the store, earlier attempts end"),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The whole pipeline; the same command again goes on where it was stopped."""
     steps = wanted_steps(until, only)
-    with a_job(config, store, sets, as_json) as job:
+    with a_job(config, store, sets, as_json, in_cluster) as job:
         job.reporter.say(f"run {job.run.id} in {job.run.url}", event="run", run=job.run.id, url=job.run.url)
         run_steps(job, steps)
         if not job.run.finished("ensemble"):
@@ -468,6 +478,21 @@ def results_verify(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_jso
         print(f"{found.url}: {objects} objects, {len(problems)} problems")
     if problems:
         raise typer.Exit(1)
+
+
+@results_app.command("compare")
+def results_compare(
+    one: Annotated[str, typer.Argument(metavar="RUN", help="a run's id")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="another's")],
+    store: StoreUrl = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """What differs between two runs: settings, times, fronts and ensembles."""
+    rows = results.compare(results.the_run(store, one), results.the_run(store, other))
+    for row in rows:
+        print(json.dumps(row) if as_json else f"{row['what']:36}{row['one']!s:>24}{row['other']!s:>24}")
+    if not rows and not as_json:
+        print("nothing differs")
 
 
 def parse_arch(text: str) -> Arch:

@@ -12,13 +12,13 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from cluster import config
-from cluster.config import STRICT, ConfigError
+from cluster.config import STRICT, ConfigError, Count
+from cluster.rayjob import Kube
 from ofa.arch import Arch, ArchError
 from ofa.phases import Phase
 from ofa.space import Space
 from ofa.spaces import get_space
 
-Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -186,6 +186,7 @@ class Ray:
     address: str = "local"
     evaluators: Count = 2
     scorers: Annotated[int, Field(ge=0)] = 0  # actors that score subsets of members; 0: threads of the driver
+    autoscales: bool = False  # a cluster that is joined brings more nodes when they are needed
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ class Experiment:
     search: Search = field(default_factory=Search)
     ensemble: Ensemble = field(default_factory=Ensemble)
     ray: Ray = field(default_factory=Ray)
+    kube: Kube = field(default_factory=Kube)
 
     @cached_property
     def id(self) -> str:
@@ -211,7 +213,7 @@ class Experiment:
 
         Where it runs has no part in it, so a run goes on with other workers when the cluster has changed.
         """
-        asked = {key: value for key, value in asdict(self).items() if key != "ray"}
+        asked = {key: value for key, value in asdict(self).items() if key not in ("ray", "kube")}
         asked["train"] = {key: value for key, value in asked["train"].items() if key not in ELSEWHERE}
         asked["data"] = {key: value for key, value in asked["data"].items() if key not in ELSEWHERE}
         return f"{self.name}-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]}"

@@ -115,10 +115,12 @@ def measure_all(
     wanted = list({arch.key: arch for arch in archs if arch.key not in known}.values())
     fresh: list[Measured] = []
     if wanted:
+        job.rescale()
         for _, measured in job.evaluators().map("measure", wanted):
             known[measured.arch.key] = measured
             fresh.append(measured)
             seen(measured)
+            job.rescale()
             if len(fresh) >= 4 * job.config.ray.evaluators:
                 step.ledger.append([row.to_json() for row in fresh])
                 fresh = []

@@ -17,6 +17,7 @@ from cluster.run import Run
 from cluster.session import session
 from jobs import data
 from jobs.config import Experiment
+from jobs.scale import Scale
 
 
 @dataclass
@@ -40,7 +41,8 @@ class Job:
             train, readers = self.config.train, self.config.data.readers if self.data.shelf is not None else 0
             cpus = max(train.workers + readers, self.config.ray.evaluators + self.config.ray.scorers)
             shared = sum(array.nbytes for array in self.data.arrays().values())
-            self.stack.enter_context(session(self.config.ray.address, cpus, shared))
+            ray = self.config.ray
+            self.stack.enter_context(session(ray.address, cpus, shared, grows=ray.autoscales))
 
     def evaluators(self) -> Pool:
         """The pool of actors that hold the trained supernet; steps of one command share it."""
@@ -52,14 +54,25 @@ class Job:
             self.stack.callback(self._pool[0].close)
         return self._pool[0]
 
+    @cached_property
+    def scale(self) -> Scale:
+        """What somebody asks of the run while it is under way."""
+        return Scale(self.run)
+
+    def rescale(self) -> None:
+        """As many evaluators as `ofa scale` asked for, if it did; looks at the store now and then."""
+        wanted, pool = self.scale.asked().evaluators, self.evaluators()
+        if wanted is not None and wanted != pool.workers:
+            pool.resize(wanted)
+
     _connected: list[bool] = field(default_factory=list)
     _pool: list[Pool] = field(default_factory=list)
 
 
 @contextmanager
-def opened(config: Experiment, store_url: str, reporter: Reporter, asked: str) -> Iterator[Job]:
+def opened(config: Experiment, store_url: str, reporter: Reporter, asked: str, attempt: int = 0) -> Iterator[Job]:
     """A job on the run that `config` asks for; Ray and the pool, where used, are given back in the end."""
-    run = Run.open(store_url, config.id, dump(config), code_version())
+    run = Run.open(store_url, config.id, dump(config), code_version(), attempt)
     with ExitStack() as stack:
         yield Job(config, run, reporter, asked, stack)
 

@@ -1,4 +1,4 @@
-"""What stands in a store: list runs, show one, pull it, verify it.
+"""What stands in a store: list runs, show one, pull it, verify it, compare two.
 
 ofa results list --store s3://bucket/prefix
 ofa results pull digits-1a2b3c4d --store s3://bucket/prefix --to ./results
@@ -6,7 +6,9 @@ ofa results pull digits-1a2b3c4d --store s3://bucket/prefix --to ./results
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -76,3 +78,44 @@ def pull(run: Run, to: str, reporter: Reporter) -> None:
             for _ in threads.map(fetch, group):
                 tracker.advance()
     reporter.say(f"pulled {len(wanted)} objects to {to}/{run.id}")
+
+
+def compare(one: Run, other: Run) -> list[dict[str, Any]]:
+    """What differs between two runs, a row each: settings, and then what they found; None is what is not there."""
+    rows = []
+    for left, right in ((settings(one), settings(other)), (found(one), found(other))):
+        names = [*left, *(name for name in right if name not in left)]
+        rows += [{"what": name, "one": left.get(name), "other": right.get(name)} for name in names]
+    return [row for row in rows if row["one"] != row["other"]]
+
+
+def settings(run: Run) -> dict[str, Any]:
+    """The run's settings by name: `search.evaluations` and so on."""
+
+    def flat(doc: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+        for name, value in doc.items():
+            if isinstance(value, Mapping):
+                yield from flat(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value
+
+    return dict(flat(tomllib.loads(run.raw(keys.CONFIG).decode()), ""))
+
+
+def found(run: Run) -> dict[str, Any]:
+    """The run's numbers, as far as it is."""
+    steps, numbers = run.steps(), {}
+    for name, record in steps.items():
+        numbers[f"{name}: seconds"] = record["seconds"]
+    if "search" in steps:
+        members = json.loads(run.read(keys.FRONT, made_by="search"))["members"]
+        numbers["front: members"] = len(members)
+        numbers["front: best top-1"] = max(member["top1"] for member in members)
+        numbers["front: least MACs"] = min(member["macs"] for member in members)
+        numbers["search: evaluations"] = steps["search"].get("evaluations")
+    if "ensemble" in steps:
+        best = json.loads(run.read(keys.ENSEMBLES, made_by="ensemble"))["members"][-1]
+        numbers["best ensemble: members"] = len(best["members"])
+        numbers["best ensemble: top-1 on selection"] = best["top1"]
+        numbers["best ensemble: top-1 on test"] = best["test_top1"]
+    return numbers

@@ -7,8 +7,8 @@ Optuna's samplers run as Ray tasks and ask; the pool of evaluators answers. The 
 measured too, and what no other arch dominates is the front. A killed search takes up where its ledger ends.
 
 With `search.mode` "asynchronous" the samplers are Ray actors and no evaluator ever waits for a generation to end; then
-what is found depends on how long evaluations take. Evaluators come and go while such a search runs: the number in
-`<run>/partial/scale.json` ({"evaluators": 8}), looked at every few seconds, overrides ray.evaluators.
+what is found depends on how long evaluations take. Either way evaluators come and go while it runs, and the budget may
+change: `<run>/partial/scale.json`, which `ofa scale` writes, overrides ray.evaluators and search.evaluations.
 
 The second form searches on predictions alone, without a run, and leaves front.json in DIR.
 """
@@ -24,10 +24,9 @@ import numpy as np
 
 from cluster import pool as pools
 from cluster import run as keys
-from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.run import Step, json_lines, jsonl
-from cluster.store import MissingObject, open_store
+from cluster.store import open_store
 from cluster.tasks import ray_map
 from jobs.evaluation import measure_all, read_weights
 from jobs.job import Job
@@ -56,7 +55,11 @@ def search(job: Job) -> None:
     known.update({m.arch.key: m for m in map(Measured.from_json, step.ledger.rows())})
     job.need_ray()
 
-    wanted = config.search.evaluations
+    def budget() -> int:
+        tracker.total = job.scale.asked().evaluations or config.search.evaluations
+        return tracker.total
+
+    wanted = job.scale.asked().evaluations or config.search.evaluations
     with job.reporter.track("search", wanted, "evaluations") as tracker:
         resumed = len(known) - len(before)
         tracker.resumed(min(resumed, wanted))
@@ -74,7 +77,7 @@ def search(job: Job) -> None:
                 OBJECTIVES,
                 evaluate,
                 algorithm=config.search.algorithm,
-                evaluations=wanted,
+                evaluations=budget,
                 batch=config.search.population,
                 seed=config.seed,
                 islands=config.search.islands,
@@ -83,7 +86,7 @@ def search(job: Job) -> None:
                 run_islands=ray_map,
             ).history
         else:
-            asked = search_asynchronously(job, step, before, known, wanted, note)
+            asked = search_asynchronously(job, step, before, known, budget, note)
 
     problem = predicted_problem(predictor, CostTable(space, job.data.classes))
     total = config.search.predicted_evaluations
@@ -152,11 +155,11 @@ def search_asynchronously(
     step: Step,
     before: Sequence[Measured],
     known: dict[str, Measured],
-    wanted: int,
+    budget: Callable[[], int],
     note: Callable[[Measured], None],
 ) -> tuple[Measured, ...]:
-    """Measures `wanted` archs beyond those of `before`, of which some may be known; adds the new ones to `known`."""
-    config, evaluators, ports = job.config.search, Evaluators(job, step), []
+    """Measures `budget()` archs beyond those of `before`, of which some may be known; adds the new ones to `known`."""
+    config, evaluators, ports = job.config.search, Evaluators(job), []
 
     def open_port(build: Callable[[], Any]) -> Port:
         ports.append(Port(build))
@@ -181,14 +184,14 @@ def search_asynchronously(
         saved = time.monotonic()
 
     measured_before = {m.arch.key for m in before}
-    resumed = [m for key, m in known.items() if key not in measured_before][:wanted]
+    resumed = [m for key, m in known.items() if key not in measured_before][: budget()]
     try:
         found = asynchronous.search(
             job.config.search_space,
             OBJECTIVES,
             evaluators,
             algorithm=config.algorithm,
-            evaluations=wanted - len(resumed),
+            evaluations=lambda: budget() - len(resumed),
             population=config.population,
             seed=job.config.seed,
             islands=config.islands,
@@ -215,12 +218,10 @@ class Port(pools.Remote):
 
 
 class Evaluators:
-    """The pool of evaluators, as many as `partial/scale.json` says if it is there."""
+    """The pool of evaluators, as many as somebody asks for."""
 
-    look_s = 3.0  # between looks at it
-
-    def __init__(self, job: Job, step: Step) -> None:
-        self.pool, self.step, self.looked = job.evaluators(), step, time.monotonic() - self.look_s
+    def __init__(self, job: Job) -> None:
+        self.pool, self.job = job.evaluators(), job
 
     @property
     def workers(self) -> int:
@@ -234,23 +235,5 @@ class Evaluators:
         self.pool.submit("measure", arch)
 
     def finished(self, timeout_s: float) -> list[Measured]:
-        if time.monotonic() - self.looked >= self.look_s:
-            self.looked = time.monotonic()
-            self._rescale()
+        self.job.rescale()
         return [measured for _, measured in self.pool.finished(timeout_s)]
-
-    def _rescale(self) -> None:
-        try:
-            asked = self.step.run.raw(keys.SCALE)
-        except MissingObject:
-            return
-        try:
-            workers = json.loads(asked)["evaluators"]
-            if not isinstance(workers, int) or workers < 1:
-                raise ValueError
-        except (ValueError, TypeError, KeyError):
-            raise InputError(
-                f'{self.step.run.url}/{keys.SCALE}: is not like {{"evaluators": 8}}; write that, or delete it'
-            ) from None
-        if workers != self.pool.workers:
-            self.pool.resize(workers)

@@ -54,7 +54,7 @@ def train(job: Job) -> None:
                 tracker.resumed(letter["done"])
             return tracker.at(letter["done"], letter["note"])
 
-        loop = partial(train_loop, config, job.run.store.url, job.run.code)
+        loop = partial(train_loop, config, job.run.store.url, job.run.code, attempt=job.run.attempt)
         train = config.train
         train_on_ray(loop, job.data.arrays(), train.workers, train.max_failures, hear, gpu=train.device == "cuda")
     for phase in config.phases:
@@ -68,11 +68,13 @@ def train(job: Job) -> None:
     )
 
 
-def train_loop(config: Experiment, store_url: str, code: str, worker: Worker, arrays: Mapping[str, np.ndarray]) -> None:
+def train_loop(
+    config: Experiment, store_url: str, code: str, worker: Worker, arrays: Mapping[str, np.ndarray], attempt: int = 0
+) -> None:
     """Runs on every worker; continues from the latest checkpoint of the run."""
     torch.set_num_threads(config.train.threads)
     data, draw = Dataset.of(arrays), partial(stream, config.seed)
-    checkpoints = Checkpoints(Run.at(store_url, config.id, code))
+    checkpoints = Checkpoints(Run.at(store_url, config.id, code, attempt))
     net = Supernet(config.search_space, data.classes, torch_generator(draw("weights")))
     given = None
     if config.train.weights:

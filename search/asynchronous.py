@@ -143,7 +143,7 @@ def search(
     evaluators: Evaluators,
     *,
     algorithm: str = "default",
-    evaluations: int,
+    evaluations: int | Callable[[], int],
     population: int,
     seed: int,
     islands: int = 1,
@@ -153,6 +153,8 @@ def search(
     seen: Callable[[Sequence[Measured]], None] = lambda measured: None,
 ) -> Result:
     """Evaluates `evaluations` new archs, `population` of all islands together; stops early where the space is exhausted.
+
+    evaluations: a number, or a function that may say more or less while it runs.
 
     known: observations that cost nothing; a search that was killed goes on with all that it had measured among them.
     open_port: makes an island where it shall live; it is asked for half as many archs at a time as there are evaluators.
@@ -172,7 +174,8 @@ def search(
 
     least = 8 if algorithm == "guided" else 1  # a predictor takes its time, once a batch
     members = [member(i) for i in range(islands)]
-    state = _Search(space, objectives, evaluators, evaluations, members, known, seen, least)
+    budget = evaluations if callable(evaluations) else lambda: evaluations
+    state = _Search(space, objectives, evaluators, budget, members, known, seen, least)
     state.begin(population, seed)
     migrations = 0
     while state.open:
@@ -191,7 +194,7 @@ class _Search:
         space: Space,
         objectives: Sequence[Objective],
         evaluators: Evaluators,
-        evaluations: int,
+        budget: Callable[[], int],
         members: list[_Member],
         known: Sequence[Measured],
         seen: Callable[[Sequence[Measured]], None],
@@ -199,7 +202,7 @@ class _Search:
     ) -> None:
         self.least = least  # archs to ask for at a time
         self.space, self.objectives, self.evaluators = space, tuple(objectives), evaluators
-        self.evaluations, self.members, self.tell_keeper = evaluations, members, seen
+        self.budget, self.members, self.tell_keeper = budget, members, seen
         self.genes = Genes(space)
         self.worth: dict[Packed, Individual] = {}
         self.history: list[Measured] = []
@@ -213,7 +216,7 @@ class _Search:
 
     def begin(self, population: int, seed: int) -> None:
         """The extremes, and as many random archs as a population lacks."""
-        lacking = min(population, self.evaluations) - 2 - len(self.worth)
+        lacking = min(population, self.budget()) - 2 - len(self.worth)
         first = [self.space.smallest(), self.space.largest()]
         first += distinct(self.space, max(0, lacking), random.Random(f"{seed}/first"))
         for i, packed in enumerate(self.genes.pack_all(self.genes.encode(first))):
@@ -226,7 +229,7 @@ class _Search:
     @property
     def left(self) -> int:
         """How many more archs may be taken."""
-        return self.evaluations - self.done - len(self.in_hand)
+        return self.budget() - self.done - len(self.in_hand)
 
     @property
     def open(self) -> bool:

@@ -68,7 +68,7 @@ def search(
     evaluate: Evaluate,
     *,
     algorithm: str = "default",
-    evaluations: int,
+    evaluations: int | Callable[[], int],
     batch: int,
     seed: int,
     islands: int = 1,
@@ -79,19 +79,21 @@ def search(
     """Evaluates at most `evaluations` archs, `batch` a generation, and never one twice.
 
     The smallest and the largest arch are in the first generation; `known` observations are in it too and cost
-    nothing. algorithm: `nsga2` (the default; doi:10.1109/4235.996017) or `nsga3` (doi:10.1109/TEVC.2013.2281535),
+    nothing. evaluations: a number, or a function that may say more or less while it runs.
+    algorithm: `nsga2` (the default; doi:10.1109/4235.996017) or `nsga3` (doi:10.1109/TEVC.2013.2281535),
     as Optuna has them; `guided` by a predictor (`search.guided`), for which one island is enough; or `random`.
     run_islands: calls a function with each of several arguments, like `map`.
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
-    state = _State(space, tuple(objectives), evaluate, evaluations, known)
+    budget = evaluations if callable(evaluations) else lambda: evaluations
+    state = _State(space, tuple(objectives), evaluate, budget, known)
     algorithm = "nsga2" if algorithm == "default" else algorithm
     ask = {"random": random_generation, "guided": guided_generation}.get(algorithm, next_generation)
     islands = 1 if algorithm == "guided" else islands
     first = [space.smallest(), space.largest()]
     if not known:
-        first += distinct(space, min(batch, evaluations) - 2, random.Random(f"{seed}/first"))
+        first += distinct(space, min(batch, budget()) - 2, random.Random(f"{seed}/first"))
     state.evaluate([state.genes.pack(row) for row in state.genes.encode(first)])
     pools = [list(state.seen.values())[i::islands] for i in range(islands)]
     generation = 0
@@ -128,16 +130,20 @@ class _State:
         space: Space,
         objectives: tuple[Objective, ...],
         evaluate: Evaluate,
-        evaluations: int,
+        budget: Callable[[], int],
         known: Sequence[Measured],
     ) -> None:
         self.genes = Genes(space)
         self.objectives = objectives
         self.ask = evaluate
-        self.left = evaluations
+        self.budget = budget
         self.seen: dict[Packed, Individual] = {}
         self.history: list[Measured] = []
         self._note(known)
+
+    @property
+    def left(self) -> int:
+        return max(0, self.budget() - len(self.history))
 
     def evaluate(self, asked: Sequence[Packed]) -> None:
         """Has the new ones among `asked` evaluated, as far as the budget goes."""
@@ -146,7 +152,6 @@ class _State:
             return
         measured = list(self.ask(self.genes.decode(np.array([self.genes.unpack(packed) for packed in new]))))
         assert len(measured) == len(new), f"asked for {len(new)} archs, got {len(measured)}"
-        self.left -= len(new)
         self.history += measured
         self._note(measured)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 
 import helpers
@@ -242,3 +243,18 @@ def test_a_published_algorithm_chooses_ensembles_of_a_table(ofa, tmp_path):
         assert code == 0, err
     best = [json.loads((tmp_path / a / "ensembles.json").read_text())["members"][-1]["top1"] for a in ("default", "nsga2")]
     assert best[0] == best[1], "63 subsets, of which 60 are scored"
+
+
+def test_results_compare_says_what_differs_between_two_runs_and_nothing_else(ofa, tiny_run, tmp_path):
+    shutil.copytree(tiny_run.folder, tmp_path / "one")
+    shutil.copytree(tiny_run.folder, tmp_path / "other")
+    asked = ("results", "compare", "one", "other", "--store", tmp_path)
+    assert ofa(*asked)[:2] == (0, "nothing differs\n")
+    config = tmp_path / "other/config.toml"
+    config.write_text(config.read_text().replace("evaluations = 80", "evaluations = 81"))
+    record = json.loads((tmp_path / "other/search.done.json").read_text())
+    (tmp_path / "other/search.done.json").write_text(json.dumps({**record, "evaluations": 81}))
+    assert [json.loads(line) for line in ofa(*asked, "--json")[1].splitlines()] == [
+        {"what": "search.evaluations", "one": 80, "other": 81},
+        {"what": "search: evaluations", "one": record["evaluations"], "other": 81},
+    ]

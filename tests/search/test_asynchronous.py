@@ -164,3 +164,19 @@ def test_a_space_smaller_than_the_budget_is_searched_whole_and_the_search_ends(a
 def test_an_unknown_algorithm_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match="there are default, nsga2, nsga3, guided, random"):
         run(algorithm="nsga9")
+
+
+@pytest.mark.parametrize(("later", "found"), [(150, 150), (80, 80), (20, 50)])
+def test_the_budget_may_change_while_it_searches(later, found):
+    """Raised, lowered, and lowered below what is under way already: what is under way is still told."""
+    budget = [100]
+
+    class Changing(Simulated):
+        def finished(self, timeout_s):
+            if len(self.asked) >= 50:
+                budget[0] = later
+            return super().finished(timeout_s)
+
+    evaluators = Changing(workers=1)
+    result = search(SPACE, OBJECTIVES, evaluators, evaluations=lambda: budget[0], population=20, seed=1)
+    assert found <= len(result.history) == len(evaluators.asked) <= found + 20

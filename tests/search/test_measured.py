@@ -133,3 +133,19 @@ def test_a_space_smaller_than_the_budget_is_searched_whole_and_the_search_ends()
 def test_an_unknown_algorithm_is_answered_with_those_there_are():
     with pytest.raises(ValueError, match="there are default, nsga2, nsga3, guided, random"):
         run(algorithm="nsga9")
+
+
+@pytest.mark.parametrize(("later", "found"), [(100, 100), (45, 45), (30, 40)])
+def test_the_budget_may_change_while_it_searches(later, found):
+    """Raised, lowered, and lowered below what is done already: then nothing more is asked for."""
+    recorder, budget = Recorder(), [60]
+
+    def evaluate(archs):
+        answers = recorder(archs)
+        if len(recorder.asked) == 40:
+            budget[0] = later
+        return answers
+
+    result = search(SPACE, OBJECTIVES, evaluate, evaluations=lambda: budget[0], batch=20, seed=1, islands=2)
+    assert len(result.history) == found
+    assert len({m.arch.key for m in result.history}) == found

@@ -1,0 +1,437 @@
+"""Runs on a cluster with KubeRay: submit, follow, scale, stop, and what goes wrong meanwhile.
+
+A run is one RayJob, named by its run id. KubeRay makes its RayCluster, a new one for every retry and after every pause; so
+nothing here holds on to a cluster's name, and what is to last is in the run's store.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import queue
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cluster import lint
+from cluster.errors import InputError, StepError
+from cluster.kubeapi import Api, Conflict, Lost, NotThere
+from cluster.rayjob import PART_OF, RESULTS, RUN_LABEL, SPEC_HASH, SUBMISSION, Rendered, job_name
+from cluster.state import GONE, QUEUE, State, state_of
+
+Doc = dict[str, Any]
+Role = Literal["submitter", "head", "worker"]
+
+LOOK_S = 5.0  # between looks at pods and events
+BAD_WAITS = ("ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull", "CreateContainerConfigError",
+             "CreateContainerError", "CrashLoopBackOff", "RunContainerError")  # fmt: skip
+CONTAINERS = {"submitter": "ray-job-submitter", "head": "ray-head", "worker": "ray-worker"}
+
+
+def find(api: Api, run: str) -> Doc:
+    """The RayJob of a run, given its run id or the RayJob's own name."""
+    job = api.find("RayJob", job_name(run))
+    if job is None:
+        there = [j["metadata"]["name"] for j in jobs(api)]
+        what = f"there are: {', '.join(there[:20])}" if there else "there is none at all"
+        raise NotThere(f"namespace {api.namespace}: no run {run!r}; {what}. `ofa results show` has what it left")
+    return job
+
+
+def jobs(api: Api) -> list[Doc]:
+    """All RayJobs that `ofa submit` made."""
+    return api.list("RayJob", labels=",".join(f"{key}={value}" for key, value in PART_OF.items()))
+
+
+# Submitting
+
+
+def submit(api: Api, rendered: Rendered) -> Literal["created", "unchanged"]:
+    """Lint, the server's own dry run, then the RayJob with its ConfigMap; asking for the same again changes nothing."""
+    lint.check(rendered.job)
+    there = api.find("RayJob", rendered.name)
+    if there is None:
+        if api.find("ConfigMap", f"{rendered.name}-config") is None:  # else of a RayJob that was deleted a moment ago
+            api.create(rendered.config, dry_run=True)
+        api.create(rendered.job, dry_run=True)
+        try:
+            there = api.create(rendered.job)
+        except Conflict:  # somebody else was faster
+            there = api.get("RayJob", rendered.name)
+        else:
+            _create_config(api, rendered, there)
+            return "created"
+    mine, other = (job["metadata"].get("annotations", {}).get(SPEC_HASH) for job in (rendered.job, there))
+    if "deletionTimestamp" in there["metadata"]:
+        raise Conflict(f"{rendered.name} is there and being deleted; submit again in a moment")
+    if mine != other:
+        raise Conflict(
+            f"{rendered.name} is there already, with other settings of [kube] ({state_of(there)}); "
+            f"`ofa cancel {rendered.name} --now` deletes it and keeps its results, then submit again"
+        )
+    _create_config(api, rendered, there)
+    return "unchanged"
+
+
+def _create_config(api: Api, rendered: Rendered, job: Doc) -> None:
+    """The settings' ConfigMap, which goes when the RayJob goes; pods wait for it."""
+    config = copy.deepcopy(rendered.config)
+    owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": rendered.name, "uid": job["metadata"]["uid"]}
+    config["metadata"]["ownerReferences"] = [owner]
+    there = api.find("ConfigMap", config["metadata"]["name"])
+    if there is not None and _uid(there) != owner["uid"]:  # of a RayJob that was deleted a moment ago
+        api.delete("ConfigMap", config["metadata"]["name"])
+        there = None
+    if there is None:
+        api.create(config)
+
+
+def _uid(doc: Doc) -> str:
+    return next((owner["uid"] for owner in doc["metadata"].get("ownerReferences", [])), "")
+
+
+# Following
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A moment of a run: its state, the RayJob (None once it is gone), and what is in its way."""
+
+    state: State
+    job: Doc | None
+    troubles: tuple[str, ...] = ()
+
+
+def follow(api: Api, name: str, *, look_s: float = LOOK_S, timeout_s: float | None = None) -> Iterator[Seen]:
+    """The run's moments, each that differs from the one before, until it has ended or time is up."""
+    changes: queue.Queue[Doc | Exception | None] = queue.Queue()
+    stop = threading.Event()
+    threading.Thread(target=_watch, args=(api, name, changes, stop), daemon=True).start()
+    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    last: tuple[Any, ...] | None = None
+    job: Doc | Exception | None = None
+    known = False
+    try:
+        while True:
+            left = look_s if deadline is None else min(look_s, deadline - time.monotonic())
+            try:
+                job = changes.get(timeout=max(0.01, left))
+                known = True
+            except queue.Empty:
+                if deadline is not None and time.monotonic() >= deadline:
+                    return
+            if not known:
+                continue
+            if isinstance(job, Exception):
+                raise job
+            state = GONE if job is None else state_of(job)
+            waiting = job is not None and state.name in ("Pending", "Starting", "Running", "Retrying", "Queued")
+            found = tuple(troubles(api, job)) if waiting and job is not None else ()
+            if (state, found) != last:
+                last = (state, found)
+                yield Seen(state, job, found)
+            if state.ended:
+                return
+    finally:
+        stop.set()
+
+
+def _watch(api: Api, name: str, changes: queue.Queue[Doc | Exception | None], stop: threading.Event) -> None:
+    try:
+        for job in api.watch("RayJob", name):
+            changes.put(job)
+            if stop.is_set() or job is None or state_of(job).ended:
+                return
+    except Exception as error:  # handed to whoever follows
+        changes.put(error)
+
+
+def troubles(api: Api, job: Doc) -> list[str]:
+    """What keeps pods of a run from running, a line each: pods that cannot start, and warnings about what has no pod."""
+    found = [line for pod in pods(api, job) for line in pod_troubles(pod)]
+    cluster = (job.get("status") or {}).get("rayClusterName", "")
+    names = {job["metadata"]["name"], cluster} - {""}
+    warnings = [e for e in events(api, job) if e.get("type") == "Warning" and e["involvedObject"]["name"] in names]
+    lines = [f"{e.get('reason', 'Warning')}: {' '.join(str(e.get('message', '')).split())}" for e in warnings[-5:]]
+    return list(dict.fromkeys(found + lines))
+
+
+def pod_troubles(pod: Doc) -> Iterator[str]:
+    """Why this pod does not run."""
+    name, status = pod["metadata"]["name"], pod.get("status") or {}
+    for condition in status.get("conditions", []):
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            yield f"pod {name}: {condition.get('reason', 'Unschedulable')}: {condition.get('message', '')}"
+    for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in BAD_WAITS:
+            yield f"pod {name}: {waiting['reason']}: {waiting.get('message') or container.get('image', '')}"
+        for when in ("state", "lastState"):
+            ended = (container.get(when) or {}).get("terminated") or {}
+            if ended.get("reason") == "OOMKilled":
+                yield f"pod {name}: OOMKilled: container {container['name']} needs more memory; raise its memory_gib"
+
+
+def pods(api: Api, job: Doc, role: Role | None = None) -> list[Doc]:
+    """The pods of a run's present cluster, and its submitter."""
+    cluster, name = (job.get("status") or {}).get("rayClusterName", ""), job["metadata"]["name"]
+    found: list[Doc] = []
+    if role in (None, "submitter"):
+        found += api.list("Pod", labels=f"job-name={name}")
+    if cluster and role != "submitter":
+        kind = f",ray.io/node-type={role}" if role else ""
+        found += api.list("Pod", labels=f"ray.io/cluster={cluster}{kind}")
+    return found
+
+
+def events(api: Api, job: Doc) -> list[Doc]:
+    """What Kubernetes and KubeRay said of a run's objects, oldest first."""
+    cluster, name = (job.get("status") or {}).get("rayClusterName", ""), job["metadata"]["name"]
+    # KubeRay names everything of a run by the run: <run>-xxxxx is a cluster or the submitter's pod, <run>-xxxxx-... its pods
+    ours = re.compile(rf"{re.escape(name)}(-[a-z0-9]{{5}}(-.*)?)?" + (f"|{re.escape(cluster)}(-.*)?" if cluster else ""))
+    found = [event for event in api.list("Event") if ours.fullmatch(event["involvedObject"].get("name", ""))]
+    return sorted(found, key=event_time)
+
+
+def event_time(event: Doc) -> str:
+    time: str = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
+    return time
+
+
+# Changing
+
+
+@dataclass(frozen=True, slots=True)
+class Scaled:
+    """A worker group's limits before and after, and the CPUs that all groups then may have."""
+
+    group: str
+    before: tuple[int, int]
+    after: tuple[int, int]
+    pods: int
+    cpus: int
+
+
+def scale(api: Api, job: Doc, group: str, least: int | None, most: int | None) -> Scaled:
+    """Changes a group of the run's RayCluster: the RayJob's own spec is never read again by KubeRay.
+
+    With the autoscaler `minReplicas` is how many pods come now and `maxReplicas` how many may; it reads both every few
+    seconds. Everybody writes to this object, so a refused change is made again on what is there then.
+    """
+    name, state = job["metadata"]["name"], state_of(job)
+    if QUEUE in job["metadata"].get("labels", {}):
+        raise InputError(f"{name}: Kueue admitted it at a fixed size; cancel it and submit it with other [kube] groups")
+    cluster = (job.get("status") or {}).get("rayClusterName")
+    if state.ended or not cluster:
+        raise InputError(f"{name}: is {state}, there is no cluster to scale")
+    for _ in range(20):
+        there = api.find("RayCluster", cluster)
+        if there is None:
+            raise InputError(f"{name}: its cluster {cluster} is gone; see `ofa status {name}`")
+        groups = {g["groupName"]: g for g in there["spec"].get("workerGroupSpecs", [])}
+        if group not in groups:
+            raise InputError(f"{name}: no worker group {group!r}; there are {', '.join(groups)}")
+        chosen = groups[group]
+        before = (chosen.get("minReplicas", 0), chosen.get("maxReplicas", 2**31 - 1))
+        after = (before[0] if least is None else least, before[1] if most is None else most)
+        if least is None:
+            after = (min(after), after[1])
+        elif most is None:
+            after = (after[0], max(after))
+        if not 0 <= after[0] <= after[1]:
+            raise InputError(f"{name}: --min {after[0]} is more than --max {after[1]}")
+        chosen["minReplicas"], chosen["maxReplicas"] = after
+        now = chosen.get("replicas", 0)
+        if not there["spec"].get("enableInTreeAutoscaling"):
+            chosen["replicas"] = min(max(now, after[0]), after[1])
+        elif now < after[0]:  # raising is allowed, and is quicker than the autoscaler's next look
+            chosen["replicas"] = after[0]
+        try:
+            api.replace(there)
+        except Conflict:
+            time.sleep(0.2)
+            continue
+        cpus = sum(_cpus(g) * (g["maxReplicas"] if g is chosen else g.get("minReplicas", 0)) for g in groups.values())
+        running = api.list("Pod", labels=f"ray.io/cluster={cluster},ray.io/group={group}")
+        return Scaled(group, before, after, len(running), cpus)
+    raise StepError(f"{name}: others keep changing its cluster {cluster}; try again")
+
+
+def _cpus(group: Doc) -> int:
+    resources = group["template"]["spec"]["containers"][0].get("resources", {})
+    text = str({**resources.get("requests", {}), **resources.get("limits", {})}.get("cpu", "1"))
+    return max(1, -(-int(text[:-1]) // 1000) if text.endswith("m") else int(float(text)))
+
+
+def cancel(api: Api, job: Doc, *, now: bool = False) -> str:
+    """Stops a run, whose results stay; says how.
+
+    Gently: Ray sends the driver SIGTERM, and the RayJob stays to tell. That goes through the dashboard, which wants Ray's
+    token; where it cannot be reached, or with `now`, the RayJob is deleted, and KubeRay sends the signal.
+    """
+    name, status, why = job["metadata"]["name"], job.get("status") or {}, ""
+    if state_of(job).ended and not now:
+        return f"{name} has ended already: {state_of(job)}"
+    if not now and status.get("jobId") and status.get("jobStatus") in ("PENDING", "RUNNING") and (token := ray_token()):
+        dashboard = api.path("Service", f"{name}-head-svc:8265", "proxy")
+        try:
+            api.request("POST", f"{dashboard}/api/jobs/{status['jobId']}/stop", {}, token=token)
+            return f"{name}: Ray was asked to stop it"
+        except (InputError, StepError) as error:
+            why = f" (its dashboard did not do it: {error})"
+    api.delete("RayJob", name)
+    return f"{name}: deleted, its results stay{why}"
+
+
+def ray_token() -> str | None:
+    """Ray's token of this user, from where Ray's own commands have it."""
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return os.environ["RAY_AUTH_TOKEN"]
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def pause(api: Api, job: Doc) -> None:
+    """Gives a run's cluster back; what is not in its store yet is done again after `resume`."""
+    name, state = job["metadata"]["name"], state_of(job)
+    if QUEUE in job["metadata"].get("labels", {}):
+        raise InputError(f"{name}: Kueue decides when it runs; deactivate its Workload instead (spec.active: false)")
+    if state.ended:
+        raise InputError(f"{name}: is {state}, there is nothing to pause")
+    api.merge("RayJob", name, {"spec": {"suspend": True}})
+
+
+def resume(api: Api, job: Doc) -> None:
+    """Gives a paused run a new cluster, on which it goes on from its store."""
+    name, state = job["metadata"]["name"], state_of(job)
+    if state.name != "Paused":
+        raise InputError(f"{name}: is {state}, not paused; `ofa retry` starts an ended run again")
+    api.merge("RayJob", name, {"spec": {"suspend": False}})
+
+
+def retry(api: Api, job: Doc, *, timeout_s: float = 120.0) -> Doc:
+    """Starts an ended run again as a new RayJob of the same settings; it goes on from its store."""
+    name, state = job["metadata"]["name"], state_of(job)
+    if not state.ended:
+        raise InputError(f"{name}: is {state}, it has not ended; cancel it first")
+    config = api.find("ConfigMap", f"{name}-config")
+    if config is None:
+        raise InputError(f"{name}: its settings (ConfigMap {name}-config) are gone; `ofa submit` its config again")
+    annotations = dict(job["metadata"].get("annotations", {}))
+    annotations[SUBMISSION] = str(int(annotations.get(SUBMISSION, "1")) + 1)
+    place = {"namespace": api.namespace, "annotations": annotations}
+    fresh: Doc = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": name, "labels": job["metadata"].get("labels", {}), **place},
+        "spec": {key: value for key, value in job["spec"].items() if key not in ("suspend", "jobId")},
+    }
+    labels = config["metadata"].get("labels", {})
+    settings: Doc = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": f"{name}-config", "labels": labels, **place},
+        "data": config["data"],
+    }
+    lint.check(fresh)
+    stand_in = {**fresh["metadata"], "name": f"{name[:40].rstrip('-')}-retry"}  # its own name is still taken
+    api.create({**fresh, "metadata": stand_in}, dry_run=True)
+    api.delete("RayJob", name)
+    deadline = time.monotonic() + timeout_s
+    while api.find("RayJob", name) is not None:  # KubeRay stops the old job first
+        if time.monotonic() > deadline:
+            raise StepError(f"{name}: the old RayJob is not gone after {timeout_s:.0f} s; is KubeRay's operator running?")
+        time.sleep(0.3)
+    made = api.create(fresh)
+    _create_config(api, Rendered(fresh, settings), made)
+    return made
+
+
+# Logs
+
+
+def logs(api: Api, job: Doc, role: Role, *, follow: bool = False, tail: int = 0) -> Iterator[str]:
+    """What a run's pods of that role say, line by line; of several pods each line says whose. Nothing if there is none."""
+    there = [pod for pod in pods(api, job, role) if (pod.get("status") or {}).get("phase") != "Pending"]
+    if follow and there:
+        there = [max(there, key=lambda pod: pod["metadata"].get("creationTimestamp", ""))] if role != "worker" else there
+    if len(there) == 1:
+        yield from pod_log(api, there[0]["metadata"]["name"], role, follow=follow, tail=tail)
+    elif follow:
+        yield from _together(api, [pod["metadata"]["name"] for pod in there], role, tail)
+    else:
+        for pod in there:
+            name = pod["metadata"]["name"]
+            yield from (f"{name}: {line}" for line in pod_log(api, name, role, tail=tail))
+
+
+def pod_log(api: Api, pod: str, role: Role, *, follow: bool = False, tail: int = 0) -> Iterator[str]:
+    """The lines of one pod; a follower whose connection breaks goes on where it was."""
+    path, seen, since = api.path("Pod", pod, "log"), 0, ""  # lines with the last timestamp, and that timestamp
+    while True:
+        skip = seen
+        query = {"sinceTime": since} if since else {"tailLines": str(tail)} if tail else {}
+        try:
+            for line in api.lines(path, container=CONTAINERS[role], timestamps="true", follow=str(follow).lower(), **query):
+                stamp, _, text = line.decode(errors="replace").partition(" ")
+                if since and stamp == since and skip:
+                    skip -= 1
+                    continue
+                if since and stamp < since:  # sinceTime counts in whole seconds
+                    continue
+                seen, since = (seen + 1 if stamp == since else 1), stamp
+                yield text
+        except Lost:
+            if not follow:
+                raise
+            time.sleep(1)
+            continue
+        except NotThere:
+            return
+        if not follow or _ended(api, pod):
+            return
+
+
+def _ended(api: Api, pod: str) -> bool:
+    there = api.find("Pod", pod)
+    return there is None or (there.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _together(api: Api, names: list[str], role: Role, tail: int) -> Iterator[str]:
+    """Several pods followed at once."""
+    lines: queue.Queue[str | None] = queue.Queue()
+
+    def one(name: str) -> None:
+        try:
+            for line in pod_log(api, name, role, follow=True, tail=tail):
+                lines.put(f"{name}: {line}")
+        finally:
+            lines.put(None)
+
+    for name in names:
+        threading.Thread(target=one, args=(name,), daemon=True).start()
+    left = len(names)
+    while left:
+        line = lines.get()
+        if line is None:
+            left -= 1
+        else:
+            yield line
+
+
+def results_of(job: Doc) -> tuple[str, str]:
+    """Where a run's results are: the store and the run's id."""
+    url = job["metadata"].get("annotations", {}).get(RESULTS, "")
+    store, _, run_id = url.rpartition("/")
+    if not store:
+        raise InputError(f"{job['metadata']['name']}: has no annotation {RESULTS}; `ofa submit` did not make it")
+    return store, run_id
+
+
+def run_of(job: Doc) -> str:
+    label: str = job["metadata"].get("labels", {}).get(RUN_LABEL, job["metadata"]["name"])
+    return label

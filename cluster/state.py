@@ -1,0 +1,82 @@
+"""One state that can be trusted, out of what KubeRay and Ray each say of a job.
+
+`jobDeploymentStatus` is KubeRay's word on the cluster and the submission, `jobStatus` Ray's on the job. Neither tells
+alone: `Complete` also ends a stopped job, `RUNNING` stays where the cluster is lost, `ValidationFailed` never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Name = Literal[
+    "Queued", "Pending", "Starting", "Running", "Retrying", "Succeeded", "Failed", "Stopped", "Paused", "Invalid", "Gone"
+]
+
+QUEUE = "kueue.x-k8s.io/queue-name"
+EXIT = {"Succeeded": 0, "Failed": 1, "Stopped": 3, "Gone": 3, "Invalid": 4}
+TIMED_OUT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a run is doing, why, and in the cluster's own words."""
+
+    name: Name
+    reason: str = ""
+    message: str = ""
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will come by itself."""
+        return self.name in EXIT
+
+    @property
+    def exit_code(self) -> int:
+        """What `ofa wait` ends with."""
+        return EXIT[self.name]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.reason})" if self.reason else self.name
+
+
+GONE = State("Gone", message="there is no such RayJob in the cluster")
+
+
+def state_of(job: Mapping[str, Any]) -> State:
+    """The state of a RayJob as the cluster returns it."""
+    spec, status = job.get("spec", {}), job.get("status") or {}
+    ray, deployed = status.get("jobStatus", ""), status.get("jobDeploymentStatus", "")
+    reason, message = status.get("reason", ""), status.get("message", "")
+    failed, retries = status.get("failed", 0), spec.get("backoffLimit", 0)
+    retrying = State("Retrying", f"{max(1, failed)}/{retries}", message)
+
+    if deployed == "ValidationFailed":
+        return State("Invalid", reason if reason != "ValidationFailed" else "", message)
+    if ray == "SUCCEEDED":  # also where KubeRay is a moment behind, or met its deadline while it tidied up
+        return State("Succeeded", "", "")
+    if ray == "STOPPED" and deployed not in ("Suspending", "Suspended", "Retrying"):
+        return State("Stopped", "", message)
+    if deployed == "Failed":  # whatever Ray said last
+        return State("Failed", reason or "Failed", message)
+    if deployed in ("Suspending", "Suspended") or (spec.get("suspend") and deployed in ("", "Initializing", "Waiting")):
+        queued = QUEUE in job.get("metadata", {}).get("labels", {})
+        return State("Queued" if queued else "Paused", "" if deployed != "Suspending" else "stopping", message)
+    if job.get("metadata", {}).get("deletionTimestamp"):
+        return State("Stopped", "being deleted", message)
+    if deployed == "Complete":  # ended, but Ray's word is missing or from before
+        if ray == "FAILED":
+            return State("Failed", reason or "AppFailed", message)
+        return State("Failed", "NoJobStatus", f"KubeRay says Complete, Ray's last word is {ray or 'nothing'}")
+    if deployed == "Retrying":
+        return retrying
+    if ray == "FAILED":  # KubeRay has not decided yet
+        return retrying if failed < retries else State("Failed", reason or "AppFailed", message)
+    if deployed == "Running":
+        return State("Running" if ray == "RUNNING" else "Starting", reason, message)
+    cluster = status.get("rayClusterStatus") or {}
+    ready = any(c.get("type") == "HeadPodReady" and c.get("status") == "True" for c in cluster.get("conditions", []))
+    if failed and deployed in ("", "Initializing", "Waiting"):
+        return retrying
+    return State("Starting" if ready or deployed == "Waiting" else "Pending", reason, message)

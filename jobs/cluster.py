@@ -1,0 +1,202 @@
+"""Runs on a cluster, as their users see them: list, status, wait, events, logs, scale, cancel, pause, resume, retry.
+
+    ofa status digits-1a2b3c4d --watch
+    ofa logs digits-1a2b3c4d --follow
+
+Each function takes the cluster and a run's id. What the cluster has forgotten is looked up in the run's store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster import kuberay
+from cluster import run as keys
+from cluster.errors import InputError
+from cluster.kubeapi import Api, NotThere
+from cluster.kuberay import Role, Seen
+from cluster.rayjob import RESULTS, SUBMISSION
+from cluster.run import Run, attempts
+from cluster.state import GONE, State, state_of
+from cluster.store import open_store
+from jobs import scale as scaling
+from jobs.results import the_run
+
+Row = dict[str, Any]
+
+
+def listing(api: Api) -> list[Row]:
+    """One row a run, the newest first."""
+    rows = [row(job) for job in kuberay.jobs(api)]
+    return sorted(rows, key=lambda r: r["created"], reverse=True)
+
+
+def row(job: dict[str, Any]) -> Row:
+    """A run in short."""
+    state, status, metadata = state_of(job), job.get("status") or {}, job["metadata"]
+    return {
+        "run": metadata["name"],
+        "state": state.name,
+        "reason": state.reason,
+        "message": state.message,
+        "created": metadata.get("creationTimestamp", ""),
+        "age_s": age_s(metadata.get("creationTimestamp")),
+        "submission": int(metadata.get("annotations", {}).get(SUBMISSION, "1")),
+        "cluster": status.get("rayClusterName", ""),
+        "workers": (status.get("rayClusterStatus") or {}).get("availableWorkerReplicas", 0),
+        "results": metadata.get("annotations", {}).get(RESULTS, ""),
+    }
+
+
+def age_s(created: str | None) -> int:
+    if not created:
+        return 0
+    return int((datetime.now(UTC) - datetime.fromisoformat(created.replace("Z", "+00:00"))).total_seconds())
+
+
+def status(api: Api, run: str, store: str | None = None) -> Row:
+    """A run with what is in its way and its pods; of one that the cluster has forgotten what its store knows."""
+    try:
+        job = kuberay.find(api, run)
+    except NotThere:
+        if store is None:
+            raise
+        state, url = state_in_store(store, run), the_run(store, run).url
+        return {"run": run, "state": state.name, "reason": state.reason, "message": state.message,
+                "results": url, "troubles": [], "pods": []}  # fmt: skip
+    found = kuberay.pods(api, job)
+    pods = [{"pod": pod["metadata"]["name"], "phase": (pod.get("status") or {}).get("phase", "")} for pod in found]
+    return {**row(job), "troubles": kuberay.troubles(api, job), "pods": pods}
+
+
+def state_in_store(store: str, run_id: str) -> State:
+    """How a run ended, from what its last driver noted; `Gone` if it never began or was killed."""
+    run = the_run(store, run_id)
+    numbers = attempts(run.store, run.id)
+    if not numbers:
+        return State("Gone", message=f"no attempt on a cluster has left anything in {run.url}")
+    record = json.loads(run.raw(keys.attempt_record(numbers[-1])))
+    if "exit" not in record:
+        return State("Gone", f"attempt {numbers[-1]} left no word", f"began {record.get('began', '')}")
+    names = {0: "Succeeded", 130: "Stopped"}
+    reason = "" if record["exit"] == 0 else f"exit {record['exit']}"
+    return State(names.get(record["exit"], "Failed"), reason, f"attempt {numbers[-1]} ended {record['ended']}")  # type: ignore[arg-type]
+
+
+def follow(
+    api: Api, run: str, hear: Callable[[Seen], None], *, timeout_s: float | None = None, until: tuple[str, ...] = ()
+) -> Seen:
+    """Tells of every change until the run has ended, is in one of the states `until`, or time is up; returns the last."""
+    name = kuberay.find(api, run)["metadata"]["name"]
+    last = Seen(GONE, None)
+    for last in kuberay.follow(api, name, timeout_s=timeout_s):
+        hear(last)
+        if last.state.name in until:
+            break
+    return last
+
+
+def logs(api: Api, run: str, role: Role, *, follow: bool, tail: int, store: str | None) -> Iterator[str]:
+    """What the run's pods say; once they are gone, what its driver left in the store."""
+    try:
+        job = kuberay.find(api, run)
+    except NotThere:
+        if store is None:
+            raise
+        yield from log_in_store(store, run, role, tail)
+        return
+    any_line = False
+    for line in kuberay.logs(api, job, role, follow=follow, tail=tail):
+        any_line = True
+        yield line
+    if not any_line:
+        if state_of(job).name in ("Queued", "Pending", "Starting"):
+            raise InputError(f"{run}: no {role} pod has said anything yet ({state_of(job)}); `ofa events {run}` may say why")
+        url, run_id = kuberay.results_of(job)
+        yield from log_in_store(store or url, run_id, role, tail)
+
+
+def log_in_store(store: str, run_id: str, role: Role, tail: int) -> Iterator[str]:
+    """What the driver of the last attempt said; only the driver's words outlive the pods."""
+    if role == "worker":
+        raise InputError(f"{run_id}: its worker pods are gone, and their logs with them; the driver's: `ofa logs {run_id}`")
+    opened, last = open_store(store), None
+    for number in attempts(opened, run_id):
+        if f"{run_id}/{keys.driver_log(number)}" in opened.keys(f"{run_id}/logs/"):
+            last = number
+    if last is None:
+        raise InputError(f"{store}: no log of {run_id} is there; its driver never began, `ofa events {run_id}` may say why")
+    lines = opened.read(f"{run_id}/{keys.driver_log(last)}").decode().splitlines()
+    yield from lines[-tail:] if tail else lines
+
+
+def events(api: Api, run: str) -> list[Row]:
+    """What Kubernetes and KubeRay said, oldest first."""
+    return [
+        {
+            "time": kuberay.event_time(event),
+            "type": event.get("type", ""),
+            "reason": event.get("reason", ""),
+            "object": f"{event['involvedObject'].get('kind', '')}/{event['involvedObject'].get('name', '')}",
+            "message": " ".join(str(event.get("message", "")).split()),
+        }
+        for event in kuberay.events(api, kuberay.find(api, run))
+    ]
+
+
+def scale(
+    api: Api,
+    run: str,
+    *,
+    group: str | None = None,
+    least: int | None = None,
+    most: int | None = None,
+    evaluations: int | None = None,
+    store: str | None = None,
+) -> Row:
+    """Changes a worker group, and asks the run's search for as many evaluators; or gives it another budget."""
+    if group is None and least is None and most is None and evaluations is None:
+        raise InputError("ofa scale: give --group with --min or --max, or --evaluations")
+    if (group is None) != (least is None and most is None):
+        raise InputError("ofa scale: --group goes with --min, --max or both")
+    job = kuberay.find(api, run)
+    url, run_id = kuberay.results_of(job)
+    if state_of(job).ended:
+        raise InputError(f"{run}: is {state_of(job)}, there is nothing to scale")
+    found: Row = {"run": job["metadata"]["name"]}
+    there = Run.at(store or url, run_id, code="")  # a store that cannot be written to is said before anything changes
+    evaluators = None
+    if group is not None:
+        scaled = kuberay.scale(api, job, group, least, most)
+        found |= {name: getattr(scaled, name) for name in type(scaled).__slots__}
+        if group == "search":
+            evaluators = scaled.cpus
+    if evaluators or evaluations:
+        asked = scaling.ask(there, evaluators=evaluators, evaluations=evaluations)
+        found |= {"evaluators": asked.evaluators, "evaluations": asked.evaluations}
+    return found
+
+
+def cancel(api: Api, run: str, *, now: bool = False) -> str:
+    return kuberay.cancel(api, kuberay.find(api, run), now=now)
+
+
+def pause(api: Api, run: str) -> str:
+    job = kuberay.find(api, run)
+    kuberay.pause(api, job)
+    return f"{job['metadata']['name']}: pausing, its cluster goes; `ofa resume {job['metadata']['name']}` goes on"
+
+
+def resume(api: Api, run: str) -> str:
+    job = kuberay.find(api, run)
+    kuberay.resume(api, job)
+    return f"{job['metadata']['name']}: goes on from its store on a new cluster"
+
+
+def retry(api: Api, run: str) -> str:
+    made = kuberay.retry(api, kuberay.find(api, run))
+    number = made["metadata"]["annotations"][SUBMISSION]
+    return f"{made['metadata']['name']}: submitted again (number {number}), goes on from its store"

@@ -1,0 +1,314 @@
+"""The commands for runs on a cluster, from `submit` to `doctor`; what they do is in `jobs/cluster.py` and its neighbours."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cluster.errors import InputError
+from cluster.state import TIMED_OUT
+from jobs import config as configs
+
+if TYPE_CHECKING:
+    from cluster.kubeapi import Api
+    from cluster.kuberay import Seen
+
+app = typer.Typer()
+
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="a config file, such as configs/digits.toml")]
+Sets = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting instead of the file's: kube.search.max=8")
+]
+Json = Annotated[bool, typer.Option("--json", help="one JSON object a line on stdout, for machines")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's id, as `ofa submit` and `ofa list` say it")]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", envvar="OFA_NAMESPACE", help="the runs' namespace")]
+Context = Annotated[str | None, typer.Option("--context", help="of the kubeconfig; the current one if not given")]
+Where = Annotated[str | None, typer.Option("--store", help="where the run's results are, once the cluster has forgotten it")]
+
+
+def connected(namespace: str, context: str | None) -> Api:
+    from cluster.kubeapi import Api
+
+    return Api.connect(namespace, context)
+
+
+def say(text: str, as_json: bool, **facts: Any) -> None:
+    """A line for people on stderr, or an object for machines on stdout."""
+    print(json.dumps(facts) if as_json else text, file=sys.stdout if as_json else sys.stderr, flush=True)
+
+
+def heard(as_json: bool) -> Any:
+    """Says every change of a run."""
+    said: set[str] = set()
+
+    def hear(seen: Seen) -> None:
+        words = f"{seen.state}{': ' if seen.state.message else ''}{seen.state.message}"
+        facts = {"state": seen.state.name, "reason": seen.state.reason, "message": seen.state.message}
+        if as_json:
+            say("", True, event="state", **facts, troubles=list(seen.troubles))
+            return
+        for line in (words, *(f"  {trouble}" for trouble in seen.troubles)):
+            if line not in said:
+                say(line, False)
+        said.clear()
+        said.update((words, *(f"  {trouble}" for trouble in seen.troubles)))
+
+    return hear
+
+
+@app.command()
+def submit(
+    config: ConfigPath,
+    store: Annotated[str, typer.Option("--store", help="where results go, s3://bucket/prefix")],
+    sets: Sets = [],  # noqa: B006  (typer reads the default, nothing writes to it)
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="instead of kube.namespace")] = None,
+    image: Annotated[str | None, typer.Option(help="instead of kube.image")] = None,
+    code: Annotated[
+        str | None, typer.Option(metavar="DIR", help="a git checkout whose code runs instead of that in the image")
+    ] = None,
+    context: Context = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="render and lint only; asks no cluster")] = False,
+    output: Annotated[Literal["yaml", "json"] | None, typer.Option(help="prints the objects")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="until it has ended; exit codes as those of `ofa wait`")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="do not wait until it runs")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hands a run to KubeRay, and waits until it runs; the same command again changes nothing."""
+    from jobs import submit as submitting
+
+    if wait and detach:
+        raise InputError("ofa submit: --wait and --detach exclude each other; give one of them")
+    extra = {"kube.namespace": namespace, "kube.image": image}
+    experiment = configs.load(config, [*sets, *(f"{key}={json.dumps(v)}" for key, v in extra.items() if v is not None)])
+    code_url = "" if code is None else submitting.ship(code, store)
+    made = submitting.rendered(experiment, store, os.environ, code_url)
+    if output is not None:
+        print(submitting.as_text(made, output), end="", flush=True)
+    elif dry_run and not as_json:
+        print(submitting.as_text(made, "yaml"), end="", flush=True)
+    api = None if dry_run else connected(experiment.kube.namespace, context)
+    image = made.job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"]
+    found = submitting.plan(experiment.kube, image, api)
+    say(table(found), as_json, event="plan", run=made.name, **found.to_json())
+    if api is None:
+        return
+    what = submitting.submit(api, made)
+    words = "created" if what == "created" else "is there already, nothing changed"
+    say(f"run {made.name} {words}; results in {store.rstrip('/')}/{experiment.id}\n"
+        f"  ofa logs {made.name} --follow    ofa status {made.name} --watch    ofa cancel {made.name}",
+        as_json, event="submitted", run=made.name, what=what, results=f"{store.rstrip('/')}/{experiment.id}")  # fmt: skip
+    if detach:
+        return
+    until = () if wait else ("Running", "Queued", "Paused")
+    ended = followed(api, made.name, as_json, until)
+    if what == "unchanged" and ended.state.ended and not as_json:
+        say(f"it had ended before; `ofa retry {made.name}` starts it again, from what is in its store", False)
+    if wait or ended.state.name in ("Failed", "Invalid"):
+        raise typer.Exit(ended.state.exit_code if ended.state.ended else TIMED_OUT)
+
+
+def followed(api: Api, run: str, as_json: bool, until: tuple[str, ...] = (), timeout_s: float | None = None) -> Seen:
+    from jobs import cluster
+
+    return cluster.follow(api, run, heard(as_json), until=until, timeout_s=timeout_s)
+
+
+def table(plan: Any) -> str:
+    """A plan for people."""
+    lines = [f"{'':20}{'pods':>8}{'CPUs':>8}{'GiB':>8}{'GPUs':>8}"]
+    for row in plan.rows:
+        pods = f"{row.least}" if row.least == row.most else f"{row.least}-{row.most}"
+        lines.append(f"{row.what:20}{pods:>8}{row.cpus:>8g}{row.memory_gib:>8g}{row.gpus:>8g}")
+    for name, most in (("to start", False), ("at most", True)):
+        numbers = (plan.total(n, most=most) for n in ("pods", "cpus", "memory_gib", "gpus"))
+        lines.append(f"{name:20}" + "".join(f"{number:>8g}" for number in numbers))
+    return "\n".join([*lines, f"image {plan.image}", *plan.notes])
+
+
+@app.command("list")
+def list_command(namespace: Namespace = "ofa", context: Context = None, as_json: Json = False) -> None:
+    """Every run in the namespace."""
+    from jobs import cluster
+
+    rows = cluster.listing(connected(namespace, context))
+    for row in rows:
+        state = f"{row['state']} ({row['reason']})" if row["reason"] else row["state"]
+        print(json.dumps(row) if as_json else f"{row['run']:48}{state:28}{row['workers']:4} workers  {ago(row['age_s'])}")
+    if not rows and not as_json:
+        print(f"namespace {namespace} has no runs; `ofa submit` makes one", file=sys.stderr)
+
+
+def ago(seconds: int) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+@app.command()
+def status(
+    run: RunName,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="every change, until it has ended")] = False,
+    store: Where = None,
+    namespace: Namespace = "ofa",
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """What a run is doing, and what is in its way."""
+    from jobs import cluster
+
+    api = connected(namespace, context)
+    if watch:
+        followed(api, run, as_json)
+        return
+    found = cluster.status(api, run, store)
+    if as_json:
+        print(json.dumps(found))
+        return
+    print(
+        f"{found['run']}: {found['state']}{' (' if found['reason'] else ''}{found['reason']}{')' if found['reason'] else ''}"
+    )
+    if found["message"]:
+        print(f"  {found['message']}")
+    for trouble in found["troubles"]:
+        print(f"  {trouble}")
+    for pod in found["pods"]:
+        print(f"  {pod['phase']:10} {pod['pod']}")
+    print(f"  results in {found['results']}")
+
+
+@app.command()
+def wait(
+    run: RunName,
+    timeout_s: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="at most that long")] = None,
+    namespace: Namespace = "ofa",
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """Until a run has ended. Ends with 0 if it succeeded, 1 failed, 2 time is up, 3 stopped or deleted, 4 invalid."""
+    try:
+        last = followed(connected(namespace, context), run, as_json, timeout_s=timeout_s)
+    except InputError as error:  # 2 is taken here
+        print(f"ofa: {error}", file=sys.stderr)
+        raise typer.Exit(4) from None
+    if not last.state.ended:
+        print(f"ofa: time is up, {run} is {last.state}", file=sys.stderr)
+        raise typer.Exit(TIMED_OUT)
+    raise typer.Exit(last.state.exit_code)
+
+
+@app.command()
+def logs(
+    run: RunName,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="on, until it has ended")] = False,
+    role: Annotated[
+        Literal["submitter", "head", "worker"], typer.Option(help="the submitter has what the run's driver says")
+    ] = "submitter",
+    tail: Annotated[int, typer.Option(min=0, help="only the last lines; 0: all")] = 0,
+    store: Where = None,
+    namespace: Namespace = "ofa",
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """What a run says; once its pods are gone, what its driver left in the store."""
+    from jobs import cluster
+
+    for line in cluster.logs(connected(namespace, context), run, role, follow=follow, tail=tail, store=store):
+        print(json.dumps({"event": "log", "role": role, "line": line}) if as_json else line, flush=True)
+
+
+@app.command()
+def events(run: RunName, namespace: Namespace = "ofa", context: Context = None, as_json: Json = False) -> None:
+    """What Kubernetes and KubeRay said of a run's objects."""
+    from jobs import cluster
+
+    for event in cluster.events(connected(namespace, context), run):
+        words = f"{event['time']}  {event['type']:8} {event['reason']:20} {event['object']}  {event['message']}"
+        print(json.dumps(event) if as_json else words)
+
+
+@app.command()
+def scale(
+    run: RunName,
+    group: Annotated[str | None, typer.Option(help="a worker group: search or train")] = None,
+    least: Annotated[int | None, typer.Option("--min", min=0, help="pods that come now")] = None,
+    most: Annotated[int | None, typer.Option("--max", min=0, help="pods that may come")] = None,
+    evaluations: Annotated[int | None, typer.Option(min=4, help="the measured search's budget from now on")] = None,
+    store: Annotated[str | None, typer.Option("--store", help="if it is reached otherwise from here")] = None,
+    namespace: Namespace = "ofa",
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """More or fewer workers, or another budget, for a run that is under way."""
+    from jobs import cluster
+
+    found = cluster.scale(connected(namespace, context), run, group=group, least=least, most=most,
+                          evaluations=evaluations, store=store)  # fmt: skip
+    if as_json:
+        print(json.dumps(found))
+        return
+    if group is not None:
+        print(f"group {group}: min-max {found['before'][0]}-{found['before'][1]} before, "
+              f"{found['after'][0]}-{found['after'][1]} now; {found['pods']} pods there")  # fmt: skip
+    for name in ("evaluators", "evaluations"):
+        if found.get(name):
+            print(f"search: {found[name]} {name}")
+
+
+def a_change(name: str, help_text: str) -> None:
+    """Makes a command that does one thing to a run."""
+
+    def command(run: RunName, namespace: Namespace = "ofa", context: Context = None, as_json: Json = False) -> None:
+        from jobs import cluster
+
+        words = getattr(cluster, name)(connected(namespace, context), run)
+        print(json.dumps({"run": run, "did": name, "text": words}) if as_json else words)
+
+    app.command(name, help=help_text)(command)
+
+
+a_change("pause", "Gives a run's cluster back; what is not in its store yet is done again after `ofa resume`.")
+a_change("resume", "Gives a paused run a new cluster, on which it goes on from its store.")
+a_change("retry", "Starts an ended run again; it goes on from its store.")
+
+
+@app.command()
+def cancel(
+    run: RunName,
+    now: Annotated[bool, typer.Option("--now", help="deletes it at once; its results stay all the same")] = False,
+    namespace: Namespace = "ofa",
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """Stops a run; its results stay."""
+    from jobs import cluster
+
+    words = cluster.cancel(connected(namespace, context), run, now=now)
+    print(json.dumps({"run": run, "did": "cancel", "text": words}) if as_json else words)
+
+
+@app.command()
+def doctor(
+    store: Annotated[str | None, typer.Option("--store", help="a bucket to try: s3://bucket/prefix")] = None,
+    namespace: Namespace = "ofa",
+    context: Context = None,
+    as_json: Json = False,
+) -> None:
+    """What is missing for runs on a cluster, and how to get it; exit code 1 if anything is."""
+    from jobs.doctor import checks
+
+    missing = 0
+    for check in checks(namespace, context, store):
+        missing += not check.ok
+        if as_json:
+            print(json.dumps({name: getattr(check, name) for name in type(check).__slots__}))
+        else:
+            print(f"{'ok     ' if check.ok else 'MISSING'} {check.name}: {check.found}")
+            if not check.ok:
+                print(f"        {check.advice}")
+    if missing:
+        raise typer.Exit(1)

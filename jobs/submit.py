@@ -1,0 +1,221 @@
+"""Hand a run to KubeRay: render, lint, plan, the server's dry run, create.
+
+    ofa submit configs/digits.toml --store s3://bucket/prefix
+    ofa submit configs/digits.toml --store s3://bucket/prefix --dry-run --output yaml
+
+Leaves a RayJob, named by the run's id, and a ConfigMap with its settings. The same command again changes nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from cluster import kuberay, lint
+from cluster.config import ConfigError, dump
+from cluster.errors import InputError
+from cluster.kubeapi import Api, NotThere
+from cluster.rayjob import AUTOSCALER_CPUS, SUBMITTER_CPUS, WAITING_CPUS, Kube, Rendered, refuse_secrets, render
+from cluster.store import open_store
+from jobs.config import Experiment
+
+GIB = 2**30
+
+
+def rendered(experiment: Experiment, store_url: str, environment: Mapping[str, str], code_url: str = "") -> Rendered:
+    """The run's objects, linted; a `ConfigError` or `LintError` says what cannot work."""
+    check_size(experiment)
+    # on a cluster the driver joins what is there, and what is not there yet the autoscaler brings
+    placed = replace(experiment, ray=replace(experiment.ray, autoscales=not experiment.kube.queue))
+    made = render(
+        experiment.id,
+        dump(placed),
+        store_url,
+        experiment.kube,
+        version=installed("ofa-cluster"),
+        ray_version=installed("ray"),
+        code_url=code_url,
+    )
+    refuse_secrets(made, environment)
+    lint.check(made.job)
+    return made
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise InputError(f"{package} is not installed here; its version is part of what is submitted") from None
+
+
+def check_size(experiment: Experiment) -> None:
+    """Whether the groups can ever hold what the run asks of Ray."""
+    kube, train = experiment.kube, experiment.train
+    for name, group in kube.groups.items():
+        if group.min > group.max:
+            raise ConfigError(f"kube.{name}: min is {group.min}, more than max ({group.max})")
+    most = sum(group.max * group.cpus for group in kube.groups.values())
+    needed = max(train.workers, experiment.ray.evaluators)
+    if most < needed:
+        raise ConfigError(
+            f"kube: groups have {most} CPUs at most, this run needs {needed} (train.workers, ray.evaluators); "
+            "raise kube.train.max or kube.search.max"
+        )
+    gpus = sum(group.max * group.gpus for group in kube.groups.values())
+    if train.device == "cuda" and gpus < train.workers:
+        raise ConfigError(f"kube: groups have {gpus} GPUs, train.workers needs {train.workers}; set kube.train.gpus and max")
+    if experiment.data.source != "digits" and not experiment.data.source.startswith("s3://"):
+        raise ConfigError(f"data.source is {experiment.data.source!r}, which pods cannot reach; put it into a bucket")
+
+
+def as_text(made: Rendered, output: Literal["yaml", "json"]) -> str:
+    """The objects for `kubectl create -f -`."""
+    if output == "json":
+        return json.dumps({"apiVersion": "v1", "kind": "List", "items": made.docs}, indent=1) + "\n"
+    return yaml.dump_all(made.docs, Dumper=_Dumper, sort_keys=False, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Long texts as blocks, and nothing by reference."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+# The plan
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Equal pods of a run: how many, and what each takes."""
+
+    what: str
+    least: int
+    most: int
+    cpus: float
+    memory_gib: float
+    gpus: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run takes at once and at most, and what the namespace says to that."""
+
+    rows: tuple[Row, ...]
+    image: str
+    notes: tuple[str, ...]
+
+    def total(self, name: str, *, most: bool) -> float:
+        count = "most" if most else "least"
+        return sum(getattr(row, count) * (1 if name == "pods" else getattr(row, name)) for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        names = ("pods", "cpus", "memory_gib", "gpus")
+        return {
+            "image": self.image,
+            "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in self.rows],
+            "least": {name: self.total(name, most=False) for name in names},
+            "most": {name: self.total(name, most=True) for name in names},
+            "notes": list(self.notes),
+        }
+
+
+def plan(kube: Kube, image: str, api: Api | None) -> Plan:
+    """With the containers that KubeRay adds; a run that the namespace's quota can never hold is an `InputError`."""
+    scaler = 0.0 if kube.queue else AUTOSCALER_CPUS
+    rows = [
+        Row("head" if kube.queue else "head + autoscaler", 1, 1, kube.head.cpus + scaler, kube.head.memory_gib + scaler),
+        Row("submitter", 1, 1, SUBMITTER_CPUS, 0.5),
+    ]
+    for name, group in kube.groups.items():
+        cpus = max(group.cpus, WAITING_CPUS)  # init containers come before, not beside
+        rows.append(Row(f"workers {name}", kube.least(group), group.max, cpus, group.memory_gib, group.gpus))
+    made = Plan(tuple(rows), image, ())
+    notes = [] if "@sha256:" in image else [f"image {image} has no digest; in production give image@sha256:..."]
+    if api is not None:
+        notes += quota_notes(made, api)
+    return replace(made, notes=tuple(notes))
+
+
+def quota_notes(made: Plan, api: Api) -> list[str]:
+    """What the namespace's quotas say."""
+    try:
+        quotas = api.list("ResourceQuota")
+    except InputError as error:
+        return [f"quota unknown: {error}"]
+    names = {"requests.cpu": "cpus", "cpu": "cpus", "pods": "pods", "requests.memory": "memory_gib",
+             "limits.memory": "memory_gib", "memory": "memory_gib", "requests.nvidia.com/gpu": "gpus"}  # fmt: skip
+    notes = []
+    for quota in quotas:
+        hard, used = quota["spec"].get("hard", {}), (quota.get("status") or {}).get("used", {})
+        for resource, name in names.items():
+            if resource not in hard:
+                continue
+            unit = GIB if name == "memory_gib" else 1
+            limit, taken = quantity(hard[resource]) / unit, quantity(used.get(resource, "0")) / unit
+            least, most = made.total(name, most=False), made.total(name, most=True)
+            if least > limit:
+                raise InputError(
+                    f"quota {quota['metadata']['name']}: {resource} is {limit:g}, this run needs {least:g} to start; "
+                    "make kube.head and groups smaller, or ask for more"
+                )
+            if least > limit - taken:
+                notes.append(f"quota {resource}: {taken:g} of {limit:g} in use, {least:g} needed to start: it will wait")
+            elif most > limit - taken:
+                notes.append(f"quota {resource}: {taken:g} of {limit:g} in use, not all groups can reach max ({most:g})")
+    return notes
+
+
+def quantity(text: str | int | float) -> float:
+    """A Kubernetes quantity as a number: 500m is 0.5, 2Gi is 2147483648."""
+    units = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
+             "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}  # fmt: skip
+    text = str(text)
+    unit = next((u for u in sorted(units, key=len, reverse=True) if text.endswith(u)), "")
+    return float(text.removesuffix(unit)) * (units[unit] if unit else 1)
+
+
+# The code, where it is not that of the image
+
+
+def ship(folder: str, store_url: str) -> str:
+    """Uploads what git tracks in `folder` as `<store>/code/<sha256>.zip`, once, and says where."""
+    listed = subprocess.run(["git", "-C", folder, "ls-files", "-z"], capture_output=True, check=False)
+    if listed.returncode:
+        raise InputError(f"--code {folder}: is no git checkout; only what git tracks is shipped")
+    names = sorted(name for name in listed.stdout.decode().split("\0") if name and (Path(folder) / name).is_file())
+    if "jobs/__main__.py" not in names:
+        raise InputError(f"--code {folder}: there is no jobs/__main__.py; give the project's root")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:  # equal files give equal bytes: no times, no owners
+            archive.writestr(zipfile.ZipInfo(name), (Path(folder) / name).read_bytes(), zipfile.ZIP_DEFLATED)
+    data = packed.getvalue()
+    key = f"code/{hashlib.sha256(data).hexdigest()}.zip"
+    open_store(store_url).create(key, data)
+    return f"{store_url.rstrip('/')}/{key}"
+
+
+def submit(api: Api, made: Rendered) -> Literal["created", "unchanged"]:
+    """Creates the run's objects, or finds them as they should be."""
+    try:
+        return kuberay.submit(api, made)
+    except NotThere as error:
+        raise NotThere(f"{error}: is KubeRay installed, and namespace {api.namespace} there? `ofa doctor` says") from None

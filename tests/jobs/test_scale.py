@@ -1,0 +1,39 @@
+"""What is asked of a search under way: written by `ofa scale`, read now and then."""
+
+import pytest
+
+from cluster import run as keys
+from cluster.errors import InputError
+from cluster.run import Run
+from jobs.scale import Asked, Scale, ask, read
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.open(str(tmp_path), "r", "", code="test")
+
+
+def test_what_is_asked_is_read_and_what_is_not_asked_again_stays(run):
+    assert read(run) == Asked()
+    assert ask(run, evaluators=8) == read(run) == Asked(evaluators=8)
+    assert ask(run, evaluations=500) == read(run) == Asked(8, 500)
+    assert ask(run, evaluators=2) == Asked(2, 500)
+    assert list(run.problems()) == ["no step has finished"]
+
+
+def test_a_run_looks_only_now_and_then(run):
+    scale = Scale(run)
+    assert scale.asked() == Asked()
+    ask(run, evaluators=3)
+    assert scale.asked() == Asked()
+    scale.looked -= scale.look_s
+    assert scale.asked() == Asked(evaluators=3)
+
+
+@pytest.mark.parametrize(
+    "text", ["8", "{", '{"evaluators": 0}', '{"evaluators": true}', '{"workers": 8}', '{"evaluations": "9"}']
+)
+def test_what_is_not_understood_is_one_line(run, text):
+    run.store.write(f"r/{keys.SCALE}", text.encode())
+    with pytest.raises(InputError, match=r'partial/scale.json: is not like \{"evaluators": 8, "evaluations": 500\}'):
+        read(run)

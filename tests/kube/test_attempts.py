@@ -1,0 +1,110 @@
+"""An old attempt's late writer is refused, and an attempt's words are kept without secrets."""
+
+import json
+import threading
+
+import pytest
+
+from cluster import driver
+from cluster import run as keys
+from cluster.checkpoint import Checkpoints, Progress
+from cluster.errors import StepError
+from cluster.run import Run, Superseded, attempts, claim_attempt
+from cluster.store import open_store
+
+
+@pytest.fixture(params=["directory", "s3"])
+def store_url(request, tmp_path, monkeypatch):
+    if request.param == "directory":
+        return str(tmp_path / "store")
+    for name, value in request.getfixturevalue("mock_s3").items():
+        monkeypatch.setenv(name, value)
+    return f"s3://results/{tmp_path.name}"
+
+
+def test_of_many_that_claim_at_once_each_gets_its_own_number(store_url):
+    store, claimed = open_store(store_url), []
+    threads = [threading.Thread(target=lambda: claimed.append(claim_attempt(store, "r"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == attempts(store, "r") == list(range(1, 9))
+
+
+def test_an_attempt_writes_until_a_later_one_begins(store_url):
+    def opened():
+        attempt = claim_attempt(open_store(store_url), "r")
+        return Run.open(store_url, "r", "title = 1\n", "test", attempt)
+
+    old = opened()
+    step = old.begin("train")
+    step.write("a", b"old")
+    Checkpoints(old).save(b"state", Progress(step=1), "largest")
+    new = opened()
+    late = [
+        lambda: step.write("a", b"late"),
+        lambda: step.finish(seed=1),
+        lambda: step.ledger.append([{"late": True}]),
+        lambda: Checkpoints(old).save(b"late", Progress(step=2), "largest"),
+        lambda: old.store.delete("r/a"),
+    ]
+    for write in late:
+        with pytest.raises(Superseded, match="attempt 2 has begun, this is 1"):
+            write()
+    assert new.raw("a") == b"old" == old.raw("a")
+    assert Checkpoints(new).latest() == (b"state", Progress(step=1))
+    new.begin("train").finish(seed=1)
+    assert new.finished("train")
+
+
+def test_a_run_without_attempts_asks_nobody(tmp_path):
+    claim_attempt(open_store(str(tmp_path)), "r")
+    Run.open(str(tmp_path), "r", "", "test").begin("train").finish(seed=1)
+
+
+def test_what_an_attempt_leaves_does_not_spoil_the_run(tmp_path):
+    with driver.attempt_at(str(tmp_path), "r") as attempt:
+        run = Run.open(str(tmp_path), "r", "", "test", attempt)
+        step = run.begin("train")
+        step.write("a", b"1")
+        step.finish(seed=1)
+        print("trained")
+    assert list(run.problems()) == []
+    assert run.raw(keys.driver_log(1)) == b"trained\n"
+    record = json.loads(run.raw(keys.attempt_record(1)))
+    assert (record["attempt"], record["exit"]) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(StepError("no space"), 1), (Superseded("attempt 9"), 2), (KeyboardInterrupt(), 130)]
+)
+def test_how_an_attempt_ended_is_noted_with_its_last_words(tmp_path, error, code):
+    with pytest.raises(type(error)), driver.attempt_at(str(tmp_path), "r"):
+        raise error
+    store = open_store(str(tmp_path))
+    assert json.loads(store.read(f"r/{keys.attempt_record(1)}"))["exit"] == code
+    assert (str(error) or "stopped").encode() in store.read(f"r/{keys.driver_log(1)}")
+
+
+def test_values_of_secrets_are_stars_in_the_log(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-secret-1")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "planted-token-2")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-id-is-none")
+    with driver.attempt_at(str(tmp_path), "r"):
+        print("key planted-secret-1, token planted-token-2, id an-id-is-none")
+    log = open_store(str(tmp_path)).read(f"r/{keys.driver_log(1)}").decode()
+    assert log == "key ***, token ***, id an-id-is-none\n"
+
+
+def test_the_log_is_uploaded_while_the_run_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(driver, "UPLOAD_S", 0.05)
+    store = open_store(str(tmp_path))
+    with driver.attempt_at(str(tmp_path), "r"):
+        print("first")
+        deadline = threading.Event()
+        for _ in range(100):
+            if store.keys("r/logs/"):
+                break
+            deadline.wait(0.05)
+        assert store.read(f"r/{keys.driver_log(1)}") == b"first\n"

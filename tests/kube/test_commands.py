@@ -1,0 +1,252 @@
+"""The commands of a cluster's users: what they print, what they end with, and what they never print."""
+
+import json
+import os
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import TINY
+from typer.testing import CliRunner
+
+from cluster import kuberay
+from cluster.errors import InputError
+from cluster.kubeapi import Api
+from jobs import cli, doctor
+from jobs.config import load
+from jobs.submit import rendered, ship
+
+ROOT = Path(__file__).parent.parent.parent
+STORE = "s3://bucket/prefix"
+RUN = load(str(TINY)).id
+
+
+def ofa(*words):
+    """A command in this process: exit code, and its output."""
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+def events(done):
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture
+def run(server, operator):
+    kuberay.submit(Api.connect("ofa"), rendered(load(str(TINY)), STORE, {}))
+    deadline = time.monotonic() + 20
+    while server.get("rayjobs", "ofa", RUN).get("status", {}).get("jobStatus") != "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return RUN
+
+
+class TestSubmit:
+    def test_a_dry_run_prints_what_would_be_sent_and_needs_no_cluster(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+        done = ofa("submit", TINY, "--store", STORE, "--dry-run", "--output", "yaml")
+        assert done.exit_code == 0, done.output
+        assert list(yaml.safe_load_all(done.stdout)) == rendered(load(str(TINY)), STORE, {}).docs
+        listed = json.loads(ofa("submit", TINY, "--store", STORE, "--dry-run", "--output", "json").stdout)
+        assert [doc["kind"] for doc in listed["items"]] == ["ConfigMap", "RayJob"]
+
+    def test_it_says_the_plan_creates_and_waits_until_the_run_runs(self, server, operator):
+        done = ofa("submit", TINY, "--store", STORE)
+        assert done.exit_code == 0, done.output
+        assert "head + autoscaler" in done.stderr and "to start" in done.stderr
+        assert f"run {RUN} created; results in {STORE}/{RUN}" in done.stderr
+        assert done.stderr.rstrip().endswith("Running")
+        again = ofa("submit", TINY, "--store", STORE, "--detach", "--json")
+        assert [event["event"] for event in events(again)] == ["plan", "submitted"]
+        assert events(again)[1]["what"] == "unchanged"
+
+    @pytest.mark.parametrize(("word", "code"), [("SUCCEEDED", 0), ("STOPPED", 3)])
+    def test_wait_ends_with_the_runs_end(self, operator, word, code):
+        operator.backend.say = word
+        assert ofa("submit", TINY, "--store", STORE, "--wait").exit_code == code
+
+    def test_a_run_that_is_invalid_ends_it_with_4_and_the_reason(self, operator):
+        operator.invalid = "no"
+        done = ofa("submit", TINY, "--store", STORE)
+        assert done.exit_code == 4
+        assert "Invalid: no" in done.stderr
+
+    @pytest.mark.parametrize(
+        ("words", "says"),
+        [
+            (["--store", "./runs"], "pods cannot reach it; give s3://bucket/prefix"),
+            (["--store", "s3://key:secret@bucket/x"], "credentials do not belong in the URL"),
+            (["--store", "s3://bucket/$(id)"], "a shell would read it otherwise"),
+            (["--store", STORE, "--set", "kube.search.min=9"], "kube.search: min is 9, more than max (4)"),
+            (["--store", STORE, "--set", "ray.evaluators=99"], "groups have 10 CPUs at most, this run needs 99"),
+            (["--store", STORE, "--set", "train.device=cuda"], "groups have 0 GPUs, train.workers needs 2"),
+            (["--store", STORE, "--set", "data.source=/images"], "which pods cannot reach"),
+            (["--store", STORE, "--set", "kube.attempts=0"], "attempts is 0"),
+            (["--store", STORE, "--set", "kube.colour=red"], "no setting 'colour'; here you may set namespace, image"),
+            (["--store", STORE, "--wait", "--detach"], "exclude each other"),
+        ],
+    )
+    def test_what_cannot_work_is_one_line(self, words, says):
+        done = ofa("submit", TINY, "--dry-run", *words)
+        assert isinstance(done.exception, InputError)
+        assert says in str(done.exception)
+        assert "secret" not in str(done.exception)
+
+    def test_where_it_runs_has_no_part_in_the_id(self):
+        settings = ["kube.namespace=x", "kube.search.max=9", "kube.image=i", "kube.spot=true"]
+        assert load(str(TINY), settings).id == RUN
+
+
+class TestSecrets:
+    def test_no_secret_of_this_machine_is_in_any_object(self, monkeypatch):
+        planted = {"AWS_SECRET_ACCESS_KEY": "planted-1-wJalrXUtnFEMI", "AWS_SESSION_TOKEN": "planted-2-FwoGZXIvYXdzE",
+                   "RAY_AUTH_TOKEN": "planted-3-token", "DB_PASSWORD": "planted-4-hunter2"}  # fmt: skip
+        for name, value in planted.items():
+            monkeypatch.setenv(name, value)
+        text = ofa("submit", TINY, "--store", STORE, "--dry-run", "--output", "yaml")
+        assert text.exit_code == 0
+        for value in planted.values():
+            assert value not in text.output
+        for setting, place in ((f"data.source=s3://{planted['DB_PASSWORD']}/x", "data.run.toml"),
+                               (f"kube.image={planted['RAY_AUTH_TOKEN']}", "data.run.toml")):  # fmt: skip
+            done = ofa("submit", TINY, "--store", STORE, "--dry-run", "--set", setting)
+            assert f"ConfigMap: {place}: holds the value of" in str(done.exception)
+            assert not any(value in str(done.exception) + done.output for value in planted.values())
+
+
+class TestWatching:
+    def test_status_and_list(self, run):
+        done = ofa("status", run)
+        assert done.stdout.startswith(f"{run}: Running\n")
+        assert f"results in {STORE}/{run}" in done.stdout
+        assert events(ofa("list", "--json"))[0]["state"] == "Running"
+        assert run in ofa("list").stdout
+
+    def test_wait_ends_with_2_when_time_is_up_and_with_4_for_what_is_not_there(self, run):
+        assert ofa("wait", run, "--timeout", 0.3).exit_code == 2
+        assert ofa("wait", "nosuch").exit_code == 4
+
+    def test_wait_ends_with_3_for_a_run_that_was_stopped_and_1_for_one_that_failed(self, operator, server, run):
+        operator.frozen = True
+        time.sleep(0.2)
+        for word, deployed, code in (("STOPPED", "Complete", 3), ("FAILED", "Failed", 1), ("SUCCEEDED", "Complete", 0)):
+            status = {"jobStatus": word, "jobDeploymentStatus": deployed}
+            server.merge("rayjobs", "ofa", run, {"status": status}, sub="status")
+            assert ofa("wait", run).exit_code == code
+
+    def test_status_watch_says_every_change(self, operator, run):
+        timer = threading.Timer(0.3, lambda: setattr(operator.backend, "say", "SUCCEEDED"))
+        timer.start()
+        done = ofa("status", run, "--watch", "--json")
+        assert [event["state"] for event in events(done)][-1] == "Succeeded"
+
+    def test_logs_and_events(self, server, operator, run):
+        deadline = time.monotonic() + 10
+        while not any(server.logs.values()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert ofa("logs", run).stdout.startswith("running ofa run /etc/ofa/run.toml")
+        assert events(ofa("logs", run, "--json"))[0]["role"] == "submitter"
+        server.event(server.get("rayjobs", "ofa", run), "Submitted", "it was", "Normal")
+        assert "Submitted" in ofa("events", run).stdout
+        assert events(ofa("events", run, "--json"))[0]["message"] == "it was"
+
+
+class TestDoctor:
+    def test_all_is_well(self, server, mock_s3, monkeypatch):
+        for name, value in mock_s3.items():
+            monkeypatch.setenv(name, value)
+        for name in doctor.ACCOUNTS:
+            server.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "ofa"}})
+        done = ofa("doctor", "--store", "s3://results/doctor")
+        assert done.exit_code == 0, done.stdout
+        assert "MISSING" not in done.stdout
+        assert "written, read and removed" in done.stdout
+        assert "CRD rayjobs.ray.io v1, 1.6 or later" in done.stdout
+
+    def test_each_thing_that_is_missing_is_said_with_what_to_do(self, server):
+        server.crd = False
+        server.forbidden |= {("create", "rayjobs"), ("get", "pods/log")}
+        done = ofa("doctor", "--store", "s3://", "--json")
+        assert done.exit_code == 1
+        missing = {check["name"]: check for check in events(done) if not check["ok"]}
+        assert set(missing) == {"KubeRay", "right to rayjobs", "right to pods/log", "store",
+                                "account ofa-head", "account ofa-worker", "account ofa-submitter"}  # fmt: skip
+        assert missing["right to rayjobs"]["found"] == "may not create"
+        assert all(check["advice"] for check in missing.values())
+
+    def test_no_cluster_is_one_of_the_things(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+        done = ofa("doctor", "--json")
+        assert done.exit_code == 1
+        assert [check["name"] for check in events(done) if not check["ok"]] == ["cluster"]
+
+
+class TestCode:
+    def test_what_git_tracks_is_shipped_once_under_its_hash(self, tmp_path):
+        folder = tmp_path / "code"
+        (folder / "jobs").mkdir(parents=True)
+        (folder / "jobs/__main__.py").write_text("print('run')\n")
+        (folder / ".env").write_text("AWS_SECRET_ACCESS_KEY=planted\n")
+        for words in (["init", "-q"], ["add", "jobs"]):
+            subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+        first = ship(str(folder), str(tmp_path / "store"))
+        assert first == ship(str(folder), str(tmp_path / "store"))
+        packed = Path(first).read_bytes()
+        assert b".env" not in packed
+        (folder / "jobs/__main__.py").write_text("print('another')\n")
+        assert ship(str(folder), str(tmp_path / "store")) != first
+
+    def test_a_run_of_shipped_code_starts_it_and_not_the_images(self):
+        made = rendered(load(str(TINY)), STORE, {}, code_url=f"{STORE}/code/{'0' * 64}.zip")
+        assert made.job["spec"]["entrypoint"].startswith("python -m jobs run /etc/ofa/run.toml --store ")
+        assert yaml.safe_load(made.job["spec"]["runtimeEnvYAML"]) == {"working_dir": f"{STORE}/code/{'0' * 64}.zip"}
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl; see https://kubernetes.io/docs/tasks/tools")
+class TestKubectl:
+    """The real client against the server of the tests, with our objects."""
+
+    def kubectl(self, *words, **settings):
+        done = subprocess.run(["kubectl", *words], capture_output=True, text=True, check=False, timeout=60, **settings)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def test_it_creates_gets_watches_and_deletes_a_run(self, server, tmp_path):
+        path = tmp_path / "run.yaml"
+        path.write_text(ofa("submit", TINY, "--store", STORE, "--dry-run", "--output", "yaml").stdout)
+        assert f"rayjob.ray.io/{RUN} created" in self.kubectl("create", "--validate=false", "-f", str(path))
+        got = json.loads(self.kubectl("get", "rayjob", RUN, "-n", "ofa", "-o", "json"))
+        assert got["spec"]["entrypoint"] == rendered(load(str(TINY)), STORE, {}).job["spec"]["entrypoint"]
+        assert RUN in self.kubectl("get", "rayjobs", "-n", "ofa", "-l", "app.kubernetes.io/part-of=ofa-cluster")
+        watching = subprocess.Popen(
+            ["kubectl", "get", "rayjob", RUN, "-n", "ofa", "-w", "-o", "jsonpath={.status.jobStatus};"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ),
+        )
+        deadline = time.monotonic() + 30
+        while server.watches < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        server.merge("rayjobs", "ofa", RUN, {"status": {"jobStatus": "RUNNING"}}, sub="status")
+        assert read_until(watching.stdout, "RUNNING")
+        watching.kill()
+        watching.communicate()
+        assert "deleted" in self.kubectl("delete", "rayjob", RUN, "-n", "ofa")
+        assert server.find("rayjobs", "ofa", RUN) is None
+
+    def test_it_finds_what_ofa_submit_has_made(self, server, run):
+        assert f"configmap/{run}-config" in self.kubectl("get", "configmaps", "-n", "ofa", "-o", "name")
+        assert "ray-head" in self.kubectl("get", "pods", "-n", "ofa", "-l", "ray.io/node-type=head", "-o", "yaml")
+
+
+def read_until(stream, text):
+    read = ""
+    while text not in read:
+        read += (piece := stream.read(1))
+        if not piece:
+            return False
+    return True

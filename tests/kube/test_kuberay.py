@@ -1,0 +1,381 @@
+"""Runs on a cluster whose Ray does what a test says: every way that they go, and go wrong."""
+
+import json
+import threading
+import time
+
+import pytest
+from helpers import TINY
+
+from cluster import kuberay
+from cluster.errors import InputError
+from cluster.kubeapi import Conflict, NotThere
+from cluster.rayjob import SUBMISSION, job_name
+from cluster.run import Run, attempt_record, claim_attempt, driver_log
+from cluster.state import state_of
+from cluster.store import open_store
+from jobs import cluster
+from jobs.config import load
+from jobs.submit import plan, rendered
+
+STORE = "s3://bucket/prefix"
+
+
+def made(*settings):
+    return rendered(load(str(TINY), list(settings)), STORE, {})
+
+
+@pytest.fixture
+def run(api, operator):
+    """A run that was submitted."""
+    there = made()
+    assert kuberay.submit(api, there) == "created"
+    return there.name
+
+
+def wait_for(condition, timeout_s=20):
+    deadline = time.monotonic() + timeout_s
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return found
+
+
+def until(api, run, *names, timeout_s=30):
+    """The states on the way to one of these."""
+    seen = []
+    last = cluster.follow(api, run, seen.append, timeout_s=timeout_s, until=names)
+    assert last.state.name in names, [str(s.state) for s in seen]
+    return seen
+
+
+def in_store(api, server, run, url):
+    """The run's results are in another store from now on."""
+    run_id = load(str(TINY)).id
+    server.merge("rayjobs", "ofa", run, {"metadata": {"annotations": {"ofa-cluster.io/results": f"{url}/{run_id}"}}})
+    return run_id
+
+
+class TestSubmitting:
+    def test_a_run_is_one_rayjob_that_owns_its_settings(self, api, server, run):
+        job, config = api.get("RayJob", run), api.get("ConfigMap", f"{run}-config")
+        assert config["metadata"]["ownerReferences"][0]["uid"] == job["metadata"]["uid"]
+        assert load_toml(config["data"]["run.toml"], "name") == "tiny"
+        server.delete("rayjobs", "ofa", run)
+        wait_for(lambda: api.find("RayJob", run) is None and api.find("ConfigMap", f"{run}-config") is None)
+
+    def test_the_server_is_asked_before_anything_is_created(self, api, server, operator):
+        kuberay.submit(api, made())
+        posts = [path for method, path in server.requests if method == "POST"]
+        assert ["dryRun=All" in path for path in posts] == [True, True, False, False]
+        assert all("fieldValidation=Strict" in path for path in posts)
+
+    def test_asking_twice_changes_nothing(self, api, run):
+        before = api.get("RayJob", run)["metadata"]["uid"]
+        assert kuberay.submit(api, made()) == "unchanged"
+        assert api.get("RayJob", run)["metadata"]["uid"] == before
+
+    def test_asking_for_something_else_under_the_same_name_is_refused(self, api, run):
+        with pytest.raises(Conflict, match=rf"{run} is there already, with other settings.*`ofa cancel {run} --now`"):
+            kuberay.submit(api, made("kube.search.max=9"))
+
+    def test_a_submit_that_was_killed_in_the_middle_is_completed_by_the_next(self, api, server, operator):
+        there = made()
+        operator.frozen = True
+        api.create(there.job)  # and then nothing
+        assert kuberay.submit(api, there) == "unchanged"
+        assert api.find("ConfigMap", f"{there.name}-config") is not None
+
+    def test_one_that_is_being_deleted_is_waited_for(self, api, server, operator, run):
+        operator.frozen = True
+        time.sleep(0.2)
+        kuberay.cancel(api, api.get("RayJob", run), now=True)
+        with pytest.raises(Conflict, match="being deleted; submit again in a moment"):
+            kuberay.submit(api, made())
+        operator.frozen = False
+        wait_for(lambda: api.find("RayJob", run) is None)
+        assert kuberay.submit(api, made()) == "created"
+
+    def test_nothing_is_created_where_the_dry_run_is_refused(self, api, server):
+        server.forbidden.add(("create", "rayjobs"))
+        with pytest.raises(InputError, match="not allowed"):
+            kuberay.submit(api, made())
+        assert api.list("RayJob") == [] == api.list("ConfigMap")
+
+    def test_the_plan_counts_what_kuberay_adds_and_reads_the_quota(self, api, server):
+        kube = load(str(TINY), ["kube.search.max=8"]).kube
+        quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": "ofa"},
+                 "spec": {"hard": {"requests.cpu": "10", "pods": "200", "requests.memory": "1Ti"}},
+                 "status": {"used": {"requests.cpu": "500m"}}}  # fmt: skip
+        server.create(quota)
+        found = plan(kube, "image@sha256:" + "0" * 64, api)
+        # head 2 + autoscaler 0.5 + submitter 0.5 + one worker of 2; and eight of 2
+        assert (found.total("cpus", most=False), found.total("cpus", most=True)) == (5, 21)
+        assert (found.total("pods", most=False), found.total("pods", most=True)) == (3, 11)
+        assert found.notes == ("quota requests.cpu: 0 of 10 in use, not all groups can reach max (21)",)
+        server.update(
+            {**server.get("resourcequotas", "ofa", "q"), "status": {"used": {"requests.cpu": "6500m"}}}, sub="status"
+        )
+        [note] = plan(kube, "image@sha256:" + "0" * 64, api).notes
+        assert note == "quota requests.cpu: 6.5 of 10 in use, 5 needed to start: it will wait"
+        server.merge("resourcequotas", "ofa", "q", {"spec": {"hard": {"requests.cpu": "4"}}})
+        with pytest.raises(InputError, match=r"quota q: requests.cpu is 4, this run needs 5 to start"):
+            plan(kube, "image", api)
+
+    @pytest.mark.parametrize(
+        ("run_id", "name"),
+        [
+            ("digits-1a2b3c4d", "digits-1a2b3c4d"),
+            ("my.run-1a2b3c4d", "my-run-1a2b3c4d"),
+            ("2026-1a2b3c4d", "run-2026-1a2b3c4d"),
+            ("a" * 60 + "-1a2b3c4d", "a" * 38 + "-1a2b3c4d"),
+        ],
+    )
+    def test_a_rayjob_is_named_by_its_run(self, run_id, name):
+        assert job_name(run_id) == name == job_name(name)
+
+
+def load_toml(text, key):
+    import tomllib
+
+    return tomllib.loads(text)[key]
+
+
+class TestFollowing:
+    def test_a_run_goes_from_pending_to_succeeded(self, api, operator, run):
+        seen = until(api, run, "Running")
+        assert {str(s.state) for s in seen} <= {"Pending", "Starting", "Running"}
+        operator.backend.say = "SUCCEEDED"
+        assert [str(s.state) for s in until(api, run, "Succeeded")][-1] == "Succeeded"
+
+    @pytest.mark.parametrize(
+        ("fault", "says"),
+        [("pull_fails", 'ImagePullBackOff: Back-off pulling image "ofa-cluster:'), ("no_nodes", "Unschedulable: 0/3 nodes")],
+    )
+    def test_pods_that_cannot_start_are_said_while_kuberay_says_nothing(self, api, operator, fault, says):
+        setattr(operator, fault, True)
+        there = made()
+        kuberay.submit(api, there)
+        wait_for(lambda: api.get("RayJob", there.name).get("status", {}).get("rayClusterName"))
+        seen = []
+        for moment in kuberay.follow(api, there.name, look_s=0.1, timeout_s=20):
+            seen.append(moment)
+            if moment.troubles:
+                break
+        assert seen[-1].state.name == "Pending"
+        assert any(says in trouble for trouble in seen[-1].troubles), seen[-1].troubles
+        assert cluster.status(api, there.name)["troubles"]
+        wait_for(lambda: cluster.events(api, there.name))
+        setattr(operator, fault, False)
+        until(api, there.name, "Running")
+
+    def test_what_the_operator_refuses_is_invalid_at_once(self, api, operator):
+        operator.invalid = "the RayJob spec is invalid"
+        there = made()
+        kuberay.submit(api, there)
+        last = until(api, there.name, "Invalid")[-1]
+        assert last.state.message == "the RayJob spec is invalid"
+        assert last.state.exit_code == 4
+
+    def test_lost_watches_and_410_are_not_noticed(self, api, server, operator, run):
+        until(api, run, "Running")
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(cluster.follow(api, run, lambda s: None, timeout_s=30)))
+        thread.start()
+        for _ in range(3):
+            server.drop_watches()
+            time.sleep(0.1)
+            server.compact()
+        operator.backend.say = "SUCCEEDED"
+        thread.join(timeout=30)
+        assert seen[0].state.name == "Succeeded"
+
+    def test_contradictory_words_do_not_fool_anybody(self, api, server, operator, run):
+        until(api, run, "Running")
+        operator.frozen = True
+        time.sleep(0.1)
+        words = {"jobDeploymentStatus": "Failed", "jobStatus": "RUNNING", "reason": "JobStatusCheckTimeoutExceeded"}
+        server.merge("rayjobs", "ofa", run, {"status": words}, sub="status")
+        last = until(api, run, "Failed")[-1]
+        assert (last.state.reason, last.state.exit_code) == ("JobStatusCheckTimeoutExceeded", 1)
+
+    def test_a_run_that_is_deleted_meanwhile_is_gone(self, api, operator, run):
+        until(api, run, "Running")
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(cluster.follow(api, run, lambda s: None, timeout_s=30)))
+        thread.start()
+        time.sleep(0.2)
+        assert "deleted" in kuberay.cancel(api, api.get("RayJob", run), now=True)
+        thread.join(timeout=30)
+        assert seen[0].state.name in ("Gone", "Stopped")
+        assert seen[0].state.exit_code == 3
+
+    def test_time_is_up_before_the_end(self, api, operator, run):
+        until(api, run, "Running")
+        last = cluster.follow(api, run, lambda s: None, timeout_s=0.5)
+        assert last.state.name == "Running"
+
+    def test_an_unknown_run_is_one_line_that_names_those_there(self, api, run):
+        with pytest.raises(NotThere, match=f"no run 'nosuch'; there are: {run}"):
+            kuberay.find(api, "nosuch")
+
+    def test_list_has_a_row_for_each(self, api, operator, run):
+        until(api, run, "Running")
+        [row] = cluster.listing(api)
+        assert (row["run"], row["state"], row["submission"]) == (run, "Running", 1)
+        assert row["results"].startswith(STORE)
+
+
+class TestChanging:
+    def test_scaling_changes_the_cluster_and_not_the_job(self, api, server, operator, run, tmp_path):
+        until(api, run, "Running")
+        run_id = in_store(api, server, run, str(tmp_path))
+        server.conflicts = 3  # the autoscaler writes to it, too
+        generation = api.get("RayJob", run)["metadata"]["generation"]
+        found = cluster.scale(api, run, group="search", least=2, most=5)
+        assert (found["before"], found["after"]) == ((0, 4), (2, 5))
+        assert found["evaluators"] == 12  # five pods of two CPUs, and one of the train group
+        spec = api.get("RayCluster", api.get("RayJob", run)["status"]["rayClusterName"])["spec"]
+        [group] = [g for g in spec["workerGroupSpecs"] if g["groupName"] == "search"]
+        assert (group["minReplicas"], group["maxReplicas"]) == (2, 5)
+        assert api.get("RayJob", run)["metadata"]["generation"] == generation  # its spec is as it was
+        wait_for(lambda: len(api.list("Pod", labels="ray.io/group=search")) == 2)
+        assert json.loads(open_store(str(tmp_path)).read(f"{run_id}/partial/scale.json")) == {"evaluators": 12}
+        found = cluster.scale(api, run, evaluations=500)
+        assert (found["evaluators"], found["evaluations"]) == (12, 500)
+
+    @pytest.mark.parametrize(
+        ("asked", "says"),
+        [
+            ({"group": "serach", "most": 3}, "no worker group 'serach'; there are train, search"),
+            ({"group": "search", "least": 3, "most": 2}, "--min 3 is more than --max 2"),
+            ({"group": "search"}, "--group goes with --min, --max or both"),
+            ({"most": 3}, "--group goes with --min, --max or both"),
+            ({}, "give --group with --min or --max, or --evaluations"),
+        ],
+    )
+    def test_what_cannot_be_scaled_is_one_line(self, api, server, operator, run, tmp_path, asked, says):
+        until(api, run, "Running")
+        in_store(api, server, run, str(tmp_path))
+        with pytest.raises(InputError, match=says):
+            cluster.scale(api, run, **asked)
+
+    def test_a_queued_run_is_kueues_business(self, api, server, operator):
+        there = made("kube.queue=ofa")
+        assert there.job["spec"]["rayClusterSpec"]["enableInTreeAutoscaling"] is False
+        kuberay.submit(api, there)
+        for change in (kuberay.pause, lambda a, j: kuberay.scale(a, j, "search", 1, 2)):
+            with pytest.raises(InputError, match="Kueue"):
+                change(api, api.get("RayJob", there.name))
+
+    def test_a_paused_run_gives_its_cluster_back_and_resumes_on_a_new_one(self, api, operator, run):
+        until(api, run, "Running")
+        first = api.get("RayJob", run)["status"]["rayClusterName"]
+        with pytest.raises(InputError, match="is Running, not paused"):
+            cluster.resume(api, run)
+        cluster.pause(api, run)
+        wait_for(lambda: str(state_of(api.get("RayJob", run))) == "Paused")
+        assert first in operator.backend.stopped
+        assert api.list("RayCluster") == []
+        cluster.resume(api, run)
+        until(api, run, "Running")
+        assert api.get("RayJob", run)["status"]["rayClusterName"] != first
+
+    def test_the_operator_retries_on_a_new_cluster_and_then_gives_up(self, api, operator):
+        there = made("kube.attempts=2")
+        kuberay.submit(api, there)
+        until(api, there.name, "Running")
+        operator.backend.statuses[api.get("RayJob", there.name)["status"]["rayClusterName"]] = "FAILED"
+        wait_for(lambda: len(operator.backend.started) == 2)
+        until(api, there.name, "Running")
+        operator.backend.say = "FAILED"
+        last = until(api, there.name, "Failed")[-1]
+        assert (last.state.reason, last.state.exit_code) == ("AppFailed", 1)
+
+    def test_an_ended_run_is_started_again_as_a_new_submission(self, api, operator, run):
+        with pytest.raises(InputError, match="it has not ended; cancel it first"):
+            cluster.retry(api, run)
+        operator.backend.say = "STOPPED"
+        assert until(api, run, "Stopped")[-1].state.exit_code == 3
+        before = api.get("RayJob", run)
+        operator.backend.say = "RUNNING"
+        assert "number 2" in cluster.retry(api, run)
+        after = api.get("RayJob", run)
+        assert after["metadata"]["uid"] != before["metadata"]["uid"]
+        assert after["metadata"]["annotations"][SUBMISSION] == "2"
+        assert after["spec"] == before["spec"]
+        until(api, run, "Running")
+        assert kuberay.submit(api, made()) == "unchanged"
+
+    def test_cancel_without_rays_token_deletes_and_says_so(self, api, operator, run, monkeypatch, tmp_path):
+        monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
+        until(api, run, "Running")
+        assert cluster.cancel(api, run) == f"{run}: deleted, its results stay"
+        wait_for(lambda: api.find("RayJob", run) is None)
+        assert operator.backend.stopped
+
+    def test_cancel_whose_dashboard_does_not_answer_deletes_and_says_why(self, api, operator, run, monkeypatch):
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "a-ray-token")
+        until(api, run, "Running")
+        words = cluster.cancel(api, run)
+        assert f"{run}: deleted" in words
+        assert "no endpoints available" in words
+        assert "a-ray-token" not in words
+
+
+class TestLogs:
+    def test_logs_are_followed_to_the_end_over_lost_connections(self, api, server, operator, run):
+        until(api, run, "Running")
+        cluster_name = api.get("RayJob", run)["status"]["rayClusterName"]
+        lines, seen = operator.backend.lines[cluster_name], []
+        follower = threading.Thread(
+            target=lambda: seen.extend(cluster.logs(api, run, "submitter", follow=True, tail=0, store=None))
+        )
+        wait_for(lambda: any(server.logs.values()))
+        follower.start()
+        for n in range(20):
+            lines.append(f"line {n}")
+            time.sleep(0.02)
+            if n in (5, 12):
+                server.drop_watches()
+        operator.backend.say = "SUCCEEDED"
+        follower.join(timeout=30)
+        assert seen[1:] == [f"line {n}" for n in range(20)]  # none twice, none left out
+        assert seen[0].startswith("running ofa run ")
+        assert list(cluster.logs(api, run, "submitter", follow=False, tail=2, store=None)) == ["line 18", "line 19"]
+
+    def test_each_role_has_its_own(self, api, server, operator, run):
+        until(api, run, "Running")
+        for kind in ("head", "worker"):
+            [pod] = api.list("Pod", labels=f"ray.io/node-type={kind}")
+            server.log("ofa", pod["metadata"]["name"], f"I am the {kind}")
+            assert list(cluster.logs(api, run, kind, follow=False, tail=0, store=None)) == [f"I am the {kind}"]
+
+    def test_once_the_cluster_is_gone_the_store_has_the_drivers_words(self, api, server, operator, run, tmp_path):
+        until(api, run, "Running")
+        url = str(tmp_path / "store")
+        run_id = in_store(api, server, run, url)
+        store = open_store(url)
+        Run.open(url, run_id, "", "test")
+        for number in (1, 2):
+            claim_attempt(store, run_id)
+            store.write(f"{run_id}/{driver_log(number)}", f"attempt {number}\nits end\n".encode())
+        kuberay.cancel(api, api.get("RayJob", run), now=True)
+        wait_for(lambda: api.find("RayJob", run) is None)
+        with pytest.raises(NotThere):
+            list(cluster.logs(api, run, "submitter", follow=False, tail=0, store=None))
+        assert list(cluster.logs(api, run_id, "submitter", follow=False, tail=0, store=url)) == ["attempt 2", "its end"]
+        with pytest.raises(InputError, match="its worker pods are gone"):
+            list(cluster.logs(api, run_id, "worker", follow=False, tail=0, store=url))
+        assert cluster.status(api, run_id, url)["state"] == "Gone"
+        record = {"attempt": 2, "began": "", "ended": "2026-01-01T00:00:00+00:00", "exit": 130}
+        store.write(f"{run_id}/{attempt_record(2)}", json.dumps(record).encode())
+        assert cluster.status(api, run_id, url)["state"] == "Stopped"
+
+    def test_no_pod_yet_is_one_line(self, api, operator):
+        operator.no_nodes = True
+        there = made()
+        kuberay.submit(api, there)
+        with pytest.raises(InputError, match="no submitter pod has said anything yet"):
+            list(cluster.logs(api, there.name, "submitter", follow=False, tail=0, store=None))

@@ -1,0 +1,164 @@
+"""Manifests that a cluster would refuse, or take and get wrong, are refused here with a line that names the place."""
+
+import copy
+import gzip
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import TINY
+
+from cluster import lint
+from jobs.config import load
+from jobs.submit import as_text, rendered
+
+ROOT = Path(__file__).parent.parent.parent
+STORE = "s3://bucket/prefix"
+
+
+@pytest.fixture(scope="module")
+def made():
+    return rendered(load(str(TINY)), STORE, {})
+
+
+def changed(job, path, value):
+    """A copy of the job with something else at `a.b[0].c`; `...` takes it away."""
+    job = copy.deepcopy(job)
+    here, parts = job, [int(p) if p.isdigit() else p for p in path.replace("[", ".").replace("]", "").split(".")]
+    for part in parts[:-1]:
+        here = here[part]
+    if value is ...:
+        del here[parts[-1]]
+    else:
+        here[parts[-1]] = value
+    return job
+
+
+CLUSTER = "spec.rayClusterSpec"
+GROUP = f"{CLUSTER}.workerGroupSpecs[0]"
+MUTATIONS = [
+    ("spec.backofLimit", 3, "spec.backofLimit: no such field; did you mean backoffLimit?"),
+    (f"{GROUP}.template.spec.containers[0].imagee", "x", f"{GROUP}.template.spec.containers[0].imagee: no such field"),
+    ("spec.backoffLimit", "3", 'spec.backoffLimit: "3" is no integer'),
+    ("spec.backoffLimit", 2**31, "spec.backoffLimit: 2147483648 is more than the most that is allowed, 2147483647"),
+    (f"{GROUP}.minReplicas", 9, f"{GROUP}: minReplicas is 9, more than maxReplicas"),
+    (f"{GROUP}.maxReplicas", -1, f"{GROUP}.maxReplicas: -1 is negative"),
+    (f"{GROUP}.rayStartParams.num-cpus", 4, f"{GROUP}.rayStartParams.num-cpus: 4 is no string"),
+    (f"{GROUP}.template.spec.containers[0].resources.limits.cpu", [], "limits.cpu: [] is no integer or string"),
+    (f"{GROUP}.template.spec.containers[0].resources.limits.cpu", "two", "limits.cpu: 'two' does not match"),
+    (f"{GROUP}.template.spec.containers", [], f"{GROUP}.template.spec.containers: is empty"),
+    (f"{GROUP}.groupName", "Search!", f"{GROUP}.groupName: 'Search!' is no DNS-1123 name"),
+    (f"{GROUP}.groupName", "search", f"{GROUP}.groupName: 'search' stands twice"),
+    (f"{GROUP}.template.spec.restartPolicy", "Always", "restartPolicy: is 'Always'; the autoscaler v2 needs Never"),
+    (f"{GROUP}.template", ..., f"{GROUP}.template: is missing"),
+    (f"{GROUP}.rayStartParams.labels", "a=b", f"{GROUP}.rayStartParams.labels: use labels of the group"),
+    ("spec.submissionMode", "Carrier", "spec.submissionMode: is 'Carrier'; expected one of K8sJobMode"),
+    ("spec.entrypoint", "ofa run a.toml; curl evil", "spec.entrypoint: ';' in 'ofa run a.toml; curl evil' would be read by"),
+    ("spec.entrypoint", "ofa run $HOME/a.toml", "spec.entrypoint: '$' in"),
+    ("spec.entrypoint", "ofa run (a)", "spec.entrypoint: '(' in"),
+    ("spec.entrypoint", "ofa run a.toml --set 'name=x'", "spec.entrypoint: \"'\" in"),
+    ("spec.entrypoint", "ofa run `id`", "spec.entrypoint: '`' in"),
+    ("spec.entrypoint", "ofa run\nid", "spec.entrypoint: '\\n' in"),
+    ("spec.entrypoint", "ofa  run", "spec.entrypoint: two spaces in"),
+    ("spec.entrypoint", "A=b run", "spec.entrypoint: 'A=b' sets a variable"),
+    ("spec.entrypoint", "", "spec.entrypoint: is missing"),
+    ("spec.runtimeEnvYAML", "working_dir: $HOME", "spec.runtimeEnvYAML: stands in double quotes"),
+    ("spec.runtimeEnvYAML", "a: [", "spec.runtimeEnvYAML: is not YAML"),
+    ("metadata.name", "a" * 48, f"metadata.name: '{'a' * 48}' has 48 characters; a RayJob may have 47"),
+    ("metadata.name", "1run", "metadata.name: '1run' is no DNS-1035 name"),
+    ("spec.shutdownAfterJobFinishes", False, "spec.ttlSecondsAfterFinished: is 600 without shutdownAfterJobFinishes"),
+    ("spec.activeDeadlineSeconds", 0, "spec.activeDeadlineSeconds: 0 is not positive"),
+    ("spec.backoffLimit", -1, "spec.backoffLimit: -1 is negative"),
+    ("spec.clusterSelector", {"ray.io/cluster": "x"}, "spec: expected one of rayClusterSpec and clusterSelector"),
+    (f"{CLUSTER}.rayVersion", "2.40.0", f"{CLUSTER}.rayVersion: is '2.40.0'; token authentication needs 2.52"),
+    (f"{CLUSTER}.authOptions.mode", "password", f"{CLUSTER}.authOptions.mode: is 'password'; expected one of"),
+    (f"{CLUSTER}.authOptions.enableK8sTokenAuth", True, f"{CLUSTER}.authOptions.enableK8sTokenAuth: is not for RayJobs"),
+    (f"{GROUP}.idleTimeoutSeconds", 5, None),
+    (f"{GROUP}.priority", 5, None),
+    ("spec.suspend", True, None),
+    ("spec.submissionMode", "SidecarMode", "spec.submitterPodTemplate: SidecarMode forbids it"),
+    ("spec.deletionStrategy", {"deletionRules": [{"policy": "DeleteCluster", "condition": {"jobStatus": "FAILED"}}]},
+     "spec.deletionStrategy.deletionRules: exclude shutdownAfterJobFinishes"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"), MUTATIONS, ids=[f"{p.split('.')[-1]}={v!r}"[:50] for p, v, _ in MUTATIONS]
+)
+def test_a_mutation_is_refused_with_its_line(made, path, value, says):
+    job = changed(made.job, path, value)
+    found = list(lint.mistakes(job))
+    if says is None:
+        assert found == []
+        return
+    assert any(says in line for line in found), found
+    with pytest.raises(lint.LintError) as caught:
+        lint.check(job)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_needs_the_autoscaler_v2_is_refused_without_it(made):
+    for field in ("idleTimeoutSeconds", "priority"):
+        job = changed(made.job, f"{GROUP}.{field}", 5)
+        del job["spec"]["rayClusterSpec"]["autoscalerOptions"]["version"]
+        assert any(f"{GROUP}.{field}: needs autoscalerOptions.version: v2" in line for line in lint.mistakes(job))
+
+
+def test_keys_of_list_maps_stand_once(made):
+    twice = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
+    job = changed(made.job, f"{CLUSTER}.headGroupSpec.template.spec.containers[0].env", twice)
+    assert any('["A"] stands twice' in line for line in lint.mistakes(job))
+
+
+def test_another_kind_is_refused():
+    assert list(lint.mistakes({"apiVersion": "v1", "kind": "Pod"})) == [
+        "kind: v1 Pod is neither a RayJob nor a RayCluster of ray.io/v1"
+    ]
+
+
+def test_the_schemas_are_those_of_kuberay(reference):
+    """Byte for byte the reference's, with their notice beside them."""
+    for kind in ("rayjob", "raycluster"):
+        ours = gzip.decompress((ROOT / f"cluster/schemas/{kind}-v1.json.gz").read_bytes())
+        theirs = (reference / f"kuberay/{kind}-v1.strict.schema.json").read_bytes()
+        assert hashlib.sha256(ours).hexdigest() == hashlib.sha256(theirs).hexdigest()
+    version = (reference / "kuberay/VERSION").read_text()
+    notice = (ROOT / "cluster/schemas/NOTICE").read_text()
+    assert "v1.7.0" in version and "1.7.0" in notice and "Apache License" in notice
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "settings", [[], ["kube.queue=ofa"], ["kube.spot=true", "kube.search.gpus=1", "kube.deadline_s=60"]]
+)
+def test_every_shipped_config_gives_a_valid_rayjob(path, settings):
+    elsewhere = ["data.source=s3://bucket/images"] if path.stem != "digits" else []
+    more = ["kube.train.max=32", "kube.train.gpus=1"] if path.stem == "imagenet" else []
+    made = rendered(load(str(path), [*settings, *elsewhere, *more]), STORE, {})
+    assert list(lint.mistakes(made.job)) == []
+
+
+GOLDEN = {
+    "digits": [],
+    "digits-kueue": ["kube.queue=ofa"],
+    "digits-spot": ["kube.spot=true", "kube.image=registry.example/ofa@sha256:" + "0" * 64],
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_what_is_rendered_is_the_golden_file(name):
+    """OFA_GOLDEN=write makes them anew, to be looked at with git diff."""
+    path = ROOT / f"tests/kube/golden/{name}.yaml"
+    text = as_text(rendered(load(str(ROOT / "configs/digits.toml"), GOLDEN[name]), STORE, {}), "yaml")
+    if os.environ.get("OFA_GOLDEN") == "write":
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    assert path.read_text() == text
+    assert [doc["kind"] for doc in yaml.safe_load_all(text)] == ["ConfigMap", "RayJob"]
+
+
+def test_yaml_and_json_are_the_same_objects(made):
+    assert list(yaml.safe_load_all(as_text(made, "yaml"))) == json.loads(as_text(made, "json"))["items"] == made.docs
