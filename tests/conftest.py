@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> Iterator[None]:
-    """With OFA_NO_SKIPS a test that skips for want of anything but a GPU or kubectl, which Debian has too old, has failed."""
+    """With OFA_NO_SKIPS a test that skips has failed, but for want of a GPU, or of kubectl, which Debian has too old."""
     report = yield
     fine = item.get_closest_marker("gpu") is not None or "no kubectl" in str(report.longrepr) or hasattr(report, "wasxfail")
     if os.environ.get("OFA_NO_SKIPS") and report.skipped and not fine:
