@@ -34,6 +34,7 @@ def session(address: str, cpus: int, shared_bytes: int, *, grows: bool = False) 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise workers' lines come twice
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of later versions; unset, Ray warns
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # on a busy machine a process starts in 5 to 20 s
     init = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
     try:
         if address == LOCAL:

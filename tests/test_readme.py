@@ -128,7 +128,10 @@ def test_the_served_ensemble_of_the_readme_answers_until_it_is_interrupted(demo)
     path = str(demo.run / "subnets/ensemble.safetensors")
     side = from_safetensors(path)[1].input_resolution
     words = [str(Path(sys.executable).parent / "ofa"), "serve", path]
-    with subprocess.Popen([*words, "--json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+    with subprocess.Popen(
+        [*words, "--json"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell may have it ignored
+    ) as server:  # fmt: skip
         try:
             lines = iter(server.stdout.readline, "")
             said = json.loads(next(line for line in lines if '"serving"' in line))
