@@ -5,13 +5,9 @@ Compiled by Numba at first use and cached beside this file; they release the int
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
-
-import numba
 import numpy as np
 
-F = TypeVar("F", bound=Callable[..., Any])
+from ofa.compiled import compiled
 
 BITS = 5  # members of one group: tables hold the sum of every choice of them
 CODES = 1 << BITS
@@ -20,11 +16,6 @@ SUBSETS = 1024  # that take turns on one slab of the tables, while it is in the 
 FULL = 32000  # largest sum in a table; with at most one half of rounding a group, sums stay within int16
 
 WRONG = -1  # an image that no subset names right
-
-
-def compiled(function: F) -> F:
-    """The function compiled, cached, and free of the interpreter's lock."""
-    return numba.njit(function, nogil=True, cache=True)
 
 
 @compiled

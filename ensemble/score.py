@@ -19,13 +19,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from ensemble import kernels
 
 _MANY_CLASSES = 1 << 20
+
+
+class Scorer(Protocol):
+    """What selection asks: `SubsetScorer` here, or parts of one elsewhere."""
+
+    members: int
+    images: int
+
+    def correct(self, masks: np.ndarray) -> np.ndarray: ...
+    def correct_changed(self, masks: np.ndarray) -> np.ndarray: ...
+    def correct_weighted(self, weights: np.ndarray) -> np.ndarray: ...
 
 
 class SubsetScorer:

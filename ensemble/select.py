@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ensemble.score import SubsetScorer
+from ensemble.score import Scorer
 
 CostRule = Literal["max", "sum"]
 ALGORITHMS = ("default", "greedy", "exhaustive")
@@ -43,13 +43,16 @@ class Limits:
     must_have: tuple[int, ...] = field(default=())
 
 
+NO_LIMITS = Limits()
+
+
 def select(
-    scorer: SubsetScorer,
+    scorer: Scorer,
     cost_M: np.ndarray,
     rule: CostRule,
     algorithm: str = "default",
     progress: Callable[[int], None] = lambda scored: None,
-    limits: Limits = Limits(),
+    limits: Limits = NO_LIMITS,
 ) -> list[Chosen]:
     """The best subsets found, cheapest first, each more accurate than all cheaper ones.
 
@@ -59,7 +62,7 @@ def select(
     """
     if algorithm not in ALGORITHMS:
         raise ValueError(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
-    search = _Search(scorer, np.asarray(cost_M, dtype=np.float64), rule, progress, limits)
+    search = Search(scorer, np.asarray(cost_M, dtype=np.float64), rule, progress, limits)
     members = len(search.cost_M)
     if algorithm == "exhaustive" or (algorithm == "default" and members <= _EXHAUSTIVE_MEMBERS):
         if members > _MOST_EXHAUSTIVE:
@@ -77,7 +80,7 @@ def select(
     return search.front
 
 
-def weighted(scorer: SubsetScorer, chosen: Iterable[Chosen], rounds: int = 4) -> list[Chosen]:
+def weighted(scorer: Scorer, chosen: Iterable[Chosen], rounds: int = 4) -> list[Chosen]:
     """The same subsets with weighted votes, where weights name more images right.
 
     Starts from equal weights and tries, member by member, 1/2, 2/3, 3/2 and 2 times its weight; the best of all is taken
@@ -101,11 +104,11 @@ def weighted(scorer: SubsetScorer, chosen: Iterable[Chosen], rounds: int = 4) ->
     return found
 
 
-class _Search:
+class Search:
     """Scores what is asked and keeps the front of everything seen that keeps to the limits."""
 
     def __init__(
-        self, scorer: SubsetScorer, cost_M: np.ndarray, rule: CostRule, progress: Callable[[int], None], limits: Limits
+        self, scorer: Scorer, cost_M: np.ndarray, rule: CostRule, progress: Callable[[int], None], limits: Limits
     ) -> None:
         self.scorer, self.cost_M, self.rule, self.progress, self.limits = scorer, cost_M, rule, progress, limits
         self.must_M = np.isin(np.arange(len(cost_M)), limits.must_have)
@@ -204,7 +207,7 @@ class _Search:
                 self.front.append(row)
 
 
-def _greedy(search: _Search) -> None:
+def _greedy(search: Search) -> None:
     """Up to every level of cost: start from what must be there and add what helps most, while it helps.
 
     Source: Ensemble selection from libraries of models, doi:10.1145/1015330.1015432, without repeats.
@@ -230,7 +233,7 @@ def _greedy(search: _Search) -> None:
         active = np.array(going, dtype=int)
 
 
-def _local_search(search: _Search) -> None:
+def _local_search(search: Search) -> None:
     """At every level of cost keeps the best subsets and tries every change and exchange of one member, until none is new.
 
     With `max` the best subset up to a cost is one of the members up to it, so each level is a problem of its own, and
@@ -289,7 +292,7 @@ class _Beam:
         self.masks, self.costs, self.correct = masks[best], costs[best], correct[best]
 
 
-def _masks(search: _Search) -> np.ndarray:
+def _masks(search: Search) -> np.ndarray:
     masks = np.zeros((len(search.front), len(search.cost_M)), dtype=bool)
     for mask, chosen in zip(masks, search.front, strict=True):
         mask[list(chosen.members)] = True

@@ -277,7 +277,9 @@ def targets_command(
     space: SpaceName = None,
     tables: Tables = [],  # noqa: B006
     predictor: PredictorPath = None,
-    latency_ms: Annotated[str | None, typer.Option(metavar="MS,MS,...", help="most latency of each target")] = None,
+    latency_ms: Annotated[
+        list[str], typer.Option(metavar="[DEVICE=]MS,MS,...", help="most latency of each target; several devices: once each")
+    ] = [],  # noqa: B006
     macs: Annotated[str | None, typer.Option(metavar="N,N,...", help="most MACs of each, without a table")] = None,
     strategy: Annotated[str, typer.Option(help="shared, independent, top-down or bottom-up")] = "shared",
     evaluations: Annotated[int, typer.Option(min=1, help="of the shared archive; the others take what they take")] = 25_000,
@@ -344,9 +346,11 @@ def ensemble_command(
         typer.Option("--cost", help="with --predictions: members run in parallel (max), or in turn; max if not given"),
     ] = None,
     algorithm: Annotated[
-        str | None, typer.Option(help="with --predictions: default, greedy or exhaustive; a run's config has its own")
+        str | None,
+        typer.Option(help="with --predictions: default, greedy, exhaustive, or as published nsga2, sms-emoa or spea2"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="of algorithms that draw; those here do not")] = 1,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="with --predictions: of the published algorithms")] = None,
+    seed: Annotated[int | None, typer.Option(help="with --predictions: of the published algorithms, which draw")] = None,
     vote: Annotated[
         Literal["soft", "hard", "weighted"] | None, typer.Option(help="with --predictions: soft if not given")
     ] = None,
@@ -372,6 +376,8 @@ def ensemble_command(
             "--most-members": most_members,
             "--most-cost": most_cost,
             "--must-have": must_have or None,
+            "--evaluations": evaluations,
+            "--seed": seed,
         }
         if (wrong := next((name for name, value in given.items() if value is not None), None)) is not None:
             raise InputError(f"ofa ensemble: {wrong} goes with --predictions; for a run use --set ensemble.algorithm=...")
@@ -383,7 +389,10 @@ def ensemble_command(
     assert predictions is not None
     out = out or "."
     limits = Limits(most_members, most_cost, tuple(must_have))
-    found = ensemble_of_table(predictions, cost_rule or "max", algorithm or "default", out, vote or "soft", limits)
+    found = ensemble_of_table(
+        predictions, cost_rule or "max", algorithm or "default", evaluations or 200_000, 1 if seed is None else seed,
+        out, vote or "soft", limits,
+    )  # fmt: skip
     reporter = Reporter("json" if as_json else None)
     return reporter.say(f"{len(found)} subsets in {out}/ensembles.json", event="result", out=out, subsets=len(found))
 

@@ -168,7 +168,8 @@ class Ensemble:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     costs: tuple[Literal["max", "sum"], ...] = ("max", "sum")  # members run in parallel, or one after the other
     unit: Literal["macs"] = "macs"
-    algorithm: Literal["default", "greedy", "exhaustive"] = "default"
+    algorithm: Literal["default", "greedy", "exhaustive", "nsga2", "sms-emoa", "spea2"] = "default"
+    evaluations: Count = 200_000  # subsets that nsga2, sms-emoa and spea2 score
     top_k: Annotated[int, Field(ge=0)] = 0  # classes kept of every prediction; 0 keeps all
     vote: Literal["soft", "hard", "weighted"] = "soft"  # sum of probabilities, of heads, of weighted probabilities
     calibrate: bool = False  # each member's probabilities at a temperature of its own
@@ -184,6 +185,7 @@ class Ray:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     address: str = "local"
     evaluators: Count = 2
+    scorers: Annotated[int, Field(ge=0)] = 0  # actors that score subsets of members; 0: threads of the driver
     autoscales: bool = False  # a cluster that is joined brings more nodes when they are needed
 
 

@@ -21,11 +21,16 @@ from cluster.run import json_lines
 from cluster.seeds import stream
 from cluster.store import open_store
 from ensemble.calibrate import calibrated, temperatures
+from ensemble.evolve import evolve
 from ensemble.honest import curse, difference_interval, interval
-from ensemble.score import SubsetScorer
-from ensemble.select import Chosen, CostRule, Limits, select, weighted
+from ensemble.score import Scorer, SubsetScorer
+from ensemble.select import ALGORITHMS, Chosen, CostRule, Limits, select, weighted
 from ensemble.table import Table, TableError, hard
 from jobs.job import Job
+from jobs.scoring import PooledScorer
+from search.selection import SURVIVAL
+
+PUBLISHED = ("nsga2", "sms-emoa", "spea2")  # on masks of members, as OFA³ has them
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +44,25 @@ class Voting:
     def of(cls, vote: str, calibrate: bool, chosen_on: Table) -> Voting:
         return cls(vote, temperatures(chosen_on) if calibrate else None)
 
-    def scorer(self, table: Table) -> SubsetScorer:
+    def prepared(self, table: Table) -> Table:
+        """The votes themselves, to be added."""
         if self.temperature_M is not None:
             table = calibrated(table, self.temperature_M)
-        if self.vote == "hard":
-            table = hard(table)
+        return hard(table) if self.vote == "hard" else table
+
+    def scorer(self, table: Table) -> SubsetScorer:
+        table = self.prepared(table)
         return SubsetScorer(table.classes_MNK, table.probs_MNK, table.labels_N)
 
-    def choose(self, scorer: SubsetScorer, table: Table, rule: CostRule, algorithm: str, **more: Any) -> list[Chosen]:
-        found = select(scorer, table.cost_M, rule, algorithm, **more)
+    def choose(
+        self, scorer: Scorer, table: Table, rule: CostRule, algorithm: str, evaluations: int, seed: int, **more: Any
+    ) -> list[Chosen]:
+        """Subsets by one of our algorithms, or by a published one, which scores so many and draws from the seed."""
+        if algorithm in PUBLISHED:
+            survive = SURVIVAL[algorithm]
+            found = evolve(scorer, table.cost_M, rule, survive, evaluations=evaluations, seed=seed, **more)
+        else:
+            found = select(scorer, table.cost_M, rule, algorithm, **more)
         return weighted(scorer, found) if self.vote == "weighted" else found
 
 
@@ -59,7 +74,8 @@ def ensemble(job: Job) -> None:
     )
     check_same_members(selection, test, job.run.url)
     ballot = Voting.of(config.vote, config.calibrate, selection)
-    chooser, judge = ballot.scorer(selection), ballot.scorer(test)
+    judge = ballot.scorer(test)
+    chooser = scorer_of(job, ballot, selection)
     limits = Limits(config.most_members or None, config.most_cost or None)
     right_M = chooser.correct(np.eye(chooser.members, dtype=bool))
     singles = [Chosen((i,), float(selection.cost_M[i]), int(right)) for i, right in enumerate(right_M)]
@@ -70,7 +86,10 @@ def ensemble(job: Job) -> None:
     for rule in config.costs:
         with job.reporter.track(f"ensemble ({rule})", 0, "subsets") as tracker:
             try:
-                chosen = ballot.choose(chooser, selection, rule, config.algorithm, progress=tracker.at, limits=limits)
+                chosen = ballot.choose(
+                    chooser, selection, rule, config.algorithm, config.evaluations, job.config.seed,
+                    progress=tracker.at, limits=limits,
+                )  # fmt: skip
             except ValueError as error:
                 raise InputError(f"ensemble: {error}") from None
         fronts.append({"cost": rule, "unit": config.unit, "members": report.rows(chosen), "curse": report.curse(chosen)})
@@ -87,6 +106,17 @@ def ensemble(job: Job) -> None:
             f"[{best['test_interval'][0]:.4f}, {best['test_interval'][1]:.4f}]; choosing it promised "
             f"{100 * found['curse']['gap']:+.2f} points too much"
         )
+
+
+def scorer_of(job: Job, ballot: Voting, table: Table) -> Scorer:
+    """On the driver's cores, or on as many actors as the config says."""
+    actors = job.config.ray.scorers
+    if not actors:
+        return ballot.scorer(table)
+    job.need_ray()
+    pooled = PooledScorer(ballot.prepared(table), actors)
+    job.stack.callback(pooled.close)
+    return pooled
 
 
 def check_same_members(selection: Table, test: Table, where: str) -> None:
@@ -149,7 +179,7 @@ def weights_of(chosen: list[Chosen], members: int) -> np.ndarray:
 
 
 def ensemble_of_table(
-    path: str, rule: Literal["max", "sum"], algorithm: str, out: str, vote: str, limits: Limits
+    path: str, rule: Literal["max", "sum"], algorithm: str, evaluations: int, seed: int, out: str, vote: str, limits: Limits
 ) -> list[Chosen]:
     """Chooses from a predictions file alone; leaves ensembles.json in `out`, its top-1 on that file's images."""
     try:
@@ -159,8 +189,10 @@ def ensemble_of_table(
     if (wrong := next((m for m in limits.must_have if not 0 <= m < len(table.cost_M)), None)) is not None:
         raise InputError(f"--must-have {wrong}: {path} has members 0 to {len(table.cost_M) - 1}")
     ballot = Voting(vote, None)
+    if algorithm not in (*ALGORITHMS, *PUBLISHED):
+        raise InputError(f"no algorithm is called {algorithm!r}; there are {', '.join((*ALGORITHMS, *PUBLISHED))}")
     try:
-        chosen = ballot.choose(ballot.scorer(table), table, rule, algorithm, limits=limits)
+        chosen = ballot.choose(ballot.scorer(table), table, rule, algorithm, evaluations, seed, limits=limits)
     except ValueError as error:
         raise InputError(f"--algorithm {algorithm}: {error}") from None
     images = len(table.labels_N)

@@ -39,7 +39,7 @@ class Job:
         if not self._connected:
             self._connected.append(True)
             train, readers = self.config.train, self.config.data.readers if self.data.shelf is not None else 0
-            cpus = max(train.workers + readers, self.config.ray.evaluators)
+            cpus = max(train.workers + readers, self.config.ray.evaluators + self.config.ray.scorers)
             shared = sum(array.nbytes for array in self.data.arrays().values())
             ray = self.config.ray
             self.stack.enter_context(session(ray.address, cpus, shared, grows=ray.autoscales))

@@ -60,9 +60,6 @@ class PooledScorer:
     def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
         return self._summed("correct_weighted", weights)
 
-    def accuracy(self, masks: np.ndarray) -> np.ndarray:
-        return self.correct(masks) / self.images
-
     def _summed(self, method: str, argument: np.ndarray) -> np.ndarray:
         questions = [(shard, argument) for shard in range(self.shards)]
         return np.sum([answer for _, answer in self.pool.map(method, questions)], axis=0)

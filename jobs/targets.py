@@ -1,9 +1,13 @@
 """The best network for each of several limits, in one search; leaves targets.json.
 
-ofa targets --space ofa_mbv3_w1.2 --latency-table FILE --predictor FILE --latency-ms 15,20,25 --out DIR
+    ofa targets --space ofa_mbv3_w1.2 --latency-table FILE --predictor FILE --latency-ms 15,20,25 --out DIR
+
+Several devices: --latency-table phone=FILE --latency-table cpu=FILE --latency-ms phone=15,20 --latency-ms cpu=10,20
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -14,31 +18,21 @@ from cluster.store import open_store
 from jobs.problem import Loaded, number
 from search import targets as targets_search
 from search.front import Front
-from search.objective import LATENCY, MACS
+from search.objective import LATENCY, MACS, TOP1, Objective
 
 
 def targets(
-    loaded: Loaded, latency_ms: str | None, macs: str | None, strategy: str, evaluations: int, seed: int, out: str,
+    loaded: Loaded, latency_ms: Sequence[str], macs: str | None, strategy: str, evaluations: int, seed: int, out: str,
     reporter: Reporter,
 ) -> Front:  # fmt: skip
     """Searches, and writes a member for each target, in the order that they were given in."""
-    if (latency_ms is None) == (macs is None):
+    if bool(latency_ms) == bool(macs):
         raise InputError("ofa targets: give --latency-ms with a table, or --macs without, such as 15,20,25")
-    cost = LATENCY if latency_ms is not None else MACS
-    if cost not in loaded.problem.objectives:
-        wanted = "--latency-ms needs one --latency-table" if cost == LATENCY else "--macs goes without --latency-table"
-        raise InputError(f"ofa targets: {wanted}")
-    option = "--latency-ms" if latency_ms is not None else "--macs"
-    wanted_T = [number(text, option) for text in (latency_ms or macs or "").split(",")]
+    option, texts = ("--latency-ms", latency_ms) if latency_ms else ("--macs", [macs or ""])
+    wanted = dict(_wanted(option, text, loaded.problem.objectives) for text in texts)
     with reporter.track("targets", 0, "evaluations") as tracker:
         found = targets_search.search(
-            loaded.problem,
-            cost,
-            wanted_T,
-            strategy=strategy,
-            seed=seed,
-            evaluations=evaluations,
-            progress=tracker.at,
+            loaded.problem, wanted, strategy=strategy, seed=seed, evaluations=evaluations, progress=tracker.at
         )
     front = Front(loaded.problem.space.name, loaded.measured(found.archs))
     open_store(out).write("targets.json", json_lines(front.to_json()).encode())
@@ -49,3 +43,15 @@ def targets(
         event="result", out=out, targets=len(front.members), mean_top1=mean, evaluations=found.evaluations,
     )  # fmt: skip
     return front
+
+
+def _wanted(option: str, text: str, objectives: Sequence[Objective]) -> tuple[Objective, list[float]]:
+    """`15,20` or `DEVICE=15,20` as targets of one of the objectives."""
+    device, _, numbers = text.rpartition("=")
+    costs = [o for o in objectives if o != TOP1]
+    field = LATENCY.field if option == "--latency-ms" else MACS.field
+    chosen = [o for o in costs if (o.field, o.device) == (field, device)]
+    if not chosen:
+        known = [f"--{o.field.replace('_', '-')} {o.device + '=' if o.device else ''}N,N,..." for o in costs]
+        raise InputError(f"ofa targets: {option} {text}: the costs here are {' '.join(known)}; latencies come with tables")
+    return chosen[0], [number(value, option) for value in numbers.split(",")]

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ofa.arch import Arch
+from ofa.compiled import compiled
 from ofa.space import Space
 
 _WORD = 2**50  # packed genes are numbers below this, which a float64 holds exactly
@@ -38,6 +39,9 @@ class Genes:
         self._least_L = np.array([slot.least for slot in space.slots])
         most = max(len(values) for values in depths)
         self._depth_DN = np.array([[*values, *[0] * (most - len(values))] for values in depths])
+        at = np.arange(slots)
+        kernel_L = at + self.kernel.start if space.kernels else np.full(slots, -1)
+        self._slots = self._depth_DN, self._entry_L, self._least_L, kernel_L, at + self.expand.start
 
     def depths(self, genes_BG: np.ndarray) -> np.ndarray:
         """The depths themselves, not their indices: int64 [B, D]."""
@@ -49,10 +53,9 @@ class Genes:
 
     def blocks(self, genes_BG: np.ndarray) -> np.ndarray:
         """Of each slot 0 where it is not used, else 1 + which kernel and expansion its block has: int64 [B, L]."""
-        block_BL = 1 + genes_BG[:, self.expand].astype(np.int64)
-        if self.space.kernels:
-            block_BL += len(self.space.expands) * genes_BG[:, self.kernel].astype(np.int64)
-        return block_BL * self.used(genes_BG)
+        kinds_BL = np.empty((len(genes_BG), len(self._entry_L)), dtype=np.int64)
+        _blocks(genes_BG, *self._slots, len(self.space.expands), kinds_BL)
+        return kinds_BL
 
     @property
     def block_kinds(self) -> int:
@@ -61,11 +64,18 @@ class Genes:
 
     def canonical(self, genes_BG: np.ndarray) -> np.ndarray:
         """A copy with the genes of unused slots set to 0."""
-        canonical, used_BL = genes_BG.copy(), self.used(genes_BG)
-        if self.space.kernels:
-            canonical[:, self.kernel] *= used_BL
-        canonical[:, self.expand] *= used_BL
+        canonical = genes_BG.copy()
+        _clear_unused(canonical, *self._slots)
         return canonical
+
+    def filled(self, genes_BG: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A copy with the genes of unused slots drawn uniformly: the same archs, ready to be crossed and mutated."""
+        drawn = rng.integers(0, self.sizes_G, genes_BG.shape)
+        used_BL, kept = self.used(genes_BG), np.ones(genes_BG.shape, dtype=bool)
+        if self.space.kernels:
+            kept[:, self.kernel] = used_BL
+        kept[:, self.expand] = used_BL
+        return np.where(kept, genes_BG, drawn)
 
     def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """`count` archs with every gene drawn uniformly: int64 [count, G], canonical."""
@@ -145,3 +155,29 @@ def _grouped(sizes: Sequence[int]) -> list[list[int]]:
             groups.append([])
         groups[-1].append(size)
     return groups
+
+
+@compiled
+def _blocks(genes_BG, depth_DN, entry_L, least_L, kernel_L, expand_L, expands, kinds_BL):  # type: ignore[no-untyped-def]
+    """Fills `Genes.blocks`. kernel_L, expand_L: the gene of each slot, -1 for none."""
+    for b in range(len(genes_BG)):
+        for i in range(len(entry_L)):
+            entry = entry_L[i]
+            kind = 0
+            if depth_DN[entry, genes_BG[b, 1 + entry]] >= least_L[i]:
+                kind = 1 + genes_BG[b, expand_L[i]]
+                if kernel_L[i] >= 0:
+                    kind += expands * genes_BG[b, kernel_L[i]]
+            kinds_BL[b, i] = kind
+
+
+@compiled
+def _clear_unused(genes_BG, depth_DN, entry_L, least_L, kernel_L, expand_L):  # type: ignore[no-untyped-def]
+    """Sets the genes of unused slots to 0."""
+    for b in range(len(genes_BG)):
+        for i in range(len(entry_L)):
+            entry = entry_L[i]
+            if depth_DN[entry, genes_BG[b, 1 + entry]] < least_L[i]:
+                genes_BG[b, expand_L[i]] = 0
+                if kernel_L[i] >= 0:
+                    genes_BG[b, kernel_L[i]] = 0

@@ -19,7 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.linalg import cho_factor, cho_solve
 
+from ofa.compiled import compiled
 from ofa.genes import Genes
 from search.front import nondominated
 from search.selection import thinned
@@ -128,9 +130,12 @@ class Archive:
             self.front_genes, self.front_points = self.front_genes[stays], self.front_points[stays]
         points = np.concatenate([self.front_points, points_BM[kept]])
         genes = np.concatenate([self.front_genes, genes_BG[kept]])
-        _, first = np.unique(points, axis=0, return_index=True)
         if len(self.axes) == 1:
-            first = first[nondominated(points[first])]
+            order = np.lexsort((points[:, 1], points[:, 0]))
+            y = points[order, 1]
+            first = order[y < np.concatenate(([np.inf], np.minimum.accumulate(y)[:-1]))]
+        else:
+            _, first = np.unique(points, axis=0, return_index=True)
         most = (20 if len(self.axes) == 1 else 4) * self.members
         if len(first) > most:
             first = first[thinned(points[first], most // 2)]
@@ -146,20 +151,21 @@ class Archive:
         bred, new = self.rng, int(count * IMMIGRANTS)
         mother = bred.integers(0, len(live), count * CHILDREN)
         father = np.clip(mother + bred.integers(-NEAR, NEAR + 1, len(mother)), 0, len(live) - 1)
-        from_father = bred.integers(0, 2, (len(mother), pool_BG.shape[1]), dtype=np.uint8).astype(bool)
-        child_BG = np.where(from_father, pool_BG[father], pool_BG[mother])
+        swaps_BG = bred.integers(0, 2, (len(mother), pool_BG.shape[1]), dtype=np.uint8)
+        child_BG = np.empty(swaps_BG.shape, dtype=np.int8)
+        share_B = np.empty(len(mother))  # of the genes, those that are the father's
+        _crossed(pool_BG, mother, father, swaps_BG, child_BG, share_B)
         changes = bred.integers(1, MOST_CHANGES + 1, len(mother))
         row, gene = np.repeat(np.arange(len(mother)), changes), bred.integers(0, len(self.sizes_G), changes.sum())
         child_BG[row, gene] = (bred.random(len(row)) * self.sizes_G[gene]).astype(np.int8)
         child_BG[:new] = bred.integers(0, self.sizes_G, (new, len(self.sizes_G)), dtype=np.int8)
         child_BG = self.pin(child_BG)
-        child_BG, chosen = self._distinct(child_BG)
-        mother, father, from_father = mother[chosen], father[chosen], from_father[chosen]
-        gain_B = self._expected_gain(child_BG, pool_BG, pool_BM, mother, father, from_father.mean(axis=1))
+        child_BG, key_B, chosen = self._distinct(child_BG)
+        gain_B = self._expected_gain(child_BG, pool_BG, pool_BM, mother[chosen], father[chosen], share_B[chosen])
         gain_B[chosen < new] = np.inf
         if len(child_BG) > count:
-            child_BG = child_BG[np.argpartition(-gain_B, count - 1)[:count]]
-        key_B = child_BG @ self.key_G
+            best = np.argpartition(-gain_B, count - 1)[:count]
+            child_BG, key_B = child_BG[best], key_B[best]
         self.seen.add(key_B)
         return child_BG
 
@@ -187,12 +193,15 @@ class Archive:
             points_BM
         )
 
-    def _distinct(self, genes_BG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Those that are neither twice here nor were evaluated, and their indices; an arch is known by 44 random bits."""
+    def _distinct(self, genes_BG: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Those that are neither twice here nor were evaluated, their keys, and their indices.
+
+        An arch is known by its key of 44 random bits.
+        """
         key_B = genes_BG @ self.key_G
         _, first = np.unique(key_B, return_index=True)
         chosen = np.sort(first[~self.seen.has(key_B[first])])
-        return genes_BG[chosen], chosen
+        return genes_BG[chosen], key_B[chosen], chosen
 
     def _score(self, points_BM: np.ndarray) -> np.ndarray:
         """The quality, or how far beyond the bounds."""
@@ -234,7 +243,7 @@ class Surrogate:
         self.whole = [0, *whole[genes.depth], *whole[genes.width]]
         sizes += [int(genes.sizes_G[g]) for g in self.whole]
         self.start = np.concatenate(([0], np.cumsum(sizes)))
-        self.gram_FF = np.zeros((self.start[-1], self.start[-1]), dtype=np.float32)
+        self.gram_FF = np.zeros((self.start[-1], self.start[-1]))
         self.moment_FM = np.zeros((self.start[-1], objectives))
         self.weight_FM = np.zeros((self.start[-1], objectives))
         self.mean_M: np.ndarray | None = None
@@ -244,23 +253,58 @@ class Surrogate:
         """Rows [B]; earlier ones weigh a little less from now on."""
         if self.mean_M is None:
             self.mean_M = points_BM.mean(axis=0)
-        x_BF = np.zeros((len(genes_BG), self.start[-1]), dtype=np.float32)
-        x_BF[np.arange(len(genes_BG))[:, None], self._places(genes_BG)] = 1
         fade = np.exp(-len(genes_BG) / MEMORY)
-        self.gram_FF = self.gram_FF * np.float32(fade) + x_BF.T @ x_BF
-        self.moment_FM = self.moment_FM * fade + x_BF.T @ (points_BM - self.mean_M)
+        self.gram_FF *= fade
+        self.moment_FM *= fade
+        _count(self._places(genes_BG), points_BM - self.mean_M, self.gram_FF, self.moment_FM)
         if self.rounds % self.refit_every == 0:
-            gram_FF = self.gram_FF.astype(np.float64)
-            gram_FF[np.diag_indices_from(gram_FF)] += self.ridge
-            self.weight_FM = np.linalg.solve(gram_FF, self.moment_FM)
+            gram_FF = self.gram_FF + self.ridge * np.eye(len(self.gram_FF))
+            factor = cho_factor(gram_FF, lower=True, overwrite_a=True, check_finite=False)
+            self.weight_FM = np.ascontiguousarray(cho_solve(factor, self.moment_FM, check_finite=False))
         self.rounds += 1
 
     def predict(self, genes_BG: np.ndarray) -> np.ndarray:
         """Estimates of the points [B, M]."""
-        places_BX = self._places(genes_BG)
         assert self.mean_M is not None
-        return np.stack([w_F.take(places_BX).sum(axis=1) for w_F in self.weight_FM.T], axis=1) + self.mean_M
+        points_BM = np.empty((len(genes_BG), len(self.mean_M)))
+        _sums(self._places(genes_BG), self.weight_FM, self.mean_M, points_BM)
+        return points_BM
 
     def _places(self, genes_BG: np.ndarray) -> np.ndarray:
         """The features that are 1."""
         return np.concatenate([self.genes.blocks(genes_BG), genes_BG[:, self.whole]], axis=1) + self.start[:-1]
+
+
+@compiled
+def _crossed(pool_BG, mother, father, swaps_BG, child_BG, share_B):  # type: ignore[no-untyped-def]
+    """Children that have the father's gene where `swaps_BG` is 1, and how much of each is the father's."""
+    for b in range(len(mother)):
+        swaps = 0
+        for g in range(pool_BG.shape[1]):
+            child_BG[b, g] = pool_BG[father[b] if swaps_BG[b, g] else mother[b], g]
+            swaps += swaps_BG[b, g]
+        share_B[b] = swaps / pool_BG.shape[1]
+
+
+@compiled
+def _count(places_BX, points_BM, gram_FF, moment_FM):  # type: ignore[no-untyped-def]
+    """Adds to the lower half of the sums of products of features with each other, and to those with points."""
+    for b in range(len(places_BX)):
+        for i in range(places_BX.shape[1]):
+            f = places_BX[b, i]  # features come in the order of their place
+            for j in range(i + 1):
+                gram_FF[f, places_BX[b, j]] += 1
+            for m in range(points_BM.shape[1]):
+                moment_FM[f, m] += points_BM[b, m]
+
+
+@compiled
+def _sums(places_BX, weight_FM, mean_M, points_BM):  # type: ignore[no-untyped-def]
+    """Of every row the weights of its features, and the mean."""
+    for b in range(len(places_BX)):
+        for m in range(len(mean_M)):
+            points_BM[b, m] = mean_M[m]
+        for i in range(places_BX.shape[1]):
+            f = places_BX[b, i]
+            for m in range(len(mean_M)):
+                points_BM[b, m] += weight_FM[f, m]

@@ -8,6 +8,7 @@ Shape letters in this file: B archs, G genes, P parents.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -109,9 +110,10 @@ class Breeder:
         return found
 
     def _bred(self, count: int, changes: int) -> np.ndarray:
-        rng, sizes_G = self.rng, self.genes.sizes_G
+        """A stage that grows gets random blocks, not always the smallest: unused genes are drawn anew before."""
+        rng, sizes_G, parents_PG = self.rng, self.genes.sizes_G, self.parents_PG
         shape = (count, len(sizes_G))
-        mother_BG, father_BG = self.parents_PG[self._winners(count)], self.parents_PG[self._winners(count)]
+        mother_BG, father_BG = (self.genes.filled(parents_PG[self._winners(count)], rng) for _ in range(2))
         from_father = (rng.random(shape) < 0.5) & (rng.random((count, 1)) < self.crossover_probability)
         child_BG = np.where(from_father, father_BG, mother_BG)
         change = rng.random(shape) < changes / len(sizes_G)
@@ -153,7 +155,7 @@ class PackedSampler(BaseSampler):
 
     def ready(self, study: optuna.Study) -> bool:
         """Whether there is an arch left to ask for."""
-        if self.finished and (not self.parents or len(self.finished) >= RENEWED * self.population):
+        if len(self.finished) >= (RENEWED if self.parents else 1) * self.population:
             self._next_generation(study)
         if not self.children:
             self.children = self._bred(self.population)[::-1]
@@ -189,11 +191,20 @@ class PackedSampler(BaseSampler):
         return first
 
 
-def survival(algorithm: str, population: int) -> Select:
+def survival(algorithm: str, population: int, objectives: int) -> Select:
     """How Optuna's sampler of this name selects; optuna is pinned for this (pyproject.toml)."""
+    settings = {"dividing_parameter": divisions(population, objectives)} if algorithm == "nsga3" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return SAMPLERS[algorithm](population_size=population, seed=0)._elite_population_selection_strategy
+        return SAMPLERS[algorithm](population_size=population, seed=0, **settings)._elite_population_selection_strategy
+
+
+def divisions(population: int, objectives: int) -> int:
+    """Of every axis, so that NSGA-III has as many reference points as a population can hold (Optuna's 3 are few)."""
+    found = 1
+    while math.comb(found + objectives, objectives - 1) <= population:
+        found += 1
+    return found
 
 
 class Island:
@@ -201,7 +212,7 @@ class Island:
 
     def __init__(self, space: Space, directions: Sequence[Direction], *, algorithm: str, population: int, seed: str) -> None:
         self.genes = Genes(space)
-        select = survival(algorithm, population)
+        select = survival(algorithm, population, len(directions))
         self.sampler = PackedSampler(self.genes, directions, select, population, seed)
         self.study = quiet_study(directions, self.sampler)
         self.directions = tuple(directions)

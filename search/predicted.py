@@ -46,6 +46,7 @@ def search(
     evaluations: int,
     members: int,
     seed: int,
+    start: Sequence[Arch] = (),
     progress: Callable[[int], None] = lambda done: None,
 ) -> Predicted:
     """At most `members` non-dominated archs within all limits, out of `evaluations`.
@@ -54,6 +55,7 @@ def search(
     `members`, `evolution` (Once-for-All's search under one limit, search/evolution.py; one member), or `random`.
     costs: the values that need no predictor, NaN for the others; knowing them makes the search better, not other.
     pinned: genes, by index, that must have a choice, by index. Nothing within the limits is an `InfeasibleError`.
+    start: archs that `archive` evaluates first, beside its own.
     """
     if algorithm not in ALGORITHMS:
         raise ProblemError(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
@@ -61,7 +63,7 @@ def search(
         raise ProblemError(f"evaluations are {evaluations} and members {members}; both must be at least 1")
     engine = Engine(space, objectives, evaluate, costs, limits, dict(pinned or {}), evaluations, members, seed, progress)
     if algorithm in ("default", "archive"):
-        genes_BG, points_BM = engine.archive()
+        genes_BG, points_BM = engine.archive(start)
     elif algorithm == "evolution":
         genes_BG, points_BM = engine.evolution()
     elif algorithm == "random":
@@ -168,7 +170,7 @@ class Engine:
         seeds_BG = self.pin(self.genes.encode(archs))[:count]
         return np.concatenate([seeds_BG, self.pin(self.genes.random(count - len(seeds_BG), self.rng))])
 
-    def archive(self) -> tuple[np.ndarray, np.ndarray]:
+    def archive(self, start: Sequence[Arch]) -> tuple[np.ndarray, np.ndarray]:
         if len(self.objectives) < 2:
             raise ProblemError("the archive needs two objectives or more; for one under a limit there is `evolution`")
         found = Archive(
@@ -182,7 +184,8 @@ class Engine:
             rng=self.rng,
         )
         count = int(np.clip(self.evaluations // 20, 50, 500))
-        return found.run(self.first(min(count, self.evaluations)), self.progress)
+        first_BG = np.concatenate([self.pin(self.genes.encode(start)), self.first(min(count, self.evaluations))])
+        return found.run(first_BG, self.progress)
 
     def random(self) -> tuple[np.ndarray, np.ndarray]:
         genes_BG = np.zeros((0, len(self.genes.sizes_G)), dtype=np.int64)

@@ -55,9 +55,11 @@ class Problem:
     terms: tuple[Term, ...]
     limits: tuple[Limit, ...] = ()
     pinned: Mapping[int, int] = field(default_factory=dict)
+    genes: Genes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        sizes = Genes(self.space).sizes_G
+        object.__setattr__(self, "genes", Genes(self.space))
+        sizes = self.genes.sizes_G
         for limit in self.limits:
             if limit.objective not in self.objectives:
                 names = ", ".join(o.name for o in self.objectives)
@@ -79,7 +81,7 @@ class Problem:
         return self._values(genes_BG, only_exact=True)
 
     def _values(self, genes_BG: np.ndarray, *, only_exact: bool) -> np.ndarray:
-        canonical_BG = Genes(self.space).canonical(genes_BG)
+        canonical_BG = self.genes.canonical(genes_BG)
         values_BM = np.full((len(genes_BG), len(self.terms)), np.nan)
         for m, term in enumerate(self.terms):
             if only_exact and not term.exact:
@@ -87,7 +89,7 @@ class Problem:
             values_BM[:, m] = term.values(canonical_BG)
             wrong = np.flatnonzero(~np.isfinite(values_BM[:, m]))
             if len(wrong):
-                [arch] = Genes(self.space).decode(canonical_BG[wrong[:1]])
+                [arch] = self.genes.decode(canonical_BG[wrong[:1]])
                 raise ProblemError(
                     f"{term.objective.name} of {arch.key} is {values_BM[wrong[0], m]}; expected a number; "
                     "check the table or predictor that it comes from"

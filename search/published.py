@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ofa import npz
+from ofa.compiled import compiled
 from ofa.genes import Genes
 from ofa.space import MobileSpace, Space
 from search.errors import ProblemError
@@ -68,10 +69,10 @@ class PublishedPredictor:
         """Top-1 (fractions) of canonical genes: float64 [B]."""
         hidden_BH = self._features(genes_BG) @ self._weights[0]
         for weight_HH, bias_H in zip(self._weights[1:], self._biases[:2], strict=True):
-            hidden_BH += bias_H
-            hidden_BH = np.maximum(hidden_BH, 0, out=hidden_BH) @ weight_HH
-        hidden_BH += self._biases[2]
-        return np.maximum(hidden_BH, 0, out=hidden_BH) @ self._last_H + self._base
+            _rectified(hidden_BH, bias_H)
+            hidden_BH = hidden_BH @ weight_HH
+        _rectified(hidden_BH, self._biases[2])
+        return hidden_BH @ self._last_H + self._base
 
     def _features(self, genes_BG: np.ndarray) -> np.ndarray:
         """One-hot resolution, stem and widths, then of every slot its kernel and expansion: float32 [B, F]."""
@@ -143,3 +144,11 @@ def _block_rows(genes: Genes) -> np.ndarray:
             rows[kind, kernel] = 1
         rows[kind, kernels + expand] = 1
     return rows
+
+
+@compiled
+def _rectified(hidden_BH, bias_H):  # type: ignore[no-untyped-def]
+    """Adds the bias and sets what is negative to 0, in one pass."""
+    for b in range(hidden_BH.shape[0]):
+        for h in range(hidden_BH.shape[1]):
+            hidden_BH[b, h] = max(hidden_BH[b, h] + bias_H[h], np.float32(0))

@@ -3,7 +3,8 @@
 `independent` runs Once-for-All's search for each limit. `top-down` and `bottom-up` (arXiv:2012.06748) run it in full for
 the first limit, and for each next start from what the last found: loosest limit first, the best arch pruned until it
 fits; or tightest first, the population as it is. `shared` is one archive for all limits: every evaluation counts for
-every limit that it keeps.
+every limit that it keeps. Where several costs have limits, such as the latencies of two devices, the archive follows
+one after the other, each from what was found before, and whatever was found counts for every limit of each.
 
 The published code of `top-down` corrupts the population that it starts from (its copies share one list); here they
 are values. Shape letters in this file: B archs, G genes, M objectives, T targets.
@@ -11,13 +12,12 @@ are values. Shape letters in this file: B archs, G genes, M objectives, T target
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ofa.arch import Arch
-from ofa.genes import Genes
 from search.errors import InfeasibleError, ProblemError
 from search.evolution import POPULATION, Evolution, Population
 from search.objective import Objective, minimised
@@ -42,8 +42,7 @@ class Targets:
 
 def search(
     problem: Problem,
-    cost: Objective,
-    targets: Sequence[float],
+    wanted: Mapping[Objective, Sequence[float]],
     *,
     strategy: str = "shared",
     seed: int,
@@ -52,69 +51,97 @@ def search(
     evaluations: int = SHARED_EVALUATIONS,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Targets:
-    """For each of the `targets` (most that `cost` may be) the arch that is best in the one other objective.
+    """For each target, the most that a cost may be, the arch that is best in the one objective that is no such cost.
 
-    evaluations: how many `shared` may take; the other strategies have generations of 100.
+    wanted: the targets of each cost; the answer has them in this order. evaluations: how many `shared` may take for
+    each cost; the other strategies have generations of 100.
     """
     if strategy not in STRATEGIES:
         raise ProblemError(f"no strategy is called {strategy!r}; there are {', '.join(STRATEGIES)}")
-    others = [o for o in problem.objectives if o != cost]
-    if len(others) != 1 or cost not in problem.objectives:
-        names = ", ".join(o.name for o in problem.objectives)
-        raise ProblemError(f"targets need {cost.name} and one objective beside it; the problem has {names}")
-    if not targets or cost.direction != "minimize" or not all(0 < t < float("inf") for t in targets):
-        raise ProblemError(f"targets are {list(targets)}; expected positive numbers")
-    quality = problem.objectives.index(others[0])
+    names = ", ".join(o.name for o in problem.objectives)
+    others = [o for o in problem.objectives if o not in wanted]
+    if not wanted or not set(wanted) <= set(problem.objectives) or len(others) != 1:
+        given = ", ".join(o.name for o in wanted) or "nothing"
+        raise ProblemError(f"targets are of {given}; expected all but one of the problem's objectives: {names}")
+    for cost, targets in wanted.items():
+        if not targets or cost.direction != "minimize" or not all(0 < t < float("inf") for t in targets):
+            raise ProblemError(f"targets of {cost.name} are {list(targets)}; expected positive numbers")
+    archs: list[Arch]
     if strategy == "shared":
-        return _shared(problem, cost, targets, quality, evaluations, seed, progress)
-    return _in_turn(problem, cost, targets, quality, strategy, generations, warm_generations, seed, progress)
+        turns = 0
+        archs, evaluated = _shared(problem, wanted, others[0], evaluations, seed, progress)
+    else:
+        archs, evaluated, turns = [], 0, 0
+        for cost, targets in wanted.items():
+            part = _part(problem, others[0], cost)
+            engine = Engine.of(part, evaluations=0, members=POPULATION, seed=seed, progress=_after(evaluated, progress))
+            found, taken = _in_turn(engine, others[0], cost, targets, strategy, generations, warm_generations)
+            archs, evaluated, turns = [*archs, *found], evaluated + engine.done, turns + taken
+    return Targets(tuple(archs), problem.evaluate(problem.genes.encode(archs)), evaluated, turns)
+
+
+def _after(before: int, progress: Callable[[int], None]) -> Callable[[int], None]:
+    """Progress of one search that follows on others."""
+    return lambda done: progress(before + done)
+
+
+def _part(problem: Problem, quality: Objective, cost: Objective) -> Problem:
+    """The problem with the quality, one cost, and whatever else has a limit."""
+    limited = {limit.objective for limit in problem.limits}
+    return replace(problem, terms=tuple(t for t in problem.terms if t.objective in {quality, cost} | limited))
 
 
 def _shared(
     problem: Problem,
-    cost: Objective,
-    targets: Sequence[float],
-    quality: int,
+    wanted: Mapping[Objective, Sequence[float]],
+    quality: Objective,
     evaluations: int,
     seed: int,
     progress: Callable[[int], None],
-) -> Targets:
+) -> tuple[list[Arch], int]:
     """One archive up to the loosest limit, in which everything is kept that may be best for some limit."""
-    within = replace(problem, limits=(*problem.limits, Limit(cost, max(targets))))
-    found = solve(within, algorithm="archive", evaluations=evaluations, members=evaluations, seed=seed, progress=progress)
-    points = minimised(problem.objectives, found.values)
-    at = problem.objectives.index(cost)
+    known: list[Arch] = []
+    evaluated = 0
+    for cost, targets in wanted.items():
+        part = _part(problem, quality, cost)
+        part = replace(part, limits=(*part.limits, Limit(cost, max(targets))))
+        found = solve(
+            part, algorithm="archive", evaluations=evaluations, members=evaluations, seed=seed, start=known,
+            progress=_after(evaluated, progress),
+        )  # fmt: skip
+        known += found.archs
+        evaluated += found.evaluations
+    points = minimised(problem.objectives, problem.evaluate(problem.genes.encode(known)))
+    column = {objective: points[:, m] for m, objective in enumerate(problem.objectives)}
     chosen = []
-    for target in targets:
-        fits = np.flatnonzero(points[:, at] <= target)
+    for cost, target in ((cost, target) for cost, targets in wanted.items() for target in targets):
+        fits = np.flatnonzero(column[cost] <= target)
         if not len(fits):
             raise InfeasibleError(
-                f"no sub-network of {problem.space.name} with {cost.name} at most {target:g} among {found.evaluations} "
-                f"evaluated: the least was {points[:, at].min():g}; leave that target out"
+                f"no sub-network of {problem.space.name} with {cost.name} at most {target:g} among {evaluated} "
+                f"evaluated: the least was {column[cost].min():g}; leave that target out"
             )
-        chosen.append(int(fits[points[fits, quality].argmin()]))
-    return Targets(tuple(found.archs[i] for i in chosen), found.values[chosen], found.evaluations, 0)
+        chosen.append(known[fits[column[quality][fits].argmin()]])
+    return chosen, evaluated
 
 
 def _in_turn(
-    problem: Problem,
+    engine: Engine,
+    quality: Objective,
     cost: Objective,
     targets: Sequence[float],
-    quality: int,
     strategy: str,
     generations: int,
     warm_generations: int,
-    seed: int,
-    progress: Callable[[int], None],
-) -> Targets:
-    engine = Engine.of(problem, evaluations=0, members=POPULATION, seed=seed, progress=progress)
-    at = problem.objectives.index(cost)
-    found: dict[float, tuple[np.ndarray, np.ndarray]] = {}
+) -> tuple[list[Arch], int]:
+    """The best arch for each target, each searched for on its own, and how many generations that took."""
+    at = list(engine.objectives).index(cost)
+    found: dict[float, np.ndarray] = {}
     taken, population = 0, None
     for target in sorted(set(targets), reverse=strategy == "top-down"):
         bounds_M = engine.bounds_M.copy()
         bounds_M[at] = min(bounds_M[at], target)
-        evolution = replace(engine.evolution_under(quality), bounds_M=bounds_M)
+        evolution = replace(engine.evolution_under(list(engine.objectives).index(quality)), bounds_M=bounds_M)
         turns = generations
         if population is None or strategy == "independent":
             drawn = evolution.random()
@@ -126,12 +153,9 @@ def _in_turn(
                 population = evolution.asked(pruned_G[None])
         population = evolution.run(population, turns)
         taken += turns
-        found[target] = population.best
-        progress(engine.done)
-    genes_TG = np.array([found[target][0] for target in targets])
-    points_TM = np.array([found[target][1] for target in targets])
-    values = minimised(problem.objectives, points_TM)
-    return Targets(tuple(Genes(problem.space).decode(genes_TG)), values, engine.done, taken)
+        found[target] = population.best[0]
+        engine.progress(engine.done)
+    return engine.genes.decode(np.array([found[target] for target in targets])), taken
 
 
 def prune(evolution: Evolution, arch_G: np.ndarray, rng: np.random.Generator) -> np.ndarray:

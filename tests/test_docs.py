@@ -9,10 +9,11 @@ import typer
 from jobs.cli import app
 
 ROOT = Path(__file__).parent.parent
-DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SOURCES = [
     path for folder in ("cluster", "ensemble", "jobs", "ofa", "search", "configs") for path in (ROOT / folder).rglob("*.*")
 ]
+COMMAND = typer.main.get_command(app)
 PAGES = [*DOCS, *(path for path in SOURCES if path.suffix in (".py", ".toml"))]
 
 
@@ -27,7 +28,7 @@ def commands(text, program):
 
 def objection(words):
     """What is wrong with an `ofa` command line, if anything."""
-    command = typer.main.get_command(app)
+    command = COMMAND
     names = []
     for word in words:
         if not hasattr(command, "commands"):
@@ -58,7 +59,7 @@ def test_make_targets_and_linked_files_exist(page):
         assert line.split()[0] in targets, f"`make {line}`"
     for link in re.findall(r"\]\(([^)#]+)\)", text):
         assert link.startswith("https://") or (page.parent / link).exists(), link
-    for path in re.findall(r"`((?:jobs|cluster|ofa|search|ensemble|tests|configs|docs|bench)/[\w./]+)`", text):
+    for path in re.findall(r"`((?:jobs|cluster|ofa|search|ensemble|tests|configs|docs|bench|k8s)/[\w./]+)`", text):
         assert (ROOT / path).exists(), path
 
 

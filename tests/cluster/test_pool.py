@@ -89,20 +89,32 @@ def answers(pool, tickets):
 
 
 def test_workers_are_added_and_leave_while_the_pool_works(pool):
-    """Who leaves does first what it has."""
-    tickets = [pool.submit("slowly", n) for n in range(80)]
-    found, pids = {}, []
-    for size in (4, 4, 1, 1):
-        pool.resize(size)
-        deadline = len(found) + 20
-        while len(found) < deadline:
-            for ticket, answer in pool.finished():
-                found[ticket] = answer
-                pids.append(answer[1])
-    assert [found[ticket][0] for ticket in tickets] == list(range(80))
+    """Who leaves does first what it has: every task is answered, and answered once."""
+    found, submitted, pids = {}, 0, set()
+
+    def work(enough):
+        nonlocal submitted
+        deadline = time.monotonic() + 120
+        while not enough():
+            assert time.monotonic() < deadline, "waited in vain"
+            while pool.free > 0:
+                pool.submit("slowly", submitted)
+                submitted += 1
+            for ticket, (number, pid) in pool.finished():
+                assert ticket not in found
+                found[ticket] = number
+                pids.add(pid)
+
+    pool.resize(4)
+    work(lambda: len(pids) == 4)
+    pool.resize(1)
     assert pool.workers == 1
-    assert len(set(pids[20:40])) > 2
-    assert len(set(pids[-5:])) == 1
+    work(lambda: len(pool.places) == 1)
+    pids.clear()
+    work(lambda: len(found) > 20)
+    while len(found) < submitted:
+        found.update({ticket: number for ticket, (number, _) in pool.finished()})
+    assert sorted(found.values()) == list(range(submitted))
 
 
 def test_a_pool_that_has_nothing_to_do_says_so_at_once_and_waits_no_longer_than_told(pool):

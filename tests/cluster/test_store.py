@@ -13,10 +13,13 @@ from cluster.errors import StepError
 from cluster.store import DirectoryStore, MissingObject, StoreError, open_store
 
 
-@pytest.fixture(params=["directory", "mock", "real"])
+@pytest.fixture(params=["directory", "mock", "real", "google"])
 def store(request, tmp_path, monkeypatch):
     if request.param == "directory":
         return open_store(str(tmp_path / "store"))
+    if request.param == "google":
+        request.getfixturevalue("cloud_storage")
+        return open_store(f"s3://results/google/{request.node.name}")
     server = request.getfixturevalue("mock_s3" if request.param == "mock" else "radosgw")
     for name, value in (server if request.param == "mock" else server.environment).items():
         monkeypatch.setenv(name, value)
@@ -43,6 +46,19 @@ def test_parts_of_an_object_are_read_where_a_file_is_wanted(store):
         assert file.read() == data
     with pytest.raises(MissingObject):
         store.open("a/c.bin")
+
+
+def test_the_rest_of_an_object_is_one_request(mock_s3, monkeypatch):
+    for name, value in mock_s3.items():
+        monkeypatch.setenv(name, value)
+    store = open_store("s3://results/rest")
+    store.write("a", bytes(3_000_000))
+    asked = []
+    monkeypatch.setattr(store, "part", lambda key, first, size: asked.append((first, size)) or bytes(size))
+    with store.open("a") as file:
+        assert len(file.read()) == 3_000_000
+        assert file.read() == b""
+    assert asked == [(0, 3_000_000)]
 
 
 def test_a_published_file_is_read_back_and_replaces_what_was_there(store, tmp_path):

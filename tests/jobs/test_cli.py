@@ -178,6 +178,73 @@ def test_python_m_jobs_is_the_same_command():
     assert done.stderr.startswith("ofa: 'x' is not the name of an arch")
 
 
+@pytest.fixture
+def published(reference):
+    """The options that name the published problem: two devices' tables and a predictor."""
+    folder = reference / "ofa"
+    tables = f"phone={folder / 'note10_latency_lut_w1.2.json'}", f"cpu={folder / 'i7_8700k_latency_lut.yaml'}"
+    options = ["--space", "ofa_mbv3_w1.2", "--predictor", folder / "ofa_acc_predictor_w1.2.npz"]
+    return [*options, *(part for table in tables for part in ("--latency-table", table))]
+
+
+def test_a_search_on_two_devices_gives_a_front_to_choose_from(ofa, published, tmp_path):
+    code, _, err = ofa("search", *published, "--evaluations", 2000, "--population", 30, "--at-most", "latency_ms@phone=30",
+                       "--out", tmp_path)  # fmt: skip
+    assert code == 0, err
+    members = json.loads((tmp_path / "front.json").read_text())["members"]
+    assert 10 <= len(members) <= 30
+    assert all(member["latencies_ms"]["phone"] <= 30 for member in members)
+    code, out, _ = ofa("choose", tmp_path / "front.json", "--latency-ms", "phone=25", "--latency-ms", "cpu=20", "--json")
+    assert code == 0
+    chosen = json.loads(out)["chosen"]
+    fits = [m for m in members if m["latencies_ms"]["phone"] <= 25 and m["latencies_ms"]["cpu"] <= 20]
+    assert chosen["top1"] == max(m["top1"] for m in fits)
+
+
+def test_targets_on_two_devices_are_kept_in_the_order_given(ofa, published, tmp_path):
+    asked = "--latency-ms", "phone=20,30", "--latency-ms", "cpu=15"
+    code, _, err = ofa("targets", *published, *asked, "--evaluations", 1500, "--out", tmp_path)
+    assert code == 0, err
+    first, second, third = json.loads((tmp_path / "targets.json").read_text())["members"]
+    assert first["latencies_ms"]["phone"] <= 20
+    assert second["latencies_ms"]["phone"] <= 30
+    assert third["latencies_ms"]["cpu"] <= 15
+    assert second["top1"] > first["top1"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ([], "give --latency-ms with a table, or --macs without"),
+        (["--macs", "1e8"], "--macs 1e8: the costs here are --latency-ms phone=N,N,... --latency-ms cpu=N,N,..."),
+        (["--latency-ms", "20"], "--latency-ms 20: the costs here are --latency-ms phone="),
+        (["--latency-ms", "phone=20,fast"], "'fast' is no number"),
+        (["--latency-ms", "phone=1", "--latency-ms", "cpu=15", "--evaluations", "200"], "latency_ms on phone"),
+        (["--latency-ms", "phone=20"], "expected all but one of the problem's objectives"),
+    ],
+)
+def test_targets_that_cannot_be_are_one_line(ofa, published, tmp_path, asked, line):
+    code, _, err = ofa("targets", *published, *asked, "--out", tmp_path)
+    assert code == 2
+    assert line in err
+    assert err.strip().count("\n") == 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_published_algorithm_chooses_ensembles_of_a_table(ofa, tmp_path):
+    rng = np.random.default_rng(0)
+    probs = np.sort(rng.dirichlet(np.ones(3), (6, 200)), axis=2)[:, :, ::-1].astype(np.float32)
+    classes = np.argsort(rng.random((6, 200, 3)), axis=2)
+    table = Table(classes, probs, rng.integers(0, 3, 200), np.arange(1.0, 7))
+    (tmp_path / "t.npz").write_bytes(table.to_npz())
+    for algorithm in ("default", "nsga2"):
+        code, _, err = ofa("ensemble", "--predictions", tmp_path / "t.npz", "--cost", "max", "--algorithm", algorithm,
+                           "--evaluations", 60, "--seed", 3, "--out", tmp_path / algorithm)  # fmt: skip
+        assert code == 0, err
+    best = [json.loads((tmp_path / a / "ensembles.json").read_text())["members"][-1]["top1"] for a in ("default", "nsga2")]
+    assert best[0] == best[1], "63 subsets, of which 60 are scored"
+
+
 def test_results_compare_says_what_differs_between_two_runs_and_nothing_else(ofa, tiny_run, tmp_path):
     shutil.copytree(tiny_run.folder, tmp_path / "one")
     shutil.copytree(tiny_run.folder, tmp_path / "other")

@@ -55,3 +55,12 @@ def test_many_archs_are_packed_like_one(name):
     assert packed == [genes.pack(row) for row in genes_BG]
     assert np.array_equal(genes.unpack_all(packed), genes_BG)
     assert genes.unpack_all([]).shape == (0, len(genes.sizes_G))
+
+
+def test_filled_genes_are_the_same_archs_and_differ_where_nothing_is_used():
+    genes, rng = Genes(get_space("digits")), np.random.default_rng(0)
+    genes_BG = genes.random(300, rng)
+    filled_BG = genes.filled(genes_BG, rng)
+    assert np.array_equal(genes.canonical(filled_BG), genes_BG)
+    unused = ~genes.used(genes_BG)
+    assert set(np.unique(filled_BG[:, genes.expand][unused])) == set(range(genes.sizes_G[genes.expand][0]))

@@ -7,7 +7,7 @@ from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.errors import InfeasibleError, ProblemError
 from search.evolution import Evolution
-from search.objective import MACS, TOP1
+from search.objective import LATENCY, MACS, TOP1, Objective
 from search.problem import CostTable, Problem, Term
 from search.targets import STRATEGIES, prune, search
 
@@ -30,7 +30,7 @@ PROBLEM = Problem(SPACE, (Term(TOP1, top1, exact=False), Term(MACS, macs, exact=
 
 def run(strategy, targets=TARGETS, **settings):
     settings = {"generations": 12, "warm_generations": 4, "evaluations": 2000, "seed": 1, **settings}
-    return search(PROBLEM, MACS, targets, strategy=strategy, **settings)
+    return search(PROBLEM, {MACS: targets}, strategy=strategy, **settings)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -66,9 +66,26 @@ def test_an_impossible_target_is_answered(strategy):
         run(strategy, (1000.0, 60_000.0))
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_costs_have_targets_in_one_search(strategy):
+    other = Objective("latency_ms", "minimize", "a device where large images are dear")
+    both = replace(PROBLEM, terms=(*PROBLEM.terms, Term(other, lambda g: macs(g) / 1e4 * (1 + g[:, 0]), exact=True)))
+    settings = {"generations": 12, "warm_generations": 4, "evaluations": 1000, "seed": 1}
+    found = search(both, {MACS: TARGETS[:2], other: (9.0, 30.0)}, strategy=strategy, **settings)
+    assert (found.values[:2, 1] <= TARGETS[:2]).all()
+    assert (found.values[2:, 2] <= (9.0, 30.0)).all()
+    np.testing.assert_array_equal(found.values, both.evaluate(GENES.encode(found.archs)))
+    if strategy == "shared":
+        assert found.evaluations <= 2000
+        alone = run("shared", TARGETS[:2], evaluations=1000)
+        assert (found.values[:2, 0] >= alone.values[:, 0]).all(), "the first cost's search is the one it is alone"
+
+
 def test_bad_targets_get_their_line():
     with pytest.raises(ProblemError, match="no strategy is called 'sideways'"):
         run("sideways")
+    with pytest.raises(ProblemError, match=r"targets are of latency_ms; expected all but one of .*: top1, macs"):
+        search(PROBLEM, {LATENCY: (1.0,)}, seed=1)
     with pytest.raises(ProblemError, match="expected positive numbers"):
         run("shared", (0.0,))
 
