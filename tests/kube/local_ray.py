@@ -72,8 +72,8 @@ class LocalRay:
         mount.mkdir()
         for name, text in config.items():
             (mount / name).write_text(text)
-        port, dashboard, agent = free_port(), free_port(), free_port()
-        ports = (f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}")
+        port, dashboard = free_port(), free_port()
+        ports = (f"--port={port}", f"--dashboard-port={dashboard}")
         head = self.node(folder, "--head", "--num-cpus=0", "--include-dashboard=true", "--dashboard-host=127.0.0.1", *ports)
         self.clusters[cluster] = Nodes(folder, port, f"http://127.0.0.1:{dashboard}", mount, head)
         deadline = time.monotonic() + UP_S
@@ -96,15 +96,20 @@ class LocalRay:
         for name in ("RAY_ADDRESS", "KUBECONFIG"):
             environment.pop(name, None)
         head = "--head" in arguments
-        command = [str(BIN / "ray"), "start", *arguments, "--block", "--disable-usage-stats",
+        # several nodes on one machine; a port that is given is not waited for
+        agents = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port",
+                                                         "dashboard-agent-grpc-port", "runtime-env-agent-port")]  # fmt: skip
+        command = [str(BIN / "ray"), "start", *arguments, *agents, "--block", "--disable-usage-stats",
                    "--object-store-memory=134217728", *(["--temp-dir", str(folder / "ray")] if head else [])]  # fmt: skip
         with (folder / "nodes.log").open("ab") as log:
             return Node(marker, subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
 
     def resize(self, cluster: str, group: str, pods: int, cpus: int) -> None:
         nodes = self.clusters[cluster]
-        self.sizes.append((group, pods))
         there = nodes.workers.setdefault(group, [])
+        there[:] = [node for node in there if node.process.poll() is None]  # pods that have failed are replaced
+        if len(there) != pods:
+            self.sizes.append((group, pods))
         while len(there) < pods:
             there.append(self.node(nodes.folder, f"--address=127.0.0.1:{nodes.port}", f"--num-cpus={cpus}"))
         while len(there) > pods:

@@ -233,9 +233,8 @@ class Operator:
                 self.running(self.pod(cluster, "worker", group["groupName"], group["template"]))
             for pod in pods[wanted:]:
                 self.api.delete("pods", pod["metadata"]["namespace"], pod["metadata"]["name"])
-            if len(pods) != wanted:
-                cpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
-                self.backend.resize(cluster["metadata"]["name"], group["groupName"], wanted, cpus)
+            cpus = int(group["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+            self.backend.resize(cluster["metadata"]["name"], group["groupName"], wanted, cpus)
             total += wanted
         conditions = [{"type": "HeadPodReady", "status": "True", "reason": "Running", "message": "",
                        "lastTransitionTime": cluster["metadata"]["creationTimestamp"]}]  # fmt: skip

@@ -22,8 +22,8 @@ def store_url(request, tmp_path, monkeypatch):
     return f"s3://results/{tmp_path.name}"
 
 
-def test_of_many_that_claim_at_once_each_gets_its_own_number(store_url):
-    store, claimed = open_store(store_url), []
+def test_of_many_that_claim_at_once_each_gets_its_own_number(tmp_path):
+    store, claimed = open_store(str(tmp_path)), []
     threads = [threading.Thread(target=lambda: claimed.append(claim_attempt(store, "r"))) for _ in range(8)]
     for thread in threads:
         thread.start()

@@ -21,6 +21,8 @@ from jobs.config import load
 from jobs.submit import rendered, ship
 
 ROOT = Path(__file__).parent.parent.parent
+# a watch that the end of a test cuts off in its TLS handshake
+pytestmark = pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning")
 STORE = "s3://bucket/prefix"
 RUN = load(str(TINY)).id
 

@@ -18,6 +18,8 @@ from jobs import cluster
 from jobs.config import load
 from jobs.submit import plan, rendered
 
+# a watch that the end of a test cuts off in its TLS handshake
+pytestmark = pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning")
 STORE = "s3://bucket/prefix"
 
 
