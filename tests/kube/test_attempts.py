@@ -22,8 +22,12 @@ def store_url(request, tmp_path, monkeypatch):
     return f"s3://results/{tmp_path.name}"
 
 
-def test_of_many_that_claim_at_once_each_gets_its_own_number(tmp_path):
-    store, claimed = open_store(str(tmp_path)), []
+@pytest.mark.parametrize("where", ["directory", "radosgw"])  # moto looks, then writes: two may both be told they were first
+def test_of_many_that_claim_at_once_each_gets_its_own_number(where, request, tmp_path, monkeypatch):
+    if where == "radosgw":
+        for name, value in request.getfixturevalue("radosgw").environment.items():
+            monkeypatch.setenv(name, value)
+    store, claimed = open_store(str(tmp_path) if where == "directory" else "s3://results/attempts"), []
     threads = [threading.Thread(target=lambda: claimed.append(claim_attempt(store, "r"))) for _ in range(8)]
     for thread in threads:
         thread.start()

@@ -38,7 +38,10 @@ def day(server, radosgw, monkeypatch):
     operator = Operator(server, LocalRay(radosgw.environment), every_s=0.3)
     yield operator
     while BACKGROUND:
-        BACKGROUND.pop().kill()
+        process, reader = BACKGROUND.pop()
+        process.kill()
+        reader.join(timeout=20)
+        process.communicate()
     operator.close()
 
 
@@ -52,10 +55,10 @@ def in_background(*words):
     """An `ofa` command under way, and its lines so far."""
     process = subprocess.Popen([str(OFA), *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                                env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
-    BACKGROUND.append(process)
     lines = []
     reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, "")), daemon=True)
     reader.start()
+    BACKGROUND.append((process, reader))
     return process, lines
 
 
