@@ -17,7 +17,7 @@ setup: .venv/installed
 demo: setup
 	$(BIN)/ofa run configs/digits.toml
 
-# What tests need beyond Python: an S3 server (Ceph's radosgw), Chromium and kubectl. Debian and root only; else tests skip.
+# What tests need beyond Python: an S3 server (Ceph's radosgw) and Chromium. Debian and root only; else tests skip.
 services:
 	@tests/services.sh
 
