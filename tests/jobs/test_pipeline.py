@@ -241,7 +241,7 @@ def test_the_same_run_onto_a_real_s3_server_ends_with_the_same_front_and_is_pull
     assert ofa("results", "verify", "--store", tmp_path).returncode == 0  # what was broken here was fetched again
 
 
-@pytest.mark.parametrize("signal", [2, 15])
+@pytest.mark.parametrize("signal", [2, pytest.param(15, marks=pytest.mark.slow)])
 def test_a_run_that_is_told_to_stop_says_so(tmp_path, signal):
     """Ctrl-C and SIGTERM, while Ray Train works."""
     running = Running("run", TINY, "--store", tmp_path)
@@ -253,6 +253,7 @@ def test_a_run_that_is_told_to_stop_says_so(tmp_path, signal):
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_front(tiny_run, tmp_path):
     done = ofa("run", TINY, "--store", tmp_path, "--set", "seed=2", "--until", "ensemble")
     assert done.returncode == 0, done.stderr
