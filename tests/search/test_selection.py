@@ -124,3 +124,9 @@ def test_what_keeps_all_limits_survives_first(points, data):
     kept, rating = constrained(SURVIVAL["nsga2"], points, beyond, count, np.random.default_rng(0))
     assert len(kept) == len(rating) == count
     assert beyond[kept].max() <= np.sort(beyond)[count - 1]
+
+
+def test_nsga3_bears_a_plane_that_meets_an_axis_nowhere():
+    points = np.array([(0.0, 0.0, 2.0), (3.0, 1.0, 1.0), (6.0, 0.0, 0.0)])
+    kept, _ = nsga3(points, 1, np.random.default_rng(1))
+    assert ranks(points)[kept] == 0
