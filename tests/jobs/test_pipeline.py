@@ -168,6 +168,7 @@ class TestWhatARunLeaves:
         assert ofa("results", "verify", "--store", tmp_path / "copy").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_in_train_measure_and_search_ends_with_the_same_front(tiny_run, tmp_path):
     """SIGKILL to a Train worker and to evaluators, which the run survives, and to the driver, after which it runs again."""
     folder = tmp_path / run_id()
@@ -215,6 +216,7 @@ def test_a_run_that_is_killed_in_train_measure_and_search_ends_with_the_same_fro
     assert ofa("results", "verify", "--store", tmp_path).returncode == 0
 
 
+@pytest.mark.slow  # tests/kube/test_end_to_end.py has a whole run on a real server in every suite
 def test_the_same_run_onto_a_real_s3_server_ends_with_the_same_front_and_is_pulled_whole(tiny_run, radosgw, tmp_path):
     environment = {**os.environ, **radosgw.environment}
     done = ofa("run", TINY, "--store", "s3://results/tiny", "--json", env=environment)
