@@ -6,7 +6,8 @@ diversity, not pressure. Each round crosses cells that are near each other, chan
 anew. It makes several times more children than it may evaluate, and picks by an estimate: an additive model of the
 choices, fitted to what this search evaluated lately, tells how a child differs from its parents, whose values are
 known; costs that are exact are not estimated but asked, which is no evaluation. The children evaluated are those
-expected to improve most on the best quality of their cell and all cheaper ones.
+expected to improve most on the best quality of their cell and all cheaper ones. While a batch is evaluated the next one is
+bred, from all that was known before.
 
 On the published problem (OFA's Note10 table and predictor, 100,000 evaluations) finer cells, pure elitism on the
 front, a hierarchy of islands and more mutations all did worse; docs/log.md has the figures.
@@ -17,9 +18,11 @@ Shape letters in this file: B archs, G genes, M objectives, C cells, A cost axes
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
+from threadpoolctl import threadpool_limits
 
 from ofa.compiled import compiled
 from ofa.genes import Genes
@@ -70,12 +73,18 @@ class Archive:
         self.exact_M = exact
         self._start(first_BG)
         total, fruitless = self.left + len(first_BG), 0
-        while self.left > 0 and fruitless < 20:
+        # While one batch is evaluated the next is bred. More threads for products of this size only wait for each other.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(1) as evaluator:
             asked_BG = self._asked(min(self.batch, self.left))
-            fruitless = 0 if len(asked_BG) else fruitless + 1
-            if len(asked_BG):
-                self._note(asked_BG)
-            progress(total - self.left)
+            while len(asked_BG) or (self.left > 0 and fruitless < 20):
+                self.left -= len(asked_BG)
+                fruitless = 0 if len(asked_BG) else fruitless + 1
+                points = evaluator.submit(self.ask, asked_BG) if len(asked_BG) else None
+                next_BG = self._asked(min(self.batch, self.left)) if self.left > 0 else asked_BG[:0]
+                if points is not None:
+                    self._keep(asked_BG, points.result())
+                asked_BG = next_BG
+                progress(total - self.left - len(asked_BG))
         feasible = (self.front_points <= self.bounds_M).all(axis=1)
         kept = np.flatnonzero(feasible)
         kept = kept[thinned(self.front_points[kept], self.members)]
@@ -105,11 +114,6 @@ class Archive:
         self.cell_score = np.full(cells, np.inf)
         self.front_genes, self.front_points = first_BG[:0], points_BM[:0]
         self._keep(first_BG, points_BM)
-
-    def _note(self, asked_BG: np.ndarray) -> None:
-        points_BM = self.ask(asked_BG)
-        self.left -= len(asked_BG)
-        self._keep(asked_BG, points_BM)
 
     def _keep(self, genes_BG: np.ndarray, points_BM: np.ndarray) -> None:
         """The best of each cell, the non-dominated of all time, and what the surrogate learns."""
