@@ -64,12 +64,15 @@ class Api:
     def connect(cls, namespace: str, context: str | None = None) -> Api:
         """The cluster of a kubeconfig (KUBECONFIG, ~/.kube/config), or the one that this process runs in."""
         from kubernetes import client, config
+        from yaml import YAMLError
 
         configuration = client.Configuration()
         try:
             try:
                 files = os.environ.get("KUBECONFIG") or "~/.kube/config"  # asked now: the package asks when it is imported
                 config.load_kube_config(files, context=context, client_configuration=configuration)
+            except (TypeError, AttributeError, YAMLError):  # what the package makes of a file that is something else
+                raise config.ConfigException(f"{files}: is no kubeconfig") from None
             except config.ConfigException:
                 if context is not None:
                     raise

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from cluster import lint
 from cluster.errors import InputError, StepError
 from cluster.kubeapi import Api, Conflict, Lost, NotThere
-from cluster.rayjob import PART_OF, RESULTS, RUN_LABEL, SPEC_HASH, SUBMISSION, Rendered, job_name
+from cluster.rayjob import PART_OF, RESULTS, SPEC_HASH, SUBMISSION, Rendered, job_name
 from cluster.state import GONE, QUEUE, State, state_of
 
 Doc = dict[str, Any]
@@ -430,8 +430,3 @@ def results_of(job: Doc) -> tuple[str, str]:
     if not store:
         raise InputError(f"{job['metadata']['name']}: has no annotation {RESULTS}; `ofa submit` did not make it")
     return store, run_id
-
-
-def run_of(job: Doc) -> str:
-    label: str = job["metadata"].get("labels", {}).get(RUN_LABEL, job["metadata"]["name"])
-    return label

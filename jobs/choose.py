@@ -13,6 +13,7 @@ from typing import Any
 
 from cluster.errors import InputError
 from jobs.problem import named_numbers, number, read
+from ofa.arch import ArchError
 from ofa.record import Measured
 from search.choose import Choice, choose
 from search.front import Front
@@ -85,6 +86,8 @@ def _members(path: str) -> list[Measured]:
         return list(Front.from_json(json.loads(text)).members)
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: is no JSON: {error}; give a front.json") from None
+    except ArchError as error:
+        raise InputError(f"{path}: {error}; give a front.json") from None
 
 
 def _devices(members: Sequence[Measured]) -> list[str]:

@@ -258,3 +258,11 @@ def test_results_compare_says_what_differs_between_two_runs_and_nothing_else(ofa
         {"what": "search.evaluations", "one": 80, "other": 81},
         {"what": "search: evaluations", "one": record["evaluations"], "other": 81},
     ]
+
+
+def test_a_front_that_is_none_is_one_line_with_its_path(ofa, tmp_path):
+    (tmp_path / "front.json").write_text("{}")
+    code, _, err = ofa("choose", tmp_path / "front.json", "--knee")
+    assert code == 2
+    assert err.startswith(f"ofa: {tmp_path / 'front.json'}: a front is")
+    assert err.count("\n") == 1

@@ -71,3 +71,19 @@ def test_the_front_is_the_one_in_front_json(page, tiny_run):
     members = tiny_run.read("front.json")["members"]
     assert trace["x"] == [member["macs"] for member in members]
     assert trace["y"] == pytest.approx([member["top1"] * 100 for member in members])
+
+
+def test_it_says_of_every_ensemble_what_it_gains_and_of_the_best_how_much_was_luck(page, tiny_run):
+    browser_page, _, _ = page
+    found = tiny_run.read("ensembles.json")
+    fronts = [found, *found["other_costs"]]
+    shown = browser_page.eval_on_selector_all(
+        "#ensembles tbody tr", "rows => rows.map(row => row.lastElementChild.textContent.split(' ')[0])"
+    )
+    assert shown == [f"{100 * row['gain']:+.2f}" if "gain" in row else "" for front in fronts for row in front["members"]]
+    text = browser_page.locator("body").inner_text()
+    for front in fronts:
+        helped = [row for row in front["members"] if row.get("gain", 0) > 0]
+        ensembles = [row for row in front["members"] if "gain" in row]
+        assert f"cost is the {front['cost']} over the members, {len(helped)} of {len(ensembles)} ensembles" in text
+        assert f"promised {100 * front['curse']['gap']:+.2f} points" in text

@@ -66,6 +66,15 @@ def test_rights_and_credentials_are_one_line(api, server):
         api.list("ConfigMap")
 
 
+@pytest.mark.parametrize("content", ["junk", "[train]\nbatch = 64\n", "a: [", "{}"])
+def test_a_file_that_is_no_kubeconfig_is_one_line(monkeypatch, tmp_path, content):
+    (tmp_path / "config").write_text(content)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(InputError, match="neither a kubeconfig nor a pod's service account") as refused:
+        Api.connect("ofa")
+    assert "\n" not in str(refused.value)
+
+
 def test_no_cluster_is_one_line(monkeypatch, tmp_path, api, server):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
     with pytest.raises(InputError, match="neither a kubeconfig nor a pod's service account"):
