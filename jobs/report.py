@@ -284,9 +284,9 @@ def ensembles_text(ensembles: dict[str, Any]) -> str:
         below = sum(high < 0 for _, _, high in gains)
         said.append(
             f"Where the cost is the {found['cost']} over the members, {more} of {len(gains)} ensembles name more test "
-            f"images right than the best single network within their cost: {above} with a 95 % interval above 0, {below} with one "
-            f"below. Choosing the best subset promised {100 * found['curse']['gap']:+.2f} points more than it keeps on test "
-            "(winner's curse)."
+            f"images right than the best single network within their cost: {above} with a 95 % interval above 0, "
+            f"{below} with one below. Choosing the best subset promised {100 * found['curse']['gap']:+.2f} points more "
+            "than it keeps on test (winner's curse)."
         )
     return " ".join(said)
 
