@@ -150,7 +150,7 @@ class Search:
     """Measured search (Optuna on Ray) and predicted search (gene arrays)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    algorithm: Literal["default", "nsga2", "nsga3", "guided", "random"] = "default"
+    algorithm: Literal["default", "nsga2", "nsga3", "sms-emoa", "spea2", "guided", "random"] = "default"
     mode: Literal["generations", "asynchronous"] = "generations"  # the second is faster on many evaluators, not repeatable
     evaluations: Annotated[int, Field(ge=4)] = 300  # measured, the two extremes among them
     population: Annotated[int, Field(ge=4)] = 40  # archs of a generation, of all islands together

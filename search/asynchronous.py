@@ -21,10 +21,8 @@ from ofa.space import Space
 from search.front import front
 from search.guided import Guided
 from search.island import Individual, Island, Packed, elites
-from search.measured import Result, distinct
+from search.measured import ALGORITHMS, Result, distinct
 from search.objective import Objective, values
-
-ALGORITHMS = ("default", "nsga2", "nsga3", "guided", "random")
 
 
 class Evaluators(Protocol):

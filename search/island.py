@@ -24,13 +24,19 @@ from ofa.genes import Genes
 from ofa.space import Space
 from search.front import crowding, nondominated, ranks
 from search.objective import Direction
+from search.samplers import SMSEMOASampler, SPEA2Sampler
 
 Packed = tuple[int, ...]  # an arch as `Genes.pack` makes it
 Select = Callable[[optuna.Study, list[FrozenTrial]], list[FrozenTrial]]  # the population that survives
 
 RENEWED = 0.25  # of the population, as so many trials are finished the parents are chosen anew
 
-SAMPLERS = {"nsga2": NSGAIISampler, "nsga3": NSGAIIISampler}
+SAMPLERS: dict[str, type[NSGAIISampler | NSGAIIISampler]] = {
+    "nsga2": NSGAIISampler,
+    "nsga3": NSGAIIISampler,
+    "sms-emoa": SMSEMOASampler,
+    "spea2": SPEA2Sampler,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +134,7 @@ class Breeder:
 class PackedSampler(BaseSampler):
     """Evolves packed archs; parents are chosen anew, `population` of them, whenever some more trials are finished.
 
-    select: which of the last parents and the newly finished trials survive (of NSGA-II, NSGA-III, ...). Unlike
+    select: which of the last parents and the newly finished trials survive (of NSGA-II, SMS-EMOA, ...). Unlike
     Optuna's own samplers, whatever was finished since the last generation counts, however late it was asked for.
     """
 
@@ -192,7 +198,7 @@ class PackedSampler(BaseSampler):
 
 
 def survival(algorithm: str, population: int, objectives: int) -> Select:
-    """How Optuna's sampler of this name selects; optuna is pinned for this (pyproject.toml)."""
+    """How the Optuna sampler of this name selects; optuna is pinned for this (pyproject.toml)."""
     settings = {"dividing_parameter": divisions(population, objectives)} if algorithm == "nsga3" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

@@ -20,12 +20,12 @@ from ofa.record import Measured
 from ofa.space import Space
 from search.front import Front, front
 from search.guided import Guided
-from search.island import Individual, Island, Packed, elites
+from search.island import SAMPLERS, Individual, Island, Packed, elites
 from search.objective import Direction, Objective, values
 
 Evaluate = Callable[[Sequence[Arch]], Sequence[Measured]]  # a table, a predictor, or Ray actors
 
-ALGORITHMS = ("default", "nsga2", "nsga3", "guided", "random")
+ALGORITHMS = ("default", *SAMPLERS, "guided", "random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +80,9 @@ def search(
 
     The smallest and the largest arch are in the first generation; `known` observations are in it too and cost
     nothing. evaluations: a number, or a function that may say more or less while it runs.
-    algorithm: `nsga2` (the default; doi:10.1109/4235.996017) or `nsga3` (doi:10.1109/TEVC.2013.2281535),
-    as Optuna has them; `guided` by a predictor (`search.guided`), for which one island is enough; or `random`.
+    algorithm: `nsga2` (the default; doi:10.1109/4235.996017) or `nsga3` (doi:10.1109/TEVC.2013.2281535), as Optuna
+    has them; `sms-emoa` or `spea2`, as `search.samplers` adds them to Optuna; `guided` by a predictor
+    (`search.guided`), for which one island is enough; or `random`.
     run_islands: calls a function with each of several arguments, like `map`.
     """
     if algorithm not in ALGORITHMS:
@@ -163,7 +164,7 @@ class _State:
 
 
 def next_generation(request: Request) -> Generation:
-    """One generation of NSGA-II or NSGA-III by Optuna: choose parents from the pool, cross and mutate them.
+    """One generation of an evolutionary algorithm by Optuna: choose parents from the pool, cross and mutate them.
 
     The study lives only here, in memory: parents and children of the last generation are all that the next step
     depends on, so a short-lived study takes the same step as one that holds the whole history.

@@ -60,7 +60,7 @@ def run(evaluators=None, evaluations=200, **settings):
     return found, evaluators
 
 
-@pytest.mark.parametrize("algorithm", ["default", "nsga2", "nsga3", "random"])
+@pytest.mark.parametrize("algorithm", ["default", "nsga2", "nsga3", "sms-emoa", "spea2", "random"])
 @pytest.mark.parametrize("islands", [1, 3])
 def test_nothing_is_evaluated_twice_and_the_budget_is_used(algorithm, islands):
     found, evaluators = run(algorithm=algorithm, islands=islands)
@@ -162,7 +162,7 @@ def test_a_space_smaller_than_the_budget_is_searched_whole_and_the_search_ends(a
 
 
 def test_an_unknown_algorithm_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match="there are default, nsga2, nsga3, guided, random"):
+    with pytest.raises(ValueError, match="there are default, nsga2, nsga3, sms-emoa, spea2, guided, random"):
         run(algorithm="nsga9")
 
 

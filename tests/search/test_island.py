@@ -41,7 +41,7 @@ def evolved(here, count, batch=20):
     return told
 
 
-@pytest.mark.parametrize("algorithm", ["nsga2", "nsga3"])
+@pytest.mark.parametrize("algorithm", ["nsga2", "nsga3", "sms-emoa", "spea2"])
 def test_it_asks_for_canonical_archs_and_never_twice(algorithm):
     told = evolved(island(algorithm), 300)
     packed = [individual.packed for individual in told]
@@ -50,7 +50,7 @@ def test_it_asks_for_canonical_archs_and_never_twice(algorithm):
     assert np.array_equal(GENES.canonical(genes_BG), genes_BG)
 
 
-@pytest.mark.parametrize("algorithm", ["nsga2", "nsga3"])
+@pytest.mark.parametrize("algorithm", ["nsga2", "nsga3", "sms-emoa", "spea2"])
 def test_it_evolves(algorithm):
     drawn = [volume(worth(GENES.pack_all(GENES.random(600, np.random.default_rng(s))))) for s in range(8)]
     ours = [volume(evolved(island(algorithm, seed=str(seed)), 600)) for seed in range(8)]

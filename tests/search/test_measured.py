@@ -48,7 +48,7 @@ def run(seed=1, evaluations=200, **settings):
     return found, recorder
 
 
-@pytest.mark.parametrize("algorithm", ["default", "nsga2", "nsga3", "random"])
+@pytest.mark.parametrize("algorithm", ["default", "nsga2", "nsga3", "sms-emoa", "spea2", "random"])
 @pytest.mark.parametrize("islands", [1, 2, 3])
 def test_nothing_is_evaluated_twice_and_the_budget_is_used(algorithm, islands):
     found, recorder = run(algorithm=algorithm, islands=islands)
@@ -131,7 +131,7 @@ def test_a_space_smaller_than_the_budget_is_searched_whole_and_the_search_ends()
 
 
 def test_an_unknown_algorithm_is_answered_with_those_there_are():
-    with pytest.raises(ValueError, match="there are default, nsga2, nsga3, guided, random"):
+    with pytest.raises(ValueError, match="there are default, nsga2, nsga3, sms-emoa, spea2, guided, random"):
         run(algorithm="nsga9")
 
 
