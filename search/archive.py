@@ -75,16 +75,18 @@ class Archive:
         total, fruitless = self.left + len(first_BG), 0
         # While one batch is evaluated the next is bred. More threads for products of this size only wait for each other.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(1) as evaluator:
+            done_BG, done_BM = first_BG[:0], first_BG[:0]
             asked_BG = self._asked(min(self.batch, self.left))
-            while len(asked_BG) or (self.left > 0 and fruitless < 20):
+            while len(done_BG) or len(asked_BG) or (self.left > 0 and fruitless < 20):
                 self.left -= len(asked_BG)
                 fruitless = 0 if len(asked_BG) else fruitless + 1
-                points = evaluator.submit(self.ask, asked_BG) if len(asked_BG) else None
+                evaluation = evaluator.submit(self.ask, asked_BG) if len(asked_BG) else None
+                if len(done_BG):
+                    self._keep(done_BG, done_BM)
+                    progress(total - self.left - len(asked_BG))
                 next_BG = self._asked(min(self.batch, self.left)) if self.left > 0 else asked_BG[:0]
-                if points is not None:
-                    self._keep(asked_BG, points.result())
+                done_BG, done_BM = asked_BG, evaluation.result() if evaluation else done_BM[:0]
                 asked_BG = next_BG
-                progress(total - self.left - len(asked_BG))
         feasible = (self.front_points <= self.bounds_M).all(axis=1)
         kept = np.flatnonzero(feasible)
         kept = kept[thinned(self.front_points[kept], self.members)]

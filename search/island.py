@@ -199,7 +199,7 @@ class PackedSampler(BaseSampler):
 
 def survival(algorithm: str, population: int, objectives: int) -> Select:
     """How the Optuna sampler of this name selects; optuna is pinned for this (pyproject.toml)."""
-    settings = {"dividing_parameter": divisions(population, objectives)} if algorithm == "nsga3" else {}
+    settings: dict[str, Any] = {"dividing_parameter": divisions(population, objectives)} if algorithm == "nsga3" else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return SAMPLERS[algorithm](population_size=population, seed=0, **settings)._elite_population_selection_strategy

@@ -7,7 +7,7 @@ Two published layouts (github.com/mit-han-lab/once-for-all; weights as an npz fi
   18 × 3 expansions; the output is added to `base_acc`.
 
 Inputs of unused slots are 0. Predictions lie some points above accuracies on ImageNet's validation images; they rank.
-Shape letters in this file: B archs, G genes, F features, H hidden values.
+Shape letters in this file: B archs, G genes, X choices of an arch, F features (one for each choice), H hidden values.
 """
 
 from __future__ import annotations
@@ -48,12 +48,11 @@ class PublishedPredictor:
         sizes = [w.shape[1] for w in weights]
         if any(w.shape[0] != width for w, width in zip(weights, [*sizes[1:], 1], strict=True)):
             raise ProblemError(f"{where}: its layers do not fit each other: {', '.join(str(w.shape) for w in weights)}")
-        first_FH = weights[0].T[_columns(space, sizes[0], where)]
-        self._weights = [np.ascontiguousarray(first_FH), *(np.ascontiguousarray(w.T) for w in weights[1:3])]
+        published_FH = weights[0].T[_columns(space, sizes[0], where)]
+        self._first_FH, self._start_X = _choice_rows(self.genes, published_FH.astype(np.float32))
+        self._weights = [np.ascontiguousarray(w.T) for w in weights[1:3]]
         self._biases = [b.astype(np.float32) for b in biases[:3]]
         self._last_H, self._base = weights[3][0].astype(np.float64), float(biases[3][0]) + base
-        self._rows = _block_rows(self.genes)
-        self._eyes = [np.eye(self.genes.sizes_G[g], dtype=np.float32) for g in self._whole()]
 
     @staticmethod
     def resolutions(data: bytes, space: Space) -> tuple[int, ...]:
@@ -67,23 +66,14 @@ class PublishedPredictor:
 
     def predict(self, genes_BG: np.ndarray) -> np.ndarray:
         """Top-1 (fractions) of canonical genes: float64 [B]."""
-        hidden_BH = self._features(genes_BG) @ self._weights[0]
-        for weight_HH, bias_H in zip(self._weights[1:], self._biases[:2], strict=True):
-            _rectified(hidden_BH, bias_H)
+        whole_BX = genes_BG[:, _whole(self.genes)]
+        places_BX = np.concatenate([whole_BX, self.genes.blocks(genes_BG)], axis=1) + self._start_X
+        hidden_BH = np.empty((len(genes_BG), self._first_FH.shape[1]), dtype=np.float32)
+        _first_layer(places_BX, self._first_FH, self._biases[0], hidden_BH)
+        for weight_HH, bias_H in zip(self._weights, self._biases[1:], strict=True):
             hidden_BH = hidden_BH @ weight_HH
-        _rectified(hidden_BH, self._biases[2])
+            _rectified(hidden_BH, bias_H)
         return hidden_BH @ self._last_H + self._base
-
-    def _features(self, genes_BG: np.ndarray) -> np.ndarray:
-        """One-hot resolution, stem and widths, then of every slot its kernel and expansion: float32 [B, F]."""
-        rows_BF = self._rows.take(self.genes.blocks(genes_BG), axis=0).reshape(len(genes_BG), -1)
-        whole = [eye.take(genes_BG[:, g], axis=0) for eye, g in zip(self._eyes, self._whole(), strict=True)]
-        return np.concatenate([*whole, rows_BF], axis=1)
-
-    def _whole(self) -> list[int]:
-        """The genes that are no slot's: resolution, and of ResNet-50D the stem's depth and the widths."""
-        count = len(self.genes.sizes_G)
-        return [0] if self.genes.space.kernels else [0, 1, *range(count)[self.genes.width]]
 
 
 def _layers(data: bytes) -> tuple[list[np.ndarray], list[np.ndarray], float] | None:
@@ -134,16 +124,47 @@ def _columns(space: Space, inputs: int, where: str) -> list[int]:
     return columns
 
 
-def _block_rows(genes: Genes) -> np.ndarray:
-    """The features of a slot for each kind of block: float32 [kinds, kernels + expansions]."""
+def _whole(genes: Genes) -> list[int]:
+    """The genes that are no slot's: resolution, and of ResNet-50D the stem's depth and the widths."""
+    count = len(genes.sizes_G)
+    return [0] if genes.space.kernels else [0, 1, *range(count)[genes.width]]
+
+
+def _choice_rows(genes: Genes, published_FH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What each value of each choice adds to the first layer, float32 [F, H], and where each choice's values begin, [X].
+
+    Choices are the whole genes, then each slot's kind of block, whose row is that of its kernel and its expansion.
+    """
     kernels, expands = len(genes.space.kernels), len(genes.space.expands)
-    rows = np.zeros((genes.block_kinds, kernels + expands), dtype=np.float32)
-    for kind in range(1, genes.block_kinds):
-        kernel, expand = divmod(kind - 1, expands)
+    sizes = [int(genes.sizes_G[g]) for g in _whole(genes)]
+    rows_FH = [published_FH[: sum(sizes)]]
+    for slot_FH in published_FH[sum(sizes) :].reshape(-1, kernels + expands, published_FH.shape[1]):
+        kinds_FH = np.zeros((genes.block_kinds, published_FH.shape[1]), dtype=np.float32)
+        kinds_FH[1:] = np.tile(slot_FH[kernels:], (max(kernels, 1), 1))
         if kernels:
-            rows[kind, kernel] = 1
-        rows[kind, kernels + expand] = 1
-    return rows
+            kinds_FH[1:] += np.repeat(slot_FH[:kernels], expands, axis=0)
+        rows_FH.append(kinds_FH)
+        sizes.append(genes.block_kinds)
+    return np.concatenate(rows_FH), np.cumsum([0, *sizes[:-1]])
+
+
+@compiled
+def _first_layer(places_BX, rows_FH, bias_H, hidden_BH):  # type: ignore[no-untyped-def]
+    """Of every arch the sum of its choices' rows, four at a time, and the bias, with what is negative set to 0."""
+    fours = places_BX.shape[1] // 4 * 4
+    for b in range(places_BX.shape[0]):
+        for h in range(hidden_BH.shape[1]):
+            hidden_BH[b, h] = bias_H[h]
+        for x in range(0, fours, 4):
+            i, j, k, n = places_BX[b, x], places_BX[b, x + 1], places_BX[b, x + 2], places_BX[b, x + 3]
+            for h in range(hidden_BH.shape[1]):
+                hidden_BH[b, h] += (rows_FH[i, h] + rows_FH[j, h]) + (rows_FH[k, h] + rows_FH[n, h])
+        for x in range(fours, places_BX.shape[1]):
+            f = places_BX[b, x]
+            for h in range(hidden_BH.shape[1]):
+                hidden_BH[b, h] += rows_FH[f, h]
+        for h in range(hidden_BH.shape[1]):
+            hidden_BH[b, h] = max(hidden_BH[b, h], np.float32(0))
 
 
 @compiled
