@@ -9,3 +9,7 @@ class InputError(ValueError):
 
 class StepError(RuntimeError):
     """A step that had good input failed (a full disk, workers that keep dying): exit code 1."""
+
+
+class NoSpace(StepError):
+    """A full disk or bucket: trying again at once is of no use."""

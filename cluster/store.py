@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from cluster import google
-from cluster.errors import InputError, StepError
+from cluster.errors import InputError, NoSpace, StepError
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError
@@ -161,7 +161,7 @@ class DirectoryStore:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 size = data.stat().st_size if isinstance(data, Path) else len(data)
-                raise StepError(
+                raise NoSpace(
                     f"{self.url}: no space left for {key} ({size / 2**20:.1f} MiB); "
                     "free some and run the same command again, what is finished is kept"
                 ) from None
@@ -318,7 +318,7 @@ def _s3_error(error: BotoCoreError | ClientError, url: str, bucket: str, key: st
     if code in ("NoSuchKey", "404"):
         return MissingObject(f"{url}: there is no {key}")
     if code == "QuotaExceeded":
-        return StepError(f"{where}: {_S3_ADVICE[code]}")
+        return NoSpace(f"{where}: {_S3_ADVICE[code]}")
     if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
         return StepError(f"{where}: the object store answered {code}; run the same command again, what is finished is kept")
     advice = _S3_ADVICE.get({"403": "AccessDenied"}.get(code, code))

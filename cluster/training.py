@@ -15,7 +15,7 @@ import ray.train
 import ray.train.torch
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from cluster.errors import InputError, StepError
+from cluster.errors import InputError, NoSpace, StepError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,12 +48,12 @@ class _Mailbox:
 
     def __init__(self) -> None:
         self.letters: list[dict[str, Any]] = []
-        self.refused = ""
+        self.refused: InputError | NoSpace | None = None
 
-    def refuse(self, why: str) -> None:
+    def refuse(self, why: InputError | NoSpace) -> None:
         self.refused = why
 
-    def refusal(self) -> str:
+    def refusal(self) -> InputError | NoSpace | None:
         return self.refused
 
     def put(self, letter: dict[str, Any]) -> None:
@@ -70,8 +70,8 @@ def train_on_ray(
     """Runs `loop` on `workers` Ray Train workers (gloo; with `gpu` one GPU each and nccl) until all return.
 
     When a worker dies all are started again, at most `max_failures` times; the loop continues from what it
-    saved. An `InputError` in a worker is nothing that another try mends: it is raised here. arrays: shared through the
-    object store. hear: gets every report, here in the driver.
+    saved. An `InputError` or `NoSpace` in a worker is nothing that another try mends: it is raised here. arrays: shared
+    through the object store. hear: gets every report, here in the driver.
     """
     mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
     shared = ray.put(dict(arrays))
@@ -97,9 +97,9 @@ def train_on_ray(
     finally:
         ended.set()
         listener.join()
-    refusal: str = ray.get(mailbox.refusal.remote())
-    if refusal:
-        raise InputError(refusal)
+    refusal: InputError | NoSpace | None = ray.get(mailbox.refusal.remote())
+    if refusal is not None:
+        raise refusal
     if failure is not None:
         raise StepError(f"training failed on {workers} workers: {failure.reason}")
 
@@ -142,12 +142,12 @@ def _on_worker(config: dict[str, Any]) -> None:
         mailbox.put.remote(letter)
 
     worker = Worker(context.get_world_rank(), context.get_world_size(), report)
-    if ray.get(mailbox.refusal.remote()):
+    if ray.get(mailbox.refusal.remote()) is not None:
         return
     try:
         config["loop"](worker, ray.get(config["arrays"]))
-    except InputError as error:
-        ray.get(mailbox.refuse.remote(str(error)))
+    except (InputError, NoSpace) as error:
+        ray.get(mailbox.refuse.remote(error))
         raise
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cluster.errors import InputError, StepError
+from cluster.errors import InputError, NoSpace, StepError
 from cluster.training import train_on_ray
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -20,20 +20,19 @@ def trained(loop, tmp_path, max_failures):
     return letters, starts
 
 
-def test_input_that_a_worker_refuses_ends_training_at_once(tmp_path):
+@pytest.mark.parametrize("kind", [InputError, pytest.param(NoSpace, marks=pytest.mark.slow)])
+def test_what_no_other_try_mends_ends_training_at_once(tmp_path, kind):
     """With its own line, although other failures would be tried again three times."""
 
     def loop(worker, arrays):
         import pathlib
         import uuid
 
-        from cluster.errors import InputError
-
         if worker.rank == 0:
             (pathlib.Path(arrays["folder"].tobytes().decode()) / uuid.uuid4().hex).touch()
-            raise InputError("images: 11 cannot be decoded")
+            raise kind("images: 11 cannot be decoded")
 
-    with pytest.raises(InputError, match="images: 11 cannot be decoded"):
+    with pytest.raises(kind, match="images: 11 cannot be decoded"):
         trained(loop, tmp_path, max_failures=3)
     assert len(list(tmp_path.iterdir())) == 1
 
