@@ -3,7 +3,8 @@
     python -m bench.training_rate --data DIR
 
 Workers have one thread each and the phases of configs/cifar10.toml. Wanted: two workers at least 1.6 times as fast as
-one, and the input pipeline at least 3 times as fast as training consumes. Medians of rounds that take turns.
+one, and the input pipeline at least 3 times as fast as training consumes. `apart` are two trainings side by side that
+exchange nothing: what the machine's processors allow. Medians of rounds that take turns.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ofa.supernet import Supernet
 from ofa.train import Learner, train_step
 
 CONFIG = "configs/cifar10.toml"
+WAYS = ((1, "own"), (2, "own"), (2, "shared"), (2, "apart"))
 STEPS = 14  # of each measurement, after two that do not count
 
 
@@ -47,15 +49,16 @@ def main() -> None:
     config = load(CONFIG, sets)
     rates: dict[tuple[int, str, str], list[float]] = {}
     for _ in range(options.rounds):
-        for world, draws in ((1, "own"), (2, "own"), (2, "shared")):
+        for world, draws in WAYS:
             for phase, rate in trained(sets, world, draws).items():
                 rates.setdefault((world, draws, phase), []).append(rate)
     print("images/s of all workers, by phase\n")
-    print("| phase | one worker | two, own draws | two, shared draw | own / one | shared / one |\n|---|---|---|---|---|---|")
+    print("| phase | one worker | two, own draws | two, shared draw | two apart | own / one | shared / one | apart / one |")
+    print(f"|{'---|' * 8}")
     fastest = 0.0
     for name in (phase.name for phase in config.phases):
-        one, own, shared = (statistics.median(rates[(*way, name)]) for way in ((1, "own"), (2, "own"), (2, "shared")))
-        print(f"| {name} | {one:.0f} | {own:.0f} | {shared:.0f} | {own / one:.2f} | {shared / one:.2f} |")
+        one, *two = (statistics.median(rates[(*way, name)]) for way in WAYS)
+        print(f"| {name} | {' | '.join(f'{r:.0f}' for r in (one, *two))} | {' | '.join(f'{r / one:.2f}' for r in two)} |")
         fastest = max(fastest, one)
     for name, rate in inputs(config, options.rounds).items():
         print(f"\n{name}: {rate:.0f} images/s on one thread, {rate / fastest:.1f} times what the fastest phase consumes")
@@ -82,7 +85,7 @@ def work(rank: int, world: int, port: int, sets: list[str], draws: str, answers:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     config = load(CONFIG, sets)
-    me = Worker(rank, world, lambda letter: None)
+    me = Worker(rank, 1 if draws == "apart" else world, lambda letter: None)
     net = Supernet(config.search_space, 10, torch.Generator().manual_seed(1))
     learner = Learner(net, recipe(config), me.average)
     side, count = config.search_space.resolutions[-1], config.train.batch // 2
@@ -96,6 +99,7 @@ def work(rank: int, world: int, port: int, sets: list[str], draws: str, answers:
                 start = time.perf_counter()
             rng = random.Random(f"{step}" if draws == "shared" else f"{step}/{rank}")
             train_step(learner, phase, images, labels, None, 1e-6, rng)
+        torch.distributed.barrier()
         found[phase.name] = world * count * STEPS / (time.perf_counter() - start)
     if rank == 0:
         answers.put(found)
