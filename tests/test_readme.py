@@ -89,7 +89,13 @@ def test_readme_names_both_set_up_commands():
     assert len(COMMANDS) >= 9
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+# Whole runs of a minute each; tests/jobs and the demo have others in every suite.
+LONG = ("--set seed=2", "--set data.source=IMAGES")
+
+
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, marks=[pytest.mark.slow] * any(long in line for long in LONG)) for line in COMMANDS]
+)
 def test_a_command_of_the_readme_works(demo, mock_s3, tmp_path, line):
     """As it stands there, with names filled in; the bucket has the demo's run, and another seed is a smaller run."""
     key = demo.read("validated.json")["members"][0]["key"]

@@ -54,6 +54,7 @@ def test_another_failure_is_tried_again_and_reports_arrive(tmp_path):
     assert starts == 2
 
 
+@pytest.mark.slow
 def test_a_failure_too_many_is_one_line(tmp_path):
     def loop(worker, arrays):
         raise OSError("no such device")

@@ -157,6 +157,7 @@ class TestWhatARunLeaves:
         assert done.stderr.count("finished before, nothing to do") == 9
         assert {path: path.stat().st_mtime_ns for path in tiny_run.folder.rglob("*")} == before
 
+    @pytest.mark.slow  # README's command does so in every suite
     def test_any_arch_is_exported_by_its_name(self, tiny_run, tmp_path):
         shutil.copytree(tiny_run.store, tmp_path / "copy")
         arch = SPACE.uniform(28, 2, 5, 2)
@@ -263,6 +264,7 @@ def test_another_seed_gives_another_front(tiny_run, tmp_path):
         assert (tmp_path / run_id("seed=2") / name).read_bytes() != (tiny_run.folder / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_one_line_and_nothing_is_lost(tiny_run, tmp_path):
     folder = tmp_path / run_id()
     running = Running("run", TINY, "--store", tmp_path)
