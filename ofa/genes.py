@@ -157,6 +157,23 @@ def _grouped(sizes: Sequence[int]) -> list[list[int]]:
     return groups
 
 
+class Choices:
+    """The choices that make an arch, whose values stand in one long table: each slot's kind of block, then some genes.
+
+    values: how many there are in all.
+    """
+
+    def __init__(self, genes: Genes, whole: Sequence[int]) -> None:
+        self.genes, self.whole = genes, list(whole)
+        sizes = [*[genes.block_kinds] * len(genes.space.slots), *(int(genes.sizes_G[g]) for g in whole)]
+        *start, self.values = np.cumsum([0, *sizes]).tolist()
+        self._start_X = np.array(start)
+
+    def places(self, genes_BG: np.ndarray) -> np.ndarray:
+        """Where in the table each choice's value stands: int64 [B, slots + genes], for canonical genes."""
+        return np.concatenate([self.genes.blocks(genes_BG), genes_BG[:, self.whole]], axis=1) + self._start_X
+
+
 @compiled
 def _blocks(genes_BG, depth_DN, entry_L, least_L, kernel_L, expand_L, expands, kinds_BL):  # type: ignore[no-untyped-def]
     """Fills `Genes.blocks`. kernel_L, expand_L: the gene of each slot, -1 for none."""

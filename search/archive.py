@@ -25,7 +25,7 @@ from scipy.linalg import cho_factor, cho_solve
 from threadpoolctl import threadpool_limits
 
 from ofa.compiled import compiled
-from ofa.genes import Genes
+from ofa.genes import Choices, Genes
 from search.front import nondominated
 from search.selection import thinned
 
@@ -243,15 +243,12 @@ class Surrogate:
     """A ridge regression of points on the choices of an arch, which forgets; additive, so it is a sum of table entries."""
 
     def __init__(self, genes: Genes, objectives: int, *, ridge: float = 1.0, refit_every: int = 4) -> None:
-        self.genes, self.ridge, self.refit_every = genes, ridge, refit_every
-        sizes = [*[genes.block_kinds] * len(genes.space.slots)]
-        whole = range(len(genes.sizes_G))
-        self.whole = [0, *whole[genes.depth], *whole[genes.width]]
-        sizes += [int(genes.sizes_G[g]) for g in self.whole]
-        self.start = np.concatenate(([0], np.cumsum(sizes)))
-        self.gram_FF = np.zeros((self.start[-1], self.start[-1]))
-        self.moment_FM = np.zeros((self.start[-1], objectives))
-        self.weight_FM = np.zeros((self.start[-1], objectives))
+        self.ridge, self.refit_every = ridge, refit_every
+        every = range(len(genes.sizes_G))
+        self.choices = Choices(genes, [0, *every[genes.depth], *every[genes.width]])
+        self.gram_FF = np.zeros((self.choices.values, self.choices.values))
+        self.moment_FM = np.zeros((self.choices.values, objectives))
+        self.weight_FM = np.zeros((self.choices.values, objectives))
         self.mean_M: np.ndarray | None = None
         self.rounds = 0
 
@@ -262,7 +259,7 @@ class Surrogate:
         fade = np.exp(-len(genes_BG) / MEMORY)
         self.gram_FF *= fade
         self.moment_FM *= fade
-        _count(self._places(genes_BG), points_BM - self.mean_M, self.gram_FF, self.moment_FM)
+        _count(self.choices.places(genes_BG), points_BM - self.mean_M, self.gram_FF, self.moment_FM)
         if self.rounds % self.refit_every == 0:
             gram_FF = self.gram_FF + self.ridge * np.eye(len(self.gram_FF))
             factor = cho_factor(gram_FF, lower=True, overwrite_a=True, check_finite=False)
@@ -273,12 +270,8 @@ class Surrogate:
         """Estimates of the points [B, M]."""
         assert self.mean_M is not None
         points_BM = np.empty((len(genes_BG), len(self.mean_M)))
-        _sums(self._places(genes_BG), self.weight_FM, self.mean_M, points_BM)
+        _sums(self.choices.places(genes_BG), self.weight_FM, self.mean_M, points_BM)
         return points_BM
-
-    def _places(self, genes_BG: np.ndarray) -> np.ndarray:
-        """The features that are 1."""
-        return np.concatenate([self.genes.blocks(genes_BG), genes_BG[:, self.whole]], axis=1) + self.start[:-1]
 
 
 @compiled

@@ -18,7 +18,7 @@ import numpy as np
 
 from ofa import npz
 from ofa.compiled import compiled
-from ofa.genes import Genes
+from ofa.genes import Choices, Genes
 from ofa.space import MobileSpace, Space
 from search.errors import ProblemError
 
@@ -49,7 +49,8 @@ class PublishedPredictor:
         if any(w.shape[0] != width for w, width in zip(weights, [*sizes[1:], 1], strict=True)):
             raise ProblemError(f"{where}: its layers do not fit each other: {', '.join(str(w.shape) for w in weights)}")
         published_FH = weights[0].T[_columns(space, sizes[0], where)]
-        self._first_FH, self._start_X = _choice_rows(self.genes, published_FH.astype(np.float32))
+        self._choices = Choices(self.genes, _whole(self.genes))
+        self._first_FH = _choice_rows(self.genes, published_FH.astype(np.float32))
         self._weights = [np.ascontiguousarray(w.T) for w in weights[1:3]]
         self._biases = [b.astype(np.float32) for b in biases[:3]]
         self._last_H, self._base = weights[3][0].astype(np.float64), float(biases[3][0]) + base
@@ -66,10 +67,8 @@ class PublishedPredictor:
 
     def predict(self, genes_BG: np.ndarray) -> np.ndarray:
         """Top-1 (fractions) of canonical genes: float64 [B]."""
-        whole_BX = genes_BG[:, _whole(self.genes)]
-        places_BX = np.concatenate([whole_BX, self.genes.blocks(genes_BG)], axis=1) + self._start_X
         hidden_BH = np.empty((len(genes_BG), self._first_FH.shape[1]), dtype=np.float32)
-        _first_layer(places_BX, self._first_FH, self._biases[0], hidden_BH)
+        _first_layer(self._choices.places(genes_BG), self._first_FH, self._biases[0], hidden_BH)
         for weight_HH, bias_H in zip(self._weights, self._biases[1:], strict=True):
             hidden_BH = hidden_BH @ weight_HH
             _rectified(hidden_BH, bias_H)
@@ -130,22 +129,21 @@ def _whole(genes: Genes) -> list[int]:
     return [0] if genes.space.kernels else [0, 1, *range(count)[genes.width]]
 
 
-def _choice_rows(genes: Genes, published_FH: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What each value of each choice adds to the first layer, float32 [F, H], and where each choice's values begin, [X].
+def _choice_rows(genes: Genes, published_FH: np.ndarray) -> np.ndarray:
+    """What each value of each of `Choices` adds to the first layer: float32 [F, H].
 
-    Choices are the whole genes, then each slot's kind of block, whose row is that of its kernel and its expansion.
+    The row of a slot's kind of block is that of its kernel and that of its expansion together.
     """
     kernels, expands = len(genes.space.kernels), len(genes.space.expands)
-    sizes = [int(genes.sizes_G[g]) for g in _whole(genes)]
-    rows_FH = [published_FH[: sum(sizes)]]
-    for slot_FH in published_FH[sum(sizes) :].reshape(-1, kernels + expands, published_FH.shape[1]):
+    whole = sum(int(genes.sizes_G[g]) for g in _whole(genes))
+    rows_FH = []
+    for slot_FH in published_FH[whole:].reshape(-1, kernels + expands, published_FH.shape[1]):
         kinds_FH = np.zeros((genes.block_kinds, published_FH.shape[1]), dtype=np.float32)
         kinds_FH[1:] = np.tile(slot_FH[kernels:], (max(kernels, 1), 1))
         if kernels:
             kinds_FH[1:] += np.repeat(slot_FH[:kernels], expands, axis=0)
         rows_FH.append(kinds_FH)
-        sizes.append(genes.block_kinds)
-    return np.concatenate(rows_FH), np.cumsum([0, *sizes[:-1]])
+    return np.concatenate([*rows_FH, published_FH[:whole]])
 
 
 @compiled
