@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO, TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
-from cluster import google
 from cluster.errors import InputError, NoSpace, StepError
+from cluster.stores import google
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, ClientError

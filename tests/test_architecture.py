@@ -22,7 +22,7 @@ AT_HOME = {
     "ray": ("cluster/",),
     "boto3": ("cluster/store.py",),
     "botocore": ("cluster/store.py",),
-    "google": ("cluster/google.py",),
+    "google": ("cluster/stores/google.py",),
     "kubernetes": ("cluster/kubeapi.py",),
     "jsonschema": ("cluster/lint.py",),
     "optuna": ("search/",),

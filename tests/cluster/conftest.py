@@ -96,7 +96,7 @@ def cloud_storage(mock_s3: dict[str, str], tmp_path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "gcloud"))  # nobody is logged in
     monkeypatch.setenv("GCE_METADATA_IP", where)
     monkeypatch.setattr(_metadata, "_GCE_METADATA_HOST", where)
-    monkeypatch.setattr("cluster.google.HOST", "127.0.0.1")
+    monkeypatch.setattr("cluster.stores.google.HOST", "127.0.0.1")
     yield Here
     server.shutdown()
     server.server_close()

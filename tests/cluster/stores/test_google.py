@@ -3,8 +3,8 @@
 import pytest
 
 from cluster.errors import InputError
-from cluster.google import is_google
 from cluster.store import open_store
+from cluster.stores.google import is_google
 
 
 def test_cloud_storage_is_known_by_its_endpoint():
