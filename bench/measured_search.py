@@ -25,8 +25,8 @@ import numpy as np
 import optuna
 
 from bench.imagenet import COSTS, GENES, SPACE, Surrogate, rows, volume
-from cluster.pool import Pool, Remote
-from cluster.session import session
+from cluster.runtime.pool import Pool, Remote
+from cluster.runtime.session import session
 from ofa.arch import Arch
 from ofa.record import Measured
 from search import asynchronous, measured

@@ -24,7 +24,7 @@ import torch.multiprocessing as processes
 from torch import Tensor
 
 from cluster.progress import Reporter
-from cluster.training import Worker
+from cluster.runtime.training import Worker
 from jobs.config import Experiment, load
 from jobs.data import Dataset
 from jobs.data import load as load_data

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from cluster.progress import Reporter
+from cluster.runtime.training import Worker
 from cluster.seeds import stream
-from cluster.training import Worker
 from jobs.config import Experiment
 from jobs.sources import Corrupt, DataError, Shelf, open_source
 from jobs.streaming import streamed

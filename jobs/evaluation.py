@@ -11,8 +11,8 @@ import safetensors.numpy
 import torch
 
 from cluster import run as keys
-from cluster.pool import Pool
 from cluster.run import Step
+from cluster.runtime.pool import Pool
 from jobs.config import Experiment
 from jobs.data import Dataset, read_only_tensor
 from jobs.job import Job

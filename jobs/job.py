@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cluster.config import dump
-from cluster.pool import Pool
 from cluster.progress import Reporter
 from cluster.run import Run
-from cluster.session import session
+from cluster.runtime.pool import Pool
+from cluster.runtime.session import session
 from jobs import data
 from jobs.config import Experiment
 from jobs.scale import Scale

@@ -13,8 +13,8 @@ from functools import partial
 from cluster import run as keys
 from cluster.config import ConfigError
 from cluster.run import jsonl, machine
+from cluster.runtime.tasks import ray_map
 from cluster.seeds import stream
-from cluster.tasks import ray_map
 from jobs.evaluation import load_supernet, measure_all, read_weights
 from jobs.job import Job
 from ofa.arch import Arch

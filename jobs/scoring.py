@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from cluster.pool import Pool
+from cluster.runtime.pool import Pool
 from ensemble.score import SubsetScorer
 from ensemble.table import Table
 

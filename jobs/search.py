@@ -22,12 +22,12 @@ from typing import Any
 
 import numpy as np
 
-from cluster import pool as pools
 from cluster import run as keys
 from cluster.progress import Reporter
 from cluster.run import Step, json_lines, jsonl
+from cluster.runtime import pool as pools
+from cluster.runtime.tasks import ray_map
 from cluster.store import open_store
-from cluster.tasks import ray_map
 from jobs.evaluation import measure_all, read_weights
 from jobs.job import Job
 from jobs.problem import Loaded

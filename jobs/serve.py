@@ -21,8 +21,8 @@ import torch
 from torch import nn
 
 from cluster.progress import Reporter
-from cluster.serving import Answer, served
-from cluster.session import session
+from cluster.runtime.serving import Answer, served
+from cluster.runtime.session import session
 from ofa.export import Description, Vote, from_safetensors
 from ofa.images import resize
 
@@ -91,7 +91,7 @@ def images_of(doc: Any) -> np.ndarray:
 
 
 def application(path: str, port: int, name: str = "ensemble") -> Any:
-    """The exported ensemble as a Ray Serve application, see `cluster.serving.served`."""
+    """The exported ensemble as a Ray Serve application, see `cluster.runtime.serving.served`."""
     _, description = from_safetensors(path)
     builders = [partial(member_of, path, index) for index in range(len(description.archs))]
     return served(builders, images_of, port=port, name=name)

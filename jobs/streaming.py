@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cluster.runtime.rows import stream as stream_rows
+from cluster.runtime.training import Worker
 from cluster.seeds import stream
-from cluster.stream import stream as stream_rows
-from cluster.training import Worker
 from jobs.config import Data, Experiment
 from jobs.sources import Corrupt, DataError, Shelf
 from ofa.decode import CorruptImage, decode, random_crop

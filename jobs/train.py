@@ -22,9 +22,9 @@ from cluster import run as keys
 from cluster.checkpoint import Checkpoints, Progress
 from cluster.config import ConfigError
 from cluster.run import Run
+from cluster.runtime.training import Worker, train_on_ray
 from cluster.seeds import stream
 from cluster.store import open_store
-from cluster.training import Worker, train_on_ray
 from jobs.config import Experiment
 from jobs.data import Dataset
 from jobs.job import Job

@@ -136,7 +136,7 @@ def chromium() -> str:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """A local Ray cluster of two CPUs."""
-    from cluster.session import session
+    from cluster.runtime.session import session
 
     with session("local", cpus=4, shared_bytes=0):
         yield

@@ -36,7 +36,7 @@ def test_actors_count_as_one_process_does_even_if_one_is_killed_midway(ray_clust
 
 @pytest.fixture
 def ray_cluster_of_four():
-    from cluster.session import session
+    from cluster.runtime.session import session
 
     ray.shutdown()
     with session("local", cpus=4, shared_bytes=2**28):

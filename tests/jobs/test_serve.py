@@ -9,7 +9,7 @@ import pytest
 import ray
 import torch
 
-from cluster.session import session
+from cluster.runtime.session import session
 from jobs.serve import SHARED_BYTES, application, images_of, latency
 from ofa.export import Ballot, Description, Vote, from_safetensors, to_safetensors
 from ofa.extract import extract

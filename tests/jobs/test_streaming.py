@@ -11,8 +11,8 @@ import pytest
 import torch
 from pictures import content, experiment, loaded, spoilt, write_parquet
 
+from cluster.runtime.training import Worker
 from cluster.store import open_store
-from cluster.training import Worker
 from jobs.sources import Corrupt, DataError, open_source
 from jobs.streaming import plan, streamed
 

@@ -15,7 +15,7 @@ from cluster.checkpoint import Checkpoints
 from cluster.config import ConfigError
 from cluster.progress import Reporter
 from cluster.run import Run
-from cluster.training import Worker
+from cluster.runtime.training import Worker
 from jobs.config import load
 from jobs.data import load as load_data
 from jobs.finetune import tuned

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cluster.errors import InputError, NoSpace, StepError
-from cluster.training import train_on_ray
+from cluster.runtime.training import train_on_ray
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

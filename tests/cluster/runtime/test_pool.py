@@ -10,10 +10,10 @@ import pytest
 import ray
 
 from cluster.errors import InputError, StepError
-from cluster.pool import Lost, Pool, Remote
-from cluster.session import session
-from cluster.tasks import ray_map
-from cluster.training import train_on_ray
+from cluster.runtime.pool import Lost, Pool, Remote
+from cluster.runtime.session import session
+from cluster.runtime.tasks import ray_map
+from cluster.runtime.training import train_on_ray
 
 
 class Adder:
