@@ -20,7 +20,7 @@ from typing import TextIO
 
 from cluster import run as keys
 from cluster.errors import InputError, StepError
-from cluster.rayjob import secrets
+from cluster.kube.rayjob import secrets
 from cluster.run import claim_attempt, json_lines
 from cluster.store import Store, open_store
 

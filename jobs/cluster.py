@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster import kuberay
 from cluster import run as keys
 from cluster.errors import InputError
-from cluster.kubeapi import Api, NotThere
-from cluster.kuberay import Role, Seen
-from cluster.rayjob import RESULTS, SUBMISSION
+from cluster.kube import runs as kuberay
+from cluster.kube.api import Api, NotThere
+from cluster.kube.rayjob import RESULTS, SUBMISSION
+from cluster.kube.runs import Role, Seen
+from cluster.kube.state import GONE, State, state_of
 from cluster.run import Run, attempts
-from cluster.state import GONE, State, state_of
 from cluster.store import open_store
 from jobs import scale as scaling
 from jobs.results import the_run

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cluster.errors import InputError
-from cluster.state import TIMED_OUT
+from cluster.kube.state import TIMED_OUT
 from jobs import config as configs
 
 if TYPE_CHECKING:
-    from cluster.kubeapi import Api
-    from cluster.kuberay import Seen
+    from cluster.kube.api import Api
+    from cluster.kube.runs import Seen
 
 app = typer.Typer()
 
@@ -31,7 +31,7 @@ Where = Annotated[str | None, typer.Option("--store", help="where the run's resu
 
 
 def connected(namespace: str, context: str | None) -> Api:
-    from cluster.kubeapi import Api
+    from cluster.kube.api import Api
 
     return Api.connect(namespace, context)
 

@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field
 
 from cluster import config
 from cluster.config import STRICT, ConfigError, Count
-from cluster.rayjob import Kube
+from cluster.kube.rayjob import Kube
 from ofa.arch import Arch, ArchError
 from ofa.phases import Phase
 from ofa.space import Space

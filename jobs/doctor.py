@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from cluster.errors import InputError, StepError
-from cluster.kubeapi import Api, NotThere
+from cluster.kube.api import Api, NotThere
 from cluster.store import open_store
 
 RAY = (2, 60)  # the version of the images and manifests

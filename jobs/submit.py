@@ -21,11 +21,12 @@ from typing import Any, Literal
 
 import yaml
 
-from cluster import kuberay, lint
 from cluster.config import ConfigError, dump
 from cluster.errors import InputError
-from cluster.kubeapi import Api, NotThere
-from cluster.rayjob import AUTOSCALER_CPUS, SUBMITTER_CPUS, WAITING_CPUS, Kube, Rendered, refuse_secrets, render
+from cluster.kube import lint
+from cluster.kube import runs as kuberay
+from cluster.kube.api import Api, NotThere
+from cluster.kube.rayjob import AUTOSCALER_CPUS, SUBMITTER_CPUS, WAITING_CPUS, Kube, Rendered, refuse_secrets, render
 from cluster.store import open_store
 from jobs.config import Experiment
 

@@ -5,7 +5,7 @@ import tomllib
 import pytest
 from manifests import ROOT, Peer, allowed, golden, objections, of_kind, pods, restricted, selects
 
-from cluster.rayjob import SPOT_LABELS, Group, Kube, render
+from cluster.kube.rayjob import SPOT_LABELS, Group, Kube, render
 from jobs.doctor import ACCOUNTS, NEEDS
 from jobs.submit import plan, quantity
 

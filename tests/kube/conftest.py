@@ -10,7 +10,7 @@ import pytest
 from kube.apiserver import ApiServer
 from kube.operator import Operator, Scripted
 
-from cluster.kubeapi import Api
+from cluster.kube.api import Api
 
 
 @pytest.fixture

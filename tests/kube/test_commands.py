@@ -13,9 +13,9 @@ import yaml
 from helpers import TINY
 from typer.testing import CliRunner
 
-from cluster import kuberay
 from cluster.errors import InputError
-from cluster.kubeapi import Api
+from cluster.kube import runs as kuberay
+from cluster.kube.api import Api
 from jobs import cli, doctor
 from jobs.config import load
 from jobs.submit import rendered, ship

@@ -9,7 +9,7 @@ import pytest
 from kube.apiserver import Refusal
 
 from cluster.errors import InputError
-from cluster.kubeapi import Api, Conflict, Lost, NotThere
+from cluster.kube.api import Api, Conflict, Lost, NotThere
 
 
 def config_map(name="c", **data):

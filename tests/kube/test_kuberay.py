@@ -7,12 +7,12 @@ import time
 import pytest
 from helpers import TINY
 
-from cluster import kuberay
 from cluster.errors import InputError
-from cluster.kubeapi import Conflict, NotThere
-from cluster.rayjob import SUBMISSION, job_name
+from cluster.kube import runs as kuberay
+from cluster.kube.api import Conflict, NotThere
+from cluster.kube.rayjob import SUBMISSION, job_name
+from cluster.kube.state import state_of
 from cluster.run import Run, attempt_record, claim_attempt, driver_log
-from cluster.state import state_of
 from cluster.store import open_store
 from jobs import cluster
 from jobs.config import load

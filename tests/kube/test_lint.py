@@ -11,7 +11,7 @@ import pytest
 import yaml
 from helpers import TINY
 
-from cluster import lint
+from cluster.kube import lint
 from jobs.config import load
 from jobs.submit import as_text, rendered
 
@@ -122,11 +122,11 @@ def test_another_kind_is_refused():
 def test_the_schemas_are_those_of_kuberay(reference):
     """Byte for byte the reference's, with their notice beside them."""
     for kind in ("rayjob", "raycluster"):
-        ours = gzip.decompress((ROOT / f"cluster/schemas/{kind}-v1.json.gz").read_bytes())
+        ours = gzip.decompress((ROOT / f"cluster/kube/schemas/{kind}-v1.json.gz").read_bytes())
         theirs = (reference / f"kuberay/{kind}-v1.strict.schema.json").read_bytes()
         assert hashlib.sha256(ours).hexdigest() == hashlib.sha256(theirs).hexdigest()
     version = (reference / "kuberay/VERSION").read_text()
-    notice = (ROOT / "cluster/schemas/NOTICE").read_text()
+    notice = (ROOT / "cluster/kube/schemas/NOTICE").read_text()
     assert "v1.7.0" in version and "1.7.0" in notice and "Apache License" in notice
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.state import QUEUE, state_of
+from cluster.kube.state import QUEUE, state_of
 
 
 def job(ray="", deployed="", *, retries=2, suspend=False, queue=False, deleted=False, **status):

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster import lint
 from cluster.errors import InputError, StepError
-from cluster.kubeapi import Api, Conflict, Lost, NotThere
-from cluster.rayjob import PART_OF, RESULTS, SPEC_HASH, SUBMISSION, Rendered, job_name
-from cluster.state import GONE, QUEUE, State, state_of
+from cluster.kube import lint
+from cluster.kube.api import Api, Conflict, Lost, NotThere
+from cluster.kube.rayjob import PART_OF, RESULTS, SPEC_HASH, SUBMISSION, Rendered, job_name
+from cluster.kube.state import GONE, QUEUE, State, state_of
 
 Doc = dict[str, Any]
 Role = Literal["submitter", "head", "worker"]

@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from cluster.config import STRICT, ConfigError, Count, NotNegativeInt
-from cluster.lint import JOB_NAME, SAFE, LintError
-from cluster.state import QUEUE
+from cluster.kube.lint import JOB_NAME, SAFE, LintError
+from cluster.kube.state import QUEUE
 
 Doc = dict[str, Any]
 

@@ -67,7 +67,7 @@ def schema_mistakes(doc: Doc) -> Iterator[str]:
 @cache
 def schema(kind: str) -> dict[str, Any]:
     """The strict schema of a RayJob or RayCluster."""
-    packed = (files("cluster") / "schemas" / f"{kind.lower()}-v1.json.gz").read_bytes()
+    packed = (files("cluster.kube") / "schemas" / f"{kind.lower()}-v1.json.gz").read_bytes()
     found: dict[str, Any] = json.loads(gzip.decompress(packed))
     return found
 
