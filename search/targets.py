@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ofa.arch import Arch
+from search.algorithms.evolution import POPULATION, Evolution, Population
 from search.errors import InfeasibleError, ProblemError
-from search.evolution import POPULATION, Evolution, Population
 from search.objective import Objective, minimised
 from search.predicted import Engine, solve
 from search.problem import Limit, Problem

@@ -5,8 +5,8 @@ import pytest
 
 from ofa.genes import Genes
 from ofa.spaces import get_space
+from search.algorithms.evolution import Evolution
 from search.errors import InfeasibleError, ProblemError
-from search.evolution import Evolution
 from search.objective import LATENCY, MACS, TOP1, Objective
 from search.problem import CostTable, Problem, Term
 from search.targets import STRATEGIES, prune, search
