@@ -30,7 +30,7 @@ from cluster.runtime.session import session
 from ofa.arch import Arch
 from ofa.record import Measured
 from search import asynchronous, measured
-from search.island import Individual, Island, Packed
+from search.islands.island import Individual, Island, Packed
 from search.objective import MACS, TOP1
 
 OBJECTIVES = (TOP1, MACS)

@@ -19,8 +19,8 @@ from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.space import Space
 from search.front import front
-from search.guided import Guided
-from search.island import Individual, Island, Packed, elites
+from search.islands.guided import Guided
+from search.islands.island import Individual, Island, Packed, elites
 from search.measured import ALGORITHMS, Result, distinct
 from search.objective import Objective, values
 

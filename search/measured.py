@@ -19,8 +19,8 @@ from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.space import Space
 from search.front import Front, front
-from search.guided import Guided
-from search.island import SAMPLERS, Individual, Island, Packed, elites
+from search.islands.guided import Guided
+from search.islands.island import SAMPLERS, Individual, Island, Packed, elites
 from search.objective import Direction, Objective, values
 
 Evaluate = Callable[[Sequence[Arch]], Sequence[Measured]]  # a table, a predictor, or Ray actors
@@ -81,8 +81,8 @@ def search(
     The smallest and the largest arch are in the first generation; `known` observations are in it too and cost
     nothing. evaluations: a number, or a function that may say more or less while it runs.
     algorithm: `nsga2` (the default; doi:10.1109/4235.996017) or `nsga3` (doi:10.1109/TEVC.2013.2281535), as Optuna
-    has them; `sms-emoa` or `spea2`, as `search.samplers` adds them to Optuna; `guided` by a predictor
-    (`search.guided`), for which one island is enough; or `random`.
+    has them; `sms-emoa` or `spea2`, as `search.islands.samplers` adds them to Optuna; `guided` by a predictor
+    (`search.islands.guided`), for which one island is enough; or `random`.
     run_islands: calls a function with each of several arguments, like `map`.
     """
     if algorithm not in ALGORITHMS:

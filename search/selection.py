@@ -1,6 +1,6 @@
 """Which of many points survive: the selection of each multi-objective evolutionary algorithm, on arrays.
 
-Both the vectorised engine (search/predicted.py) and the Optuna samplers (search/samplers.py) use these.
+Both the vectorised engine (search/predicted.py) and the Optuna samplers (search/islands/samplers.py) use these.
 Every `Survival` takes points [N, M], less is better, and answers which `count` survive, best first, and a rating of
 each survivor by which tournaments between parents are decided (less is better).
 Shape letters in this file: N points, M objectives, R reference directions.

@@ -7,7 +7,7 @@ import pytest
 from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.front import hypervolume
-from search.island import Individual, Island, elites
+from search.islands.island import Individual, Island, elites
 from search.problem import CostTable
 
 SPACE = get_space("digits")

@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from ofa.genes import Genes
 from ofa.space import Space
 from search.front import crowding, nondominated, ranks
+from search.islands.samplers import SMSEMOASampler, SPEA2Sampler
 from search.objective import Direction
-from search.samplers import SMSEMOASampler, SPEA2Sampler
 
 Packed = tuple[int, ...]  # an arch as `Genes.pack` makes it
 Select = Callable[[optuna.Study, list[FrozenTrial]], list[FrozenTrial]]  # the population that survives

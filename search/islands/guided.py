@@ -16,7 +16,7 @@ from ofa.genes import Genes
 from ofa.space import Space
 from search import predicted
 from search.front import hypervolume, nondominated
-from search.island import Breeder, Individual, Packed, elites
+from search.islands.island import Breeder, Individual, Packed, elites
 from search.models import GaussianProcess
 from search.objective import Objective, minimised
 from search.predictor import architecture, totals

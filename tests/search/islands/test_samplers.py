@@ -5,7 +5,7 @@ import optuna
 import pytest
 
 from search.front import hypervolume
-from search.samplers import SMSEMOASampler, SPEA2Sampler
+from search.islands.samplers import SMSEMOASampler, SPEA2Sampler
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 

@@ -6,8 +6,8 @@ import pytest
 from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.front import hypervolume
-from search.guided import Guided, exact_cost, hypervolume_greedy
-from search.island import Individual
+from search.islands.guided import Guided, exact_cost, hypervolume_greedy
+from search.islands.island import Individual
 from search.objective import MACS, TOP1
 from search.problem import CostTable
 
