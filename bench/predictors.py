@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from bench.imagenet import GENES, SPACE, rows
-from search.predictor import KINDS, cross_validated, fit, judge, tau
+from search.predict.predictor import KINDS, cross_validated, fit, judge, tau
 
 ROWS = (50, 100, 250, 1000, 1729)
 # As others measured them on the same rows: their one-hot encoding, and the best of their comparison.

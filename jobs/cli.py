@@ -28,7 +28,7 @@ from ofa.arch import Arch, ArchError
 from ofa.cost import cost
 from ofa.spaces import get_space
 from search.errors import ProblemError
-from search.predictor import PredictorError
+from search.predict.predictor import PredictorError
 
 if TYPE_CHECKING:
     from jobs.problem import Loaded

@@ -19,7 +19,7 @@ from jobs.job import Job
 from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.record import Measured
-from search.predictor import KINDS, Quality, Target, fit, judge
+from search.predict.predictor import KINDS, Quality, Target, fit, judge
 
 
 def fit_predictors(job: Job) -> None:

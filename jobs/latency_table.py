@@ -29,7 +29,7 @@ from ofa.extract import extract, extract_part
 from ofa.latency import measure_latencies, times_ms
 from ofa.space import MobileSpace, Space
 from ofa.supernet import Supernet
-from search.predictor import tau
+from search.predict.predictor import tau
 
 CLASSES = 1000  # as the published keys have it
 SEED = 1  # of the networks that sums are compared on, and of weights, which have no part in the times

@@ -14,9 +14,9 @@ from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.spaces import get_space
 from search.objective import LATENCY, MACS, TOP1, Objective
-from search.predictor import Predictor
+from search.predict.predictor import Predictor
+from search.predict.published import PublishedPredictor, is_published
 from search.problem import Column, CostTable, Limit, Problem, Term
-from search.published import PublishedPredictor, is_published
 from search.table import LatencyTable, TableLatency
 
 

@@ -38,7 +38,7 @@ from search import measured as measured_search
 from search import predicted as predicted_search
 from search.front import Front, front
 from search.objective import MACS, TOP1
-from search.predictor import Predictor
+from search.predict.predictor import Predictor
 from search.problem import CostTable, Problem, Term
 
 OBJECTIVES = (TOP1, MACS)

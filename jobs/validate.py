@@ -23,7 +23,7 @@ from ofa.images import Split
 from ofa.latency import measure_latencies
 from ofa.record import Measured
 from search.front import Front
-from search.predictor import Predictor
+from search.predict.predictor import Predictor
 
 
 def validate(job: Job) -> None:

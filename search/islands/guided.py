@@ -17,9 +17,9 @@ from ofa.space import Space
 from search import predicted
 from search.front import hypervolume, nondominated
 from search.islands.island import Breeder, Individual, Packed, elites
-from search.models import GaussianProcess
 from search.objective import Objective, minimised
-from search.predictor import architecture, totals
+from search.predict.models import GaussianProcess
+from search.predict.predictor import architecture, totals
 from search.problem import CostTable
 
 INNER = 8000  # archs that the predicted search looks at for a batch

@@ -10,7 +10,7 @@ from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.errors import ProblemError
-from search.published import PublishedPredictor, is_published
+from search.predict.published import PublishedPredictor, is_published
 
 W12 = get_space("ofa_mbv3_w1.2").only(resolutions=(160, 176, 192, 208, 224))
 RESNET = get_space("ofa_resnet50")

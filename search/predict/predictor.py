@@ -16,7 +16,7 @@ import numpy as np
 from ofa import npz
 from ofa.genes import Genes
 from ofa.space import Space
-from search.models import FITS, LOADS, Model
+from search.predict.models import FITS, LOADS, Model
 from search.problem import CostTable
 
 Target = Literal["top1", "latency_ms"]

@@ -10,7 +10,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.svm import SVR
 
-from search.models import FITS, LOADS, GaussianProcess
+from search.predict.models import FITS, LOADS, GaussianProcess
 
 RNG = np.random.default_rng(0)
 X, NEW = RNG.normal(size=(80, 7)), RNG.normal(size=(2100, 7))
