@@ -8,8 +8,8 @@ import pytest
 from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.spaces import get_space
+from search.costs.latency import LatencyTable, TableLatency
 from search.errors import ProblemError
-from search.table import LatencyTable, TableLatency
 
 W12 = get_space("ofa_mbv3_w1.2")
 
