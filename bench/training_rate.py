@@ -26,10 +26,10 @@ from torch import Tensor
 from cluster.progress import Reporter
 from cluster.runtime.training import Worker
 from jobs.config import Experiment, load
-from jobs.data import Dataset
-from jobs.data import load as load_data
-from jobs.sources import open_source
-from jobs.streaming import read_piece
+from jobs.images.dataset import Dataset
+from jobs.images.dataset import load as load_data
+from jobs.images.source import open_source
+from jobs.images.streaming import read_piece
 from jobs.train import recipe
 from ofa.images import torch_generator
 from ofa.supernet import Supernet

@@ -14,7 +14,7 @@ from cluster import run as keys
 from cluster.run import Step
 from cluster.runtime.pool import Pool
 from jobs.config import Experiment
-from jobs.data import Dataset, read_only_tensor
+from jobs.images.dataset import Dataset, read_only_tensor
 from jobs.job import Job
 from jobs.train import evaluator
 from ofa.arch import Arch

@@ -15,8 +15,8 @@ from cluster.progress import Reporter
 from cluster.run import Run
 from cluster.runtime.pool import Pool
 from cluster.runtime.session import session
-from jobs import data
 from jobs.config import Experiment
+from jobs.images import dataset as data
 from jobs.scale import Scale
 
 

@@ -26,9 +26,9 @@ from cluster.runtime.training import Worker, train_on_ray
 from cluster.seeds import stream
 from cluster.store import open_store
 from jobs.config import Experiment
-from jobs.data import Dataset
+from jobs.images.dataset import Dataset
+from jobs.images.source import Corrupt
 from jobs.job import Job
-from jobs.sources import Corrupt
 from ofa.evaluate import Evaluator
 from ofa.images import steps_per_epoch, torch_generator
 from ofa.norms import store

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from cluster.progress import Reporter
-from jobs import data
 from jobs.config import Data, Experiment, PhaseConfig, Train
+from jobs.images import dataset as data
 
 CLASSES = 3
 

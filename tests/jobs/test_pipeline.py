@@ -12,7 +12,7 @@ from helpers import TINY, Running, kill, ofa, run_id
 
 from cluster.progress import Reporter
 from jobs.config import load
-from jobs.data import load as load_data
+from jobs.images.dataset import load as load_data
 from ofa.arch import Arch
 from ofa.cost import cost
 from ofa.export import from_safetensors

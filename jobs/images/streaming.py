@@ -13,7 +13,7 @@ from cluster.runtime.rows import stream as stream_rows
 from cluster.runtime.training import Worker
 from cluster.seeds import stream
 from jobs.config import Data, Experiment
-from jobs.sources import Corrupt, DataError, Shelf
+from jobs.images.source import Corrupt, DataError, Shelf
 from ofa.decode import CorruptImage, decode, random_crop
 from ofa.images import steps_per_epoch
 

@@ -4,8 +4,8 @@ import torch
 
 from cluster.progress import Reporter
 from jobs.config import load
-from jobs.data import Dataset, digits
-from jobs.data import load as load_data
+from jobs.images.dataset import Dataset, digits
+from jobs.images.dataset import load as load_data
 
 TINY = str(helpers.TINY)
 

@@ -13,8 +13,8 @@ from pictures import content, experiment, loaded, spoilt, write_parquet
 
 from cluster.runtime.training import Worker
 from cluster.store import open_store
-from jobs.sources import Corrupt, DataError, open_source
-from jobs.streaming import plan, streamed
+from jobs.images.source import Corrupt, DataError, open_source
+from jobs.images.streaming import plan, streamed
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -12,7 +12,7 @@ from PIL import Image
 from cluster.errors import InputError
 from cluster.store import open_store
 from jobs.config import load
-from jobs.sources import DataError, open_source
+from jobs.images.source import DataError, open_source
 from ofa.decode import CorruptImage, centre, decode, random_crop
 
 

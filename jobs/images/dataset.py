@@ -21,8 +21,8 @@ from cluster.progress import Reporter
 from cluster.runtime.training import Worker
 from cluster.seeds import stream
 from jobs.config import Experiment
-from jobs.sources import Corrupt, DataError, Shelf, open_source
-from jobs.streaming import streamed
+from jobs.images.source import Corrupt, DataError, Shelf, open_source
+from jobs.images.streaming import streamed
 from ofa.decode import CorruptImage, centre, decode
 from ofa.images import Augment, Scale, Split, resize, shards
 
