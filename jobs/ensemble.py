@@ -27,7 +27,7 @@ from ensemble.score import Scorer, SubsetScorer
 from ensemble.select import ALGORITHMS, Chosen, CostRule, Limits, select, weighted
 from ensemble.table import Table, TableError, hard
 from jobs.job import Job
-from jobs.scoring import PooledScorer
+from jobs.workers.scorer import PooledScorer
 from search.selection import SURVIVAL
 
 PUBLISHED = ("nsga2", "sms-emoa", "spea2")  # on masks of members, as OFA³ has them

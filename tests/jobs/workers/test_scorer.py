@@ -7,7 +7,7 @@ import ray
 from bench.tables import realistic
 from ensemble.score import SubsetScorer
 from ensemble.select import select
-from jobs.scoring import PooledScorer
+from jobs.workers.scorer import PooledScorer
 
 
 @pytest.fixture(scope="module")
