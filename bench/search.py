@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jobs.problem import Loaded, load
+from jobs.tools.inputs import Loaded, load
 from ofa.arch import Arch
 from ofa.genes import Genes
 from search import targets

@@ -31,7 +31,7 @@ from search.errors import ProblemError
 from search.predict.predictor import PredictorError
 
 if TYPE_CHECKING:
-    from jobs.problem import Loaded
+    from jobs.tools.inputs import Loaded
 
 INPUT_ERRORS = (InputError, ArchError, TableError, PredictorError, ProblemError)
 
@@ -151,7 +151,7 @@ def measure_command(
         assert config is not None
         with a_job(config, store, sets, as_json) as job:
             return run_steps(job, ["measure"])
-    from jobs.latency_table import measure_table, write_table
+    from jobs.tools.latency_table import measure_table, write_table
 
     assert space is not None
     here = get_space(space)
@@ -194,7 +194,7 @@ def eval_command(
     as_json: Json = False,
 ) -> None:
     """How good any sub-networks of a trained run are."""
-    from jobs.eval import evaluate
+    from jobs.tools.eval import evaluate
 
     with a_job(config, store, sets, as_json) as job:
         for row in evaluate(job, [parse_arch(text) for text in arch], split):
@@ -215,7 +215,7 @@ def finetune_command(
     as_json: Json = False,
 ) -> None:
     """Trains one sub-network of a trained run further, alone; a run of its own, with the network in subnets/."""
-    from jobs.finetune import finetune
+    from jobs.tools.finetune import finetune
 
     with a_job(config, store, sets, as_json) as job:
         found = finetune(job, parse_arch(arch), epochs, lr, distil)
@@ -293,7 +293,7 @@ def targets_command(
     as_json: Json = False,
 ) -> None:
     """The network with the best predicted top-1 for each of several limits."""
-    from jobs.targets import targets
+    from jobs.tools.targets import targets
 
     loaded = a_problem(space, tables, predictor, [], at_least, fix, classes, "targets")
     targets(loaded, latency_ms, macs, strategy, evaluations, seed, out, Reporter("json" if as_json else None))
@@ -315,7 +315,7 @@ def choose_command(
     as_json: Json = False,
 ) -> None:
     """Decide afterwards: one network of a front, and what the choice gives up."""
-    from jobs import choose
+    from jobs.tools import choose
 
     choice = choose.choose_from(front, latency_ms, macs, top1, knee, weights, direction)
     print(json.dumps(choose.to_json(choice)) if as_json else choose.words(choice))
@@ -332,7 +332,7 @@ def a_problem(
     command: str,
 ) -> Loaded:
     """The problem that a search without a run works on."""
-    from jobs import problem
+    from jobs.tools import inputs as problem
 
     if space is None or predictor is None:
         raise InputError(f"ofa {command}: give --space and --predictor, and --latency-table for latency instead of MACs")
@@ -409,7 +409,7 @@ def serve_command(
     as_json: Json = False,
 ) -> None:
     """Answers over HTTP until Ctrl-C, every member of an ensemble in a process of its own."""
-    from jobs.serve import serve
+    from jobs.tools.serve import serve
 
     serve(network, port, address, Reporter("json" if as_json else None))
 

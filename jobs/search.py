@@ -30,7 +30,7 @@ from cluster.runtime.tasks import ray_map
 from cluster.store import open_store
 from jobs.evaluation import measure_all, read_weights
 from jobs.job import Job
-from jobs.problem import Loaded
+from jobs.tools.inputs import Loaded
 from ofa.arch import Arch
 from ofa.record import Measured
 from search import asynchronous

@@ -17,8 +17,8 @@ from cluster.progress import Reporter
 from cluster.run import Run
 from cluster.runtime.training import Worker
 from jobs.config import load
-from jobs.finetune import tuned
 from jobs.images.dataset import load as load_data
+from jobs.tools.finetune import tuned
 from jobs.train import train_loop
 
 TINY = str(helpers.TINY)

@@ -10,7 +10,7 @@ import ray
 import torch
 
 from cluster.runtime.session import session
-from jobs.serve import SHARED_BYTES, application, images_of, latency
+from jobs.tools.serve import SHARED_BYTES, application, images_of, latency
 from ofa.export import Ballot, Description, Vote, from_safetensors, to_safetensors
 from ofa.extract import extract
 from ofa.images import Scale, resize

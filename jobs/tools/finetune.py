@@ -13,10 +13,10 @@ from typing import Any
 
 from cluster import run as keys
 from jobs.config import Experiment, PhaseConfig
-from jobs.eval import evaluate
 from jobs.export import export_arch
 from jobs.job import Job, opened
 from jobs.pipeline import run_steps
+from jobs.tools.eval import evaluate
 from ofa.arch import Arch
 
 PHASE = "finetune"

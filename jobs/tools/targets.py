@@ -15,7 +15,7 @@ from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.run import json_lines
 from cluster.store import open_store
-from jobs.problem import Loaded, number
+from jobs.tools.inputs import Loaded, number
 from search import targets as targets_search
 from search.front import Front
 from search.objective import LATENCY, MACS, TOP1, Objective

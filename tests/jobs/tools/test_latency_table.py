@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from cluster.errors import InputError
 from jobs.cli import app
-from jobs.latency_table import compared, measure_table, part_key, table_ms
+from jobs.tools.latency_table import compared, measure_table, part_key, table_ms
 from ofa.arch import Arch
 from ofa.blocks import mobile_block, parts
 from ofa.cost import strided

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError
-from jobs.problem import named_numbers, number, read
+from jobs.tools.inputs import named_numbers, number, read
 from ofa.arch import ArchError
 from ofa.record import Measured
 from search.choose import Choice, choose
