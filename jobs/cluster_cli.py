@@ -1,4 +1,4 @@
-"""The commands for runs on a cluster, from `submit` to `doctor`; what they do is in `jobs/cluster.py` and its neighbours."""
+"""The commands for runs on a cluster, from `submit` to `doctor`; what they do is in `jobs/operate/kube.py` and its neighbours."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Hands a run to KubeRay, and waits until it runs; the same command again changes nothing."""
-    from jobs import submit as submitting
+    from jobs.operate import submit as submitting
 
     if wait and detach:
         raise InputError("ofa submit: --wait and --detach exclude each other; give one of them")
@@ -112,7 +112,7 @@ def submit(
 
 
 def followed(api: Api, run: str, as_json: bool, until: tuple[str, ...] = (), timeout_s: float | None = None) -> Seen:
-    from jobs import cluster
+    from jobs.operate import kube as cluster
 
     return cluster.follow(api, run, heard(as_json), until=until, timeout_s=timeout_s)
 
@@ -132,7 +132,7 @@ def table(plan: Any) -> str:
 @app.command("list")
 def list_command(namespace: Namespace = "ofa", context: Context = None, as_json: Json = False) -> None:
     """Every run in the namespace."""
-    from jobs import cluster
+    from jobs.operate import kube as cluster
 
     rows = cluster.listing(connected(namespace, context))
     for row in rows:
@@ -159,7 +159,7 @@ def status(
     as_json: Json = False,
 ) -> None:
     """What a run is doing, and what is in its way."""
-    from jobs import cluster
+    from jobs.operate import kube as cluster
 
     api = connected(namespace, context)
     if watch:
@@ -215,7 +215,7 @@ def logs(
     as_json: Json = False,
 ) -> None:
     """What a run says; once its pods are gone, what its driver left in the store."""
-    from jobs import cluster
+    from jobs.operate import kube as cluster
 
     for line in cluster.logs(connected(namespace, context), run, role, follow=follow, tail=tail, store=store):
         print(json.dumps({"event": "log", "role": role, "line": line}) if as_json else line, flush=True)
@@ -224,7 +224,7 @@ def logs(
 @app.command()
 def events(run: RunName, namespace: Namespace = "ofa", context: Context = None, as_json: Json = False) -> None:
     """What Kubernetes and KubeRay said of a run's objects."""
-    from jobs import cluster
+    from jobs.operate import kube as cluster
 
     for event in cluster.events(connected(namespace, context), run):
         words = f"{event['time']}  {event['type']:8} {event['reason']:20} {event['object']}  {event['message']}"
@@ -244,7 +244,7 @@ def scale(
     as_json: Json = False,
 ) -> None:
     """More or fewer workers, or another budget, for a run that is under way."""
-    from jobs import cluster
+    from jobs.operate import kube as cluster
 
     found = cluster.scale(connected(namespace, context), run, group=group, least=least, most=most,
                           evaluations=evaluations, store=store)  # fmt: skip
@@ -263,7 +263,7 @@ def a_change(name: str, help_text: str) -> None:
     """Makes a command that does one thing to a run."""
 
     def command(run: RunName, namespace: Namespace = "ofa", context: Context = None, as_json: Json = False) -> None:
-        from jobs import cluster
+        from jobs.operate import kube as cluster
 
         words = getattr(cluster, name)(connected(namespace, context), run)
         print(json.dumps({"run": run, "did": name, "text": words}) if as_json else words)
@@ -285,7 +285,7 @@ def cancel(
     as_json: Json = False,
 ) -> None:
     """Stops a run; its results stay."""
-    from jobs import cluster
+    from jobs.operate import kube as cluster
 
     words = cluster.cancel(connected(namespace, context), run, now=now)
     print(json.dumps({"run": run, "did": "cancel", "text": words}) if as_json else words)
@@ -299,7 +299,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What is missing for runs on a cluster, and how to get it; exit code 1 if anything is."""
-    from jobs.doctor import checks
+    from jobs.operate.doctor import checks
 
     missing = 0
     for check in checks(namespace, context, store):

@@ -17,7 +17,7 @@ from cluster.runtime.pool import Pool
 from cluster.runtime.session import session
 from jobs.config import Experiment
 from jobs.images import dataset as data
-from jobs.scale import Scale
+from jobs.operate.scale import Scale
 
 
 @dataclass

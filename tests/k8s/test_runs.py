@@ -6,8 +6,8 @@ import pytest
 from manifests import ROOT, Peer, allowed, golden, objections, of_kind, pods, restricted, selects
 
 from cluster.kube.rayjob import SPOT_LABELS, Group, Kube, render
-from jobs.doctor import ACCOUNTS, NEEDS
-from jobs.submit import plan, quantity
+from jobs.operate.doctor import ACCOUNTS, NEEDS
+from jobs.operate.submit import plan, quantity
 
 RAY = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())["ray"]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 from cluster.errors import InputError
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api
-from jobs import cli, doctor
+from jobs import cli
 from jobs.config import load
-from jobs.submit import rendered, ship
+from jobs.operate import doctor
+from jobs.operate.submit import rendered, ship
 
 ROOT = Path(__file__).parent.parent.parent
 # a watch that the end of a test cuts off in its TLS handshake

@@ -14,9 +14,9 @@ from cluster.kube.rayjob import SUBMISSION, job_name
 from cluster.kube.state import state_of
 from cluster.run import Run, attempt_record, claim_attempt, driver_log
 from cluster.store import open_store
-from jobs import cluster
 from jobs.config import load
-from jobs.submit import plan, rendered
+from jobs.operate import kube as cluster
+from jobs.operate.submit import plan, rendered
 
 # a watch that the end of a test cuts off in its TLS handshake
 pytestmark = pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning")

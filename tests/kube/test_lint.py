@@ -13,7 +13,7 @@ from helpers import TINY
 
 from cluster.kube import lint
 from jobs.config import load
-from jobs.submit import as_text, rendered
+from jobs.operate.submit import as_text, rendered
 
 ROOT = Path(__file__).parent.parent.parent
 STORE = "s3://bucket/prefix"

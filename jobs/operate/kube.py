@@ -22,8 +22,8 @@ from cluster.kube.runs import Role, Seen
 from cluster.kube.state import GONE, State, state_of
 from cluster.run import Run, attempts
 from cluster.store import open_store
-from jobs import scale as scaling
-from jobs.results import the_run
+from jobs.operate import scale as scaling
+from jobs.operate.results import the_run
 
 Row = dict[str, Any]
 

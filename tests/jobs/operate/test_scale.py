@@ -5,7 +5,7 @@ import pytest
 from cluster import run as keys
 from cluster.errors import InputError
 from cluster.run import Run
-from jobs.scale import Asked, Scale, ask, read
+from jobs.operate.scale import Asked, Scale, ask, read
 
 
 @pytest.fixture
