@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from jobs.cli import app
+from jobs.cli.main import app
 
 ROOT = Path(__file__).parent.parent
 DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from cluster.errors import InputError
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api
-from jobs import cli
+from jobs.cli.main import main as cli
 from jobs.config import load
 from jobs.operate import doctor
 from jobs.operate.submit import rendered, ship

@@ -5,7 +5,7 @@ import torch
 from typer.testing import CliRunner
 
 from cluster.errors import InputError
-from jobs.cli import app
+from jobs.cli.main import app
 from jobs.tools.latency_table import compared, measure_table, part_key, table_ms
 from ofa.arch import Arch
 from ofa.blocks import mobile_block, parts

@@ -20,8 +20,8 @@ from cluster.driver import attempt_at
 from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
 from ensemble.table import TableError
-from jobs import cluster_cli
 from jobs import config as configs
+from jobs.cli import kube as cluster_cli
 from jobs.job import Job, opened
 from jobs.operate import results
 from jobs.pipeline import STEPS, result, run_steps, wanted_steps

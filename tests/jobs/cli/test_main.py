@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ensemble.table import Table
-from jobs.cli import main
+from jobs.cli.main import main
 from ofa.spaces import get_space
 
 TINY = str(helpers.TINY)
@@ -135,13 +135,13 @@ def test_a_failed_step_ends_with_1_and_an_unforeseen_error_with_a_hint(ofa, tmp_
     def full(*_, **__):
         raise StepError("no space left for x; free some")
 
-    monkeypatch.setattr("jobs.cli.run_steps", full)
+    monkeypatch.setattr("jobs.cli.main.run_steps", full)
     assert ofa("fit", TINY, "--store", tmp_path)[::2] == (1, "ofa: no space left for x; free some\n")
 
     def bug(*_, **__):
         raise RuntimeError("oh\nno")
 
-    monkeypatch.setattr("jobs.cli.run_steps", bug)
+    monkeypatch.setattr("jobs.cli.main.run_steps", bug)
     code, _, err = ofa("fit", TINY, "--store", tmp_path)
     assert code == 1
     assert err == "ofa: RuntimeError: oh; OFA_TRACEBACK=1 shows where\n"
