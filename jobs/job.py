@@ -47,7 +47,7 @@ class Job:
     def evaluators(self) -> Pool:
         """The pool of actors that hold the trained supernet; steps of one command share it."""
         if not self._pool:
-            from jobs.evaluation import evaluators
+            from jobs.evaluators import evaluators
 
             self.need_ray()
             self._pool.append(evaluators(self))

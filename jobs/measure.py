@@ -15,7 +15,7 @@ from cluster.config import ConfigError
 from cluster.run import jsonl, machine
 from cluster.runtime.tasks import ray_map
 from cluster.seeds import stream
-from jobs.evaluation import load_supernet, measure_all, read_weights
+from jobs.evaluators import load_supernet, measure_all, read_weights
 from jobs.job import Job
 from ofa.arch import Arch
 from ofa.extract import extract

@@ -21,7 +21,7 @@ from cluster.run import Step
 from ensemble.assemble import Assembly, part_images
 from ensemble.table import Table
 from jobs.config import Experiment
-from jobs.evaluation import Part, predicted_split, read_weights
+from jobs.evaluators import Part, predicted_split, read_weights
 from jobs.job import Job
 from ofa.record import Measured
 from search.front import Front

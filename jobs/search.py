@@ -28,7 +28,7 @@ from cluster.run import Step, json_lines, jsonl
 from cluster.runtime import pool as pools
 from cluster.runtime.tasks import ray_map
 from cluster.store import open_store
-from jobs.evaluation import measure_all, read_weights
+from jobs.evaluators import measure_all, read_weights
 from jobs.job import Job
 from jobs.tools.inputs import Loaded
 from ofa.arch import Arch

@@ -13,7 +13,7 @@ import torch
 from cluster import run as keys
 from cluster.errors import StepError
 from cluster.run import machine
-from jobs.evaluation import load_supernet, read_weights
+from jobs.evaluators import load_supernet, read_weights
 from jobs.job import Job
 from jobs.train import evaluator
 from ofa.evaluate import Evaluator, top1

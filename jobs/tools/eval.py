@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ensemble.honest import interval
-from jobs.evaluation import load_supernet, read_weights
+from jobs.evaluators import load_supernet, read_weights
 from jobs.job import Job
 from jobs.train import evaluator
 from ofa.arch import Arch
