@@ -51,8 +51,8 @@ def search(
 ) -> Predicted:
     """At most `members` non-dominated archs within all limits, out of `evaluations`.
 
-    algorithm: `archive` (the default, search/algorithms/archive.py), `nsga2`, `sms-emoa`, `spea2` or `nsga3` with a population of
-    `members`, `evolution` (Once-for-All's search under one limit, search/algorithms/evolution.py; one member), or `random`.
+    algorithm: `archive` (the default, search/algorithms/archive.py), `nsga2`, `sms-emoa`, `spea2` or `nsga3` with a
+    population of `members`, `evolution` (Once-for-All's search under one limit; one member), or `random`.
     costs: the values that need no predictor, NaN for the others; knowing them makes the search better, not other.
     pinned: genes, by index, that must have a choice, by index. Nothing within the limits is an `InfeasibleError`.
     start: archs that `archive` evaluates first, beside its own.

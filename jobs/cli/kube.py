@@ -1,4 +1,4 @@
-"""The commands for runs on a cluster, from `submit` to `doctor`; what they do is in `jobs/operate/kube.py` and its neighbours."""
+"""The commands for runs on a cluster, from `submit` to `doctor`; what they do is in `jobs/operate/`."""
 
 from __future__ import annotations
 
