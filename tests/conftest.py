@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+pytest_plugins = ["kube.fixtures"]  # an imitation of Kubernetes, for tests of several rooms
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

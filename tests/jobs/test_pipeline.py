@@ -217,7 +217,7 @@ def test_a_run_that_is_killed_in_train_measure_and_search_ends_with_the_same_fro
     assert ofa("results", "verify", "--store", tmp_path).returncode == 0
 
 
-@pytest.mark.slow  # tests/kube/test_end_to_end.py has a whole run on a real server in every suite
+@pytest.mark.slow  # tests/jobs/operate/test_end_to_end.py has a whole run on a real server in every suite
 def test_the_same_run_onto_a_real_s3_server_ends_with_the_same_front_and_is_pulled_whole(tiny_run, radosgw, tmp_path):
     environment = {**os.environ, **radosgw.environment}
     done = ofa("run", TINY, "--store", "s3://results/tiny", "--json", env=environment)

@@ -17,7 +17,7 @@ from cluster import run as keys
 from cluster.store import open_store
 from jobs.config import load
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 STORE = "s3://results/kube"
 SHORT = [
     "train.batch=128", "train.validate_every=10", "train.checkpoint_s=1",

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 from cluster.errors import InputError
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api
-from jobs.cli.main import main as cli
+from jobs.cli import main as cli
 from jobs.config import load
 from jobs.operate import doctor
 from jobs.operate.submit import rendered, ship
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 # a watch that the end of a test cuts off in its TLS handshake
 pytestmark = pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning")
 STORE = "s3://bucket/prefix"

@@ -15,7 +15,7 @@ from cluster.kube import lint
 from jobs.config import load
 from jobs.operate.submit import as_text, rendered
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 STORE = "s3://bucket/prefix"
 
 
@@ -151,7 +151,7 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_what_is_rendered_is_the_golden_file(name):
     """OFA_GOLDEN=write makes them anew, to be looked at with git diff."""
-    path = ROOT / f"tests/kube/golden/{name}.yaml"
+    path = ROOT / f"tests/cluster/kube/golden/{name}.yaml"
     text = as_text(rendered(load(str(ROOT / "configs/digits.toml"), GOLDEN[name]), STORE, {}), "yaml")
     if os.environ.get("OFA_GOLDEN") == "write":
         path.parent.mkdir(exist_ok=True)
