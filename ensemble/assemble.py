@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ensemble.table import Table, TableError
+from ensemble.errors import TableError
+from ensemble.table import Table
 
 PART_BYTES = 32 * 2**20
 

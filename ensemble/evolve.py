@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ensemble.errors import SelectionError
 from ensemble.score import Scorer
 from ensemble.select import NO_LIMITS, Chosen, CostRule, Limits, Search
 
@@ -51,7 +52,7 @@ def evolve(
     pool = everyone if allowed(everyone)[0] else _pairs(search, fewest)
     pool = pool[allowed(pool)][:evaluations]
     if not len(pool):
-        raise ValueError("no subset keeps to the limits; raise the most members or the highest cost")
+        raise SelectionError("no subset keeps to the limits; raise the most members or the highest cost")
     pool, correct = search.score(pool)
     points = np.column_stack([search.costs(pool), scorer.images - correct])
     rating, fruitless = np.zeros(len(pool)), 0

@@ -12,6 +12,7 @@ from typing import Literal
 
 import numpy as np
 
+from ensemble.errors import SelectionError
 from ensemble.score import Scorer
 
 CostRule = Literal["max", "sum"]
@@ -61,12 +62,12 @@ def select(
     A function of its inputs: nothing is drawn at random, and no clock is read.
     """
     if algorithm not in ALGORITHMS:
-        raise ValueError(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
+        raise SelectionError(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
     search = Search(scorer, np.asarray(cost_M, dtype=np.float64), rule, progress, limits)
     members = len(search.cost_M)
     if algorithm == "exhaustive" or (algorithm == "default" and members <= _EXHAUSTIVE_MEMBERS):
         if members > _MOST_EXHAUSTIVE:
-            raise ValueError(f"{members} members have too many subsets to score all; at most {_MOST_EXHAUSTIVE}")
+            raise SelectionError(f"{members} members have too many subsets to score all; at most {_MOST_EXHAUSTIVE}")
         for start in range(1, 2**members, _PART):
             numbers = np.arange(start, min(start + _PART, 2**members))
             search.score((numbers[:, None] >> np.arange(members)) & 1 == 1)
@@ -76,7 +77,7 @@ def select(
         if algorithm == "default":
             _local_search(search)
     if not search.front:
-        raise ValueError("no subset keeps to the limits; raise the most members or the highest cost")
+        raise SelectionError("no subset keeps to the limits; raise the most members or the highest cost")
     return search.front
 
 

@@ -10,13 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ensemble.errors import TableError
 from ofa import npz
 
 _PLENTY = 100  # predictions a class; where there are as many, a class above all those named is no class
-
-
-class TableError(ValueError):
-    """A prediction table that cannot be used; the message is one line for the user."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +39,10 @@ class Table:
     def from_npz(cls, data: bytes, where: str) -> Table:
         """The table that `to_npz` wrote; anything that cannot be scored is a `TableError`."""
         try:
-            return cls(*npz.unpack(data, ("classes", "probs", "labels", "cost"))).checked(where)
-        except TableError:
-            raise
-        except ValueError as error:
+            arrays = npz.unpack(data, ("classes", "probs", "labels", "cost"))
+        except npz.NpzError as error:
             raise TableError(f"{where}: {error}; make the table anew") from None
+        return cls(*arrays).checked(where)
 
     def checked(self, where: str) -> Table:
         """This table, or a `TableError` that says what is wrong with it."""

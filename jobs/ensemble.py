@@ -21,11 +21,12 @@ from cluster.run import json_lines
 from cluster.seeds import stream
 from cluster.store import open_store
 from ensemble.calibrate import calibrated, temperatures
+from ensemble.errors import SelectionError, TableError
 from ensemble.evolve import evolve
 from ensemble.honest import curse, difference_interval, interval
 from ensemble.score import Scorer, SubsetScorer
 from ensemble.select import ALGORITHMS, Chosen, CostRule, Limits, select, weighted
-from ensemble.table import Table, TableError, hard
+from ensemble.table import Table, hard
 from jobs.job import Job
 from jobs.workers.scorer import PooledScorer
 from search.selection import SURVIVAL
@@ -90,7 +91,7 @@ def ensemble(job: Job) -> None:
                     chooser, selection, rule, config.algorithm, config.evaluations, job.config.seed,
                     progress=tracker.at, limits=limits,
                 )  # fmt: skip
-            except ValueError as error:
+            except SelectionError as error:
                 raise InputError(f"ensemble: {error}") from None
         fronts.append({"cost": rule, "unit": config.unit, "members": report.rows(chosen), "curse": report.curse(chosen)})
     doc = {**fronts[0], "other_costs": fronts[1:], "singles": report.rows(singles), "vote": config.vote}
@@ -193,7 +194,7 @@ def ensemble_of_table(
         raise InputError(f"no algorithm is called {algorithm!r}; there are {', '.join((*ALGORITHMS, *PUBLISHED))}")
     try:
         chosen = ballot.choose(ballot.scorer(table), table, rule, algorithm, evaluations, seed, limits=limits)
-    except ValueError as error:
+    except SelectionError as error:
         raise InputError(f"--algorithm {algorithm}: {error}") from None
     images = len(table.labels_N)
     members = [

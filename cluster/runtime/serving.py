@@ -13,6 +13,11 @@ from ray import serve
 
 from cluster.errors import InputError
 
+
+class RequestError(ValueError):
+    """A client's request that cannot be answered; the message is sent back with status 400."""
+
+
 Answer = Callable[[np.ndarray], np.ndarray]
 
 
@@ -40,11 +45,18 @@ class _All:
         from starlette.responses import JSONResponse
 
         try:
-            question = self.read(await request.json())
-        except ValueError as error:
+            question = self.read(await _json(request))
+        except RequestError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         answer = await self.ask(question)
         return JSONResponse({"classes": answer.argmax(axis=1).tolist(), "votes": answer.tolist()})
+
+
+async def _json(request: Any) -> Any:
+    try:
+        return await request.json()
+    except ValueError as error:  # of the parser: the body is foreign
+        raise RequestError(f"the request is not JSON: {error}") from None
 
 
 @contextmanager
@@ -53,7 +65,7 @@ def served(
 ) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     """The parts as an application of this name at `http://127.0.0.1:port/name`, and a function that asks it.
 
-    `read` makes a question of what a client sends; a ValueError is the client's fault. Needs a session with Ray.
+    `read` makes a question of what a client sends; a `RequestError` is the client's fault. Needs a session with Ray.
     """
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     deployment: Any = serve.deployment  # its types are those of its use as a decorator

@@ -19,7 +19,7 @@ from rich.table import Table as TextTable
 from cluster.driver import attempt_at
 from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
-from ensemble.table import TableError
+from ensemble.errors import EnsembleError
 from jobs import config as configs
 from jobs.cli import kube as cluster_cli
 from jobs.job import Job, opened
@@ -34,7 +34,7 @@ from search.predict.predictor import PredictorError
 if TYPE_CHECKING:
     from jobs.tools.inputs import Loaded
 
-INPUT_ERRORS = (InputError, ArchError, TableError, PredictorError, ProblemError)
+INPUT_ERRORS = (InputError, ArchError, EnsembleError, PredictorError, ProblemError)
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Train one elastic network, search it once for every device, combine what was found.")  # fmt: skip

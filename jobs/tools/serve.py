@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from cluster.progress import Reporter
-from cluster.runtime.serving import Answer, served
+from cluster.runtime.serving import Answer, RequestError, served
 from cluster.runtime.session import session
 from ofa.export import Description, Vote, from_safetensors
 from ofa.images import resize
@@ -79,14 +79,17 @@ def vote_of(network: nn.Module, description: Description, index: int, images_N3S
 
 
 def images_of(doc: Any) -> np.ndarray:
-    """The images of a request; a ValueError says what is wrong with it."""
+    """The images of a request; a `RequestError` says what is wrong with it."""
     if not isinstance(doc, dict) or "images" not in doc:
-        raise ValueError("the request has no 'images'; send {\"images\": [N, 3, S, S]}")
-    images = np.asarray(doc["images"])
+        raise RequestError("the request has no 'images'; send {\"images\": [N, 3, S, S]}")
+    try:
+        images = np.asarray(doc["images"])
+    except ValueError:  # rows of different lengths
+        raise RequestError("images have rows of different lengths; expected whole numbers [N, 3, S, S]") from None
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.dtype.kind not in "iu":
-        raise ValueError(f"images are {images.shape} {images.dtype}; expected whole numbers [N, 3, S, S]")
+        raise RequestError(f"images are {images.shape} {images.dtype}; expected whole numbers [N, 3, S, S]")
     if images.min() < 0 or images.max() > 255:
-        raise ValueError("colours go from 0 to 255, and some do not")
+        raise RequestError("colours go from 0 to 255, and some do not")
     return images.astype(np.uint8)
 
 

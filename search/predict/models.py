@@ -13,6 +13,8 @@ from typing import Any, Self
 
 import numpy as np
 
+from ofa.npz import NpzError
+
 Arrays = Mapping[str, np.ndarray]
 
 _ROWS_AT_ONCE = 2048  # of a prediction: keeps the kernel matrix in the cache
@@ -30,10 +32,10 @@ class Model:
 
     @classmethod
     def of(cls, arrays: Arrays) -> Self:
-        """The model with these arrays; a missing one is a `ValueError`."""
+        """The model with these arrays; a missing one is an `NpzError`."""
         names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         if (missing := next((name for name in names if name not in arrays), None)) is not None:
-            raise ValueError(f"it has no {missing!r}; expected {', '.join(names)}")
+            raise NpzError(f"it has no {missing!r}; expected {', '.join(names)}")
         return cls(**{name: arrays[name] for name in names})
 
     @property

@@ -140,7 +140,7 @@ class Predictor:
         try:
             names = ("target", "kind", "mean", "scale", "standard", "experts")
             target, kind, mean, scale, standard, experts = npz.unpack(data, names)
-        except ValueError as error:
+        except npz.NpzError as error:
             raise PredictorError(f"{where}: is no predictor: {error}; run `ofa fit` again") from None
         name = str(target)
         if name not in _FEATURES:
@@ -160,7 +160,7 @@ class Predictor:
                 load.of({key.split("_", 1)[1]: array for key, array in arrays.items() if key.startswith(f"model{i}_")})
                 for i in range(int(experts) + 1)
             ]
-        except ValueError as error:
+        except npz.NpzError as error:
             raise PredictorError(f"{where}: is no predictor: {error}; run `ofa fit` again") from None
         if any(model.inputs != width for model in models):
             raise PredictorError(f"{where}: its models do not have {width} inputs; run `ofa fit` again")

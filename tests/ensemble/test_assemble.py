@@ -3,7 +3,8 @@ import pytest
 
 from bench.tables import realistic
 from ensemble.assemble import PART_BYTES, Assembly, part_images
-from ensemble.table import Table, TableError
+from ensemble.errors import TableError
+from ensemble.table import Table
 
 
 def parts(table, members, step):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from ensemble.errors import SelectionError
 from ensemble.evolve import evolve
 from ensemble.score import SubsetScorer
 from ensemble.select import Limits, select
@@ -69,5 +70,5 @@ def test_limits_are_kept(rule):
         assert len(chosen.members) <= 3
         assert chosen.cost <= 30
         assert 2 in chosen.members
-    with pytest.raises(ValueError, match="no subset keeps to the limits"):
+    with pytest.raises(SelectionError, match="no subset keeps to the limits"):
         run("nsga2", rule, of=(scorer, cost), limits=Limits(size=1, must_have=(1, 2)))

@@ -5,6 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from ensemble.errors import SelectionError
 from ensemble.score import SubsetScorer
 from ensemble.select import Limits, select, weighted
 
@@ -83,9 +84,9 @@ def test_selection_is_a_function_of_its_inputs():
 
 def test_what_cannot_be_done_is_refused():
     scorer, cost = instance(0)
-    with pytest.raises(ValueError, match="there are default, greedy, exhaustive"):
+    with pytest.raises(SelectionError, match="there are default, greedy, exhaustive"):
         select(scorer, cost, "max", "magic")
-    with pytest.raises(ValueError, match="at most 22"):
+    with pytest.raises(SelectionError, match="at most 22"):
         select(instance(0, members=23)[0], np.ones(23), "max", "exhaustive")
 
 
@@ -115,7 +116,7 @@ def test_limits_are_kept_and_the_best_within_them_is_found(algorithm):
 
 def test_limits_that_nothing_keeps_are_refused():
     scorer, cost = instance(0)
-    with pytest.raises(ValueError, match="no subset keeps to the limits"):
+    with pytest.raises(SelectionError, match="no subset keeps to the limits"):
         select(scorer, cost, "max", limits=Limits(size=1, must_have=(1, 2)))
 
 

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from ensemble.errors import TableError
 from ensemble.honest import interval
-from ensemble.table import Table, TableError
+from ensemble.table import Table
 
 
 def table(**changes):

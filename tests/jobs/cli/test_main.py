@@ -101,13 +101,41 @@ def test_an_exported_description_is_an_arch(ofa, tmp_path):
 
 
 def test_an_unknown_algorithm_is_one_line(ofa, tmp_path):
-    table = Table(
-        np.zeros((1, 2, 1), dtype=np.int64), np.ones((1, 2, 1), dtype=np.float32), np.zeros(2, dtype=np.int64), np.ones(1)
-    )
-    (tmp_path / "t.npz").write_bytes(table.to_npz())
+    save_table(tmp_path)
     code, _, err = ofa("ensemble", "--predictions", tmp_path / "t.npz", "--algorithm", "foo", "--out", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
     assert "no algorithm is called 'foo'; there are default, greedy, exhaustive" in err
+
+
+def save_table(folder, members=1):
+    rng = np.random.default_rng(0)
+    probs = -np.sort(-rng.random((members, 100, 3)), axis=2).astype(np.float32)
+    classes = np.argsort(rng.random((members, 100, 10)), axis=2)[:, :, :3]
+    table = Table(classes, probs, rng.integers(0, 10, 100), np.arange(1.0, members + 1))
+    (folder / "t.npz").write_bytes(table.to_npz())
+    return table
+
+
+def test_limits_that_no_ensemble_keeps_are_one_line(ofa, tmp_path):
+    save_table(tmp_path)
+    code, _, err = ofa("ensemble", "--predictions", tmp_path / "t.npz", "--most-cost", 0.5, "--out", tmp_path)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "no subset keeps to the limits" in err
+
+
+def test_an_error_in_our_own_code_is_not_called_bad_input(ofa, tmp_path, monkeypatch):
+    def bug(*_):
+        raise ValueError("operands could not be broadcast together")
+
+    save_table(tmp_path)
+    monkeypatch.setattr("ensemble.select._greedy", bug)
+    code, _, err = ofa("ensemble", "--predictions", tmp_path / "t.npz", "--algorithm", "greedy", "--out", tmp_path)
+    assert (code, err.count("\n")) == (1, 1)
+    assert "ValueError: operands could not be broadcast together" in err
+    monkeypatch.undo()
+    monkeypatch.setattr("ensemble.table._objection", bug)
+    with pytest.raises(ValueError, match="operands could not be broadcast together"):
+        Table.from_npz((tmp_path / "t.npz").read_bytes(), "t.npz")
 
 
 def test_bad_input_is_also_said_in_json(ofa):
@@ -150,11 +178,7 @@ def test_a_failed_step_ends_with_1_and_an_unforeseen_error_with_a_hint(ofa, tmp_
 
 
 def test_ensembles_of_any_predictions_file(ofa, tmp_path):
-    rng = np.random.default_rng(0)
-    probs = -np.sort(-rng.random((4, 100, 3)), axis=2).astype(np.float32)
-    classes = np.argsort(rng.random((4, 100, 10)), axis=2)[:, :, :3]
-    table = Table(classes, probs, rng.integers(0, 10, 100), np.array([1.0, 2, 3, 4]))
-    (tmp_path / "t.npz").write_bytes(table.to_npz())
+    table = save_table(tmp_path, members=4)
     for rule in ("max", "sum"):
         code, out, _ = ofa("ensemble", "--predictions", tmp_path / "t.npz", "--cost", rule, "--algorithm", "default",
                            "--seed", 1, "--out", tmp_path / "out", "--json")  # fmt: skip

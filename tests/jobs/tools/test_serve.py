@@ -9,6 +9,7 @@ import pytest
 import ray
 import torch
 
+from cluster.runtime.serving import RequestError
 from cluster.runtime.session import session
 from jobs.tools.serve import SHARED_BYTES, application, images_of, latency
 from ofa.export import Ballot, Description, Vote, from_safetensors, to_safetensors
@@ -65,11 +66,12 @@ def test_an_application_answers_as_the_network_does(exported):
     ("doc", "says"),
     [
         ([1], "has no 'images'"),
+        ({"images": [[1, 2], [3]]}, "rows of different lengths"),
         ({"images": [[1, 2]]}, r"images are \(1, 2\)"),
         ({"images": [[[[300]]] * 3]}, "0 to 255"),
         ({"images": [[[[0.5]]] * 3]}, "whole numbers"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_words(doc, says):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(RequestError, match=says):
         images_of(doc)

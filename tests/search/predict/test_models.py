@@ -10,6 +10,7 @@ from sklearn.linear_model import RidgeCV
 from sklearn.neighbors import KNeighborsRegressor
 from sklearn.svm import SVR
 
+from ofa.npz import NpzError
 from search.predict.models import FITS, LOADS, GaussianProcess
 
 RNG = np.random.default_rng(0)
@@ -87,5 +88,5 @@ def test_arrays_are_all_of_a_model(kind):
     assert np.array_equal(loaded.predict(NEW), model.predict(NEW))
     assert loaded.inputs == 7
     missing = dict(list(model.arrays().items())[1:])
-    with pytest.raises(ValueError, match="it has no"):
+    with pytest.raises(NpzError, match="it has no"):
         LOADS[kind].of(missing)
