@@ -6,9 +6,19 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from cluster import run as keys
-from cluster.run import DamagedObject, Run, sha256
-from cluster.store import MissingObject
+from cluster.run import DamagedObject, Run
+from cluster.stores.errors import MissingObject
+from cluster.texts import sha256
+
+
+def weights(folder: str, phase: str) -> str:
+    """The key of the weights at the end of a phase, in the folder of a training."""
+    return f"{folder}/{phase}/weights.safetensors"
+
+
+def meta(folder: str, phase: str) -> str:
+    """The key of what a phase was and how training went."""
+    return f"{folder}/{phase}/meta.json"
 
 
 @dataclass
@@ -24,23 +34,28 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run. The state goes first, then the pointer to it, then the old state goes away.
+    """The checkpoints of one training, in a folder of a run.
 
-    States are named by their content: workers of a killed driver, which live on for some seconds, cannot spoil what
-    their successors write.
+    The state is written first, then the pointer to it, then the old state is deleted. States are named by their content:
+    workers of a killed driver, which live on for some seconds, cannot overwrite what their successors write.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, folder: str) -> None:
+        self.run, self.folder = run, folder
+        self.pointer = f"{folder}/checkpoint.json"
+
+    def state_key(self, phase: str, digest: str) -> str:
+        """The key of the state with this sha256 of a phase under way; the pointer names the latest."""
+        return f"{self.folder}/{phase}/checkpoint-{digest[:16]}.safetensors"
 
     def save(self, state: bytes, progress: Progress, phase: str) -> None:
         """Makes `state` the latest."""
-        self._publish(keys.supernet_checkpoint(phase, sha256(state)), state, progress)
+        self._publish(self.state_key(phase, sha256(state)), state, progress)
 
-    def finish_phase(self, weights: bytes, meta: bytes, progress: Progress, phase: str) -> None:
+    def finish_phase(self, weights_data: bytes, meta_data: bytes, progress: Progress, phase: str) -> None:
         """Publishes a finished phase; `progress`, which already names it, continues from its weights."""
-        self.run.store.write(f"{self.run.id}/{keys.supernet_meta(phase)}", meta)
-        self._publish(keys.supernet(phase), weights, progress)
+        self.run.store.write(f"{self.run.id}/{meta(self.folder, phase)}", meta_data)
+        self._publish(weights(self.folder, phase), weights_data, progress)
 
     def latest(self) -> tuple[bytes, Progress] | None:
         """The latest state, or None if nothing was saved yet; a damaged one is an error, not a silent restart."""
@@ -56,24 +71,24 @@ class Checkpoints:
 
     def phase(self, name: str, progress: Progress) -> bytes:
         """The weights of a finished phase."""
-        return self._checked(keys.supernet(name), progress.phases[name])
+        return self._checked(weights(self.folder, name), progress.phases[name])
 
     def _publish(self, key: str, data: bytes, progress: Progress) -> None:
         previous = self._pointer()
         self.run.store.write(f"{self.run.id}/{key}", data)
         number = previous["number"] + 1 if previous else 1
         pointer = {"number": number, "object": key, "sha256": sha256(data), "progress": asdict(progress)}
-        self.run.store.write(f"{self.run.id}/{keys.CHECKPOINT}", json.dumps(pointer, indent=1).encode())
+        self.run.store.write(f"{self.run.id}/{self.pointer}", json.dumps(pointer, indent=1).encode())
         if previous and "/checkpoint-" in previous["object"] and previous["object"] != key:
             self.run.store.delete(f"{self.run.id}/{previous['object']}")
 
     def _pointer(self) -> dict[str, Any] | None:
         try:
-            pointer: dict[str, Any] = json.loads(self.run.raw(keys.CHECKPOINT))
+            pointer: dict[str, Any] = json.loads(self.run.raw(self.pointer))
         except MissingObject:
             return None
         except ValueError:
-            raise self._damaged(keys.CHECKPOINT, "is not JSON") from None
+            raise self._damaged(self.pointer, "is not JSON") from None
         return pointer
 
     def _checked(self, key: str, digest: str) -> bytes:
@@ -87,5 +102,5 @@ class Checkpoints:
 
     def _damaged(self, key: str, what: str) -> DamagedObject:
         return DamagedObject(
-            f"{self.run.url}/{key}: {what}; delete {self.run.url}/supernet to train anew, or restore the object"
+            f"{self.run.url}/{key}: {what}; delete {self.run.url}/{self.folder} to train anew, or restore the object"
         )

@@ -18,11 +18,11 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from typing import TextIO
 
-from cluster import run as keys
+from cluster.attempts import attempt_record, claim_attempt, driver_log
 from cluster.errors import InputError, StepError
 from cluster.kube.rayjob import secrets
-from cluster.run import claim_attempt, json_lines
 from cluster.store import Store, open_store
+from cluster.texts import json_lines
 
 UPLOAD_S = 10.0
 MOST = 8 * 2**20  # characters that are kept: of a longer log the end
@@ -83,7 +83,7 @@ def attempt_at(store_url: str, run_id: str) -> Iterator[int]:
     began = {"began": now(), "host": socket.gethostname(), "submission": os.environ.get("RAY_JOB_SUBMISSION_ID", "")}
     attempt = claim_attempt(store, run_id, **began)
     # this log is the attempt's own: also one that was superseded may say so
-    kept = Kept(store, f"{run_id}/{keys.driver_log(attempt)}", list(secrets(os.environ).values()))
+    kept = Kept(store, f"{run_id}/{driver_log(attempt)}", list(secrets(os.environ).values()))
     ended = threading.Event()
     uploader = threading.Thread(target=_upload, args=(kept, ended), daemon=True)
     uploader.start()
@@ -101,7 +101,7 @@ def attempt_at(store_url: str, run_id: str) -> Iterator[int]:
         uploader.join(timeout=30)
         kept.upload()
         record = {"attempt": attempt, **began, "ended": now(), "exit": code}
-        store.write(f"{run_id}/{keys.attempt_record(attempt)}", json_lines(record).encode())
+        store.write(f"{run_id}/{attempt_record(attempt)}", json_lines(record).encode())
 
 
 def now() -> str:

@@ -15,11 +15,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cluster import run as keys
 from cluster.errors import InputError
-from cluster.run import json_lines
 from cluster.seeds import stream
 from cluster.store import open_store
+from cluster.texts import json_lines
 from ensemble.calibrate import calibrated, temperatures
 from ensemble.errors import SelectionError, TableError
 from ensemble.evolve import evolve
@@ -27,6 +26,7 @@ from ensemble.honest import curse, difference_interval, interval
 from ensemble.score import Scorer, SubsetScorer
 from ensemble.select import ALGORITHMS, Chosen, CostRule, Limits, select, weighted
 from ensemble.table import Table, hard
+from jobs import files
 from jobs.job import Job
 from jobs.workers.scorer import PooledScorer
 from search.selection import SURVIVAL
@@ -70,7 +70,7 @@ class Voting:
 def ensemble(job: Job) -> None:
     config, step = job.config.ensemble, job.run.begin("ensemble")
     selection, test = (
-        Table.from_npz(step.read(keys.predictions(split), made_by="predict"), keys.predictions(split))
+        Table.from_npz(step.read(files.predictions(split)), files.predictions(split).key)
         for split in (config.chosen_on, "test")
     )
     check_same_members(selection, test, job.run.url)
@@ -97,7 +97,7 @@ def ensemble(job: Job) -> None:
     doc = {**fronts[0], "other_costs": fronts[1:], "singles": report.rows(singles), "vote": config.vote}
     if ballot.temperature_M is not None:
         doc["temperatures"] = ballot.temperature_M.tolist()
-    step.write_json(keys.ENSEMBLES, doc)
+    step.write_json(files.ENSEMBLES, doc)
     step.finish(job.config.seed)
     for found in fronts:
         best = found["members"][-1]
@@ -203,5 +203,5 @@ def ensemble_of_table(
         for c in chosen
     ]
     doc = {"cost": rule, "unit": "cost", "vote": vote, "members": members}
-    open_store(out).write(keys.ENSEMBLES, json_lines(doc).encode())
+    open_store(out).write(files.ENSEMBLES.key, json_lines(doc).encode())
     return chosen

@@ -10,9 +10,9 @@ import numpy as np
 import safetensors.numpy
 import torch
 
-from cluster import run as keys
 from cluster.run import Step
 from cluster.runtime.pool import Pool
+from jobs import files
 from jobs.config import Experiment
 from jobs.images.dataset import Dataset, read_only_tensor
 from jobs.job import Job
@@ -29,7 +29,7 @@ _WEIGHT = "weight:"  # marks the supernet's tensors among the arrays of the data
 
 def read_weights(step: Step, config: Experiment) -> dict[str, np.ndarray]:
     """The trained supernet's tensors, noted as an input of `step`."""
-    data = step.read(keys.supernet(config.phases[-1].name), made_by="train")
+    data = step.read(files.supernet(config.phases[-1].name))
     return {name.removeprefix("net."): array for name, array in safetensors.numpy.load(data).items()}
 
 

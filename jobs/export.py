@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from cluster import run as keys
 from cluster.errors import StepError
 from cluster.run import Step
+from jobs import files
 from jobs.evaluators import load_supernet, read_weights
 from jobs.job import Job
 from jobs.train import evaluator
@@ -39,8 +39,8 @@ TOLERANCE = 1e-4
 
 def export(job: Job) -> None:
     step = job.run.begin("export")
-    front = Front.from_json(step.read_json(keys.FRONT, made_by="search"))
-    ensembles = step.read_json(keys.ENSEMBLES, made_by="ensemble")
+    front = Front.from_json(step.read_json(files.FRONT))
+    ensembles = step.read_json(files.ENSEMBLES)
     score = _score(job, step)
     objectives = (TOP1, MACS)
     chosen = front.members[knee(minimised(objectives, values(objectives, front.members)))]
@@ -63,11 +63,11 @@ def export_arch(job: Job, arch: Arch) -> None:
     name = job.config.search_space.checked(arch).key
     step_name = f"export-{name}"
     if job.run.finished(step_name):
-        return job.reporter.say(f"export: {job.run.url}/{keys.subnet(name, '.onnx')} is there already")
+        return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')} is there already")
     step = job.run.begin(step_name)
     write(job, step, _score(job, step), name, [arch])
     step.finish(job.config.seed)
-    return job.reporter.say(f"export: {job.run.url}/{keys.subnet(name, '.onnx')}, .safetensors and .json")
+    return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')}, .safetensors and .json")
 
 
 def best_ensemble(ensembles: dict) -> dict:
@@ -107,10 +107,10 @@ def write(job: Job, step: Step, score: Evaluator, name: str, archs: list[Arch], 
                 f"export: {name}: {kind} from PyTorch is {difference:.2g}, allowed is {TOLERANCE:g}; "
                 "the installed torch, onnxscript and onnxruntime do not fit each other: install those of constraints.txt"
             )
-    step.write(keys.subnet(name, ".safetensors"), to_safetensors(network, description))
-    step.write(keys.subnet(name, ".onnx"), onnx)
-    step.write(keys.subnet(name, ".pt2"), pt2)
-    step.write_json(keys.subnet(name, ".json"), {**description.to_json(), **differences})
+    step.write(files.subnet(name, ".safetensors"), to_safetensors(network, description))
+    step.write(files.subnet(name, ".onnx"), onnx)
+    step.write(files.subnet(name, ".pt2"), pt2)
+    step.write_json(files.subnet(name, ".json"), {**description.to_json(), **differences})
 
 
 def _score(job: Job, step: Step) -> Evaluator:

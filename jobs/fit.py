@@ -13,8 +13,9 @@ from dataclasses import asdict
 
 import numpy as np
 
-from cluster import run as keys
+from cluster.run import File
 from cluster.seeds import stream
+from jobs import files
 from jobs.job import Job
 from ofa.arch import Arch
 from ofa.genes import Genes
@@ -26,21 +27,21 @@ def fit_predictors(job: Job) -> None:
     config, step, space = job.config, job.run.begin("fit"), job.config.search_space
     genes, rng = Genes(space), np.random.default_rng(stream(config.seed, "fit").getrandbits(64))
 
-    def learn(archs: list[Arch], truth: list[float], target: Target, key: str) -> Quality:
+    def learn(archs: list[Arch], truth: list[float], target: Target, file: File) -> Quality:
         rows_BG, truth_B = genes.encode(archs), np.array(truth)
         kinds = KINDS if config.fit.predictor == "default" else (config.fit.predictor,)
         quality = judge(space, rows_BG, truth_B, target, config.fit.held_out, rng, kinds)
-        step.write(key, fit(space, rows_BG, truth_B, target, quality.kind).to_npz())
+        step.write(file, fit(space, rows_BG, truth_B, target, quality.kind).to_npz())
         return quality
 
-    measured = [Measured.from_json(json.loads(line)) for line in step.read(keys.MEASURED, made_by="measure").splitlines()]
-    accuracy = learn([m.arch for m in measured], [m.top1 for m in measured], "top1", keys.PREDICTOR)
-    timed = step.read_json(keys.LATENCY, made_by="measure")
+    measured = [Measured.from_json(json.loads(line)) for line in step.read(files.MEASURED).splitlines()]
+    accuracy = learn([m.arch for m in measured], [m.top1 for m in measured], "top1", files.PREDICTOR)
+    timed = step.read_json(files.LATENCY)
     archs = [Arch.from_json(row["arch"]) for row in timed["rows"]]
-    latency = learn(archs, [row["latency_ms"] for row in timed["rows"]], "latency_ms", keys.LATENCY_PREDICTOR)
+    latency = learn(archs, [row["latency_ms"] for row in timed["rows"]], "latency_ms", files.LATENCY_PREDICTOR)
 
     quality = {"accuracy": asdict(accuracy), "latency": {**asdict(latency), "device": timed["device"]}}
-    step.write_json(keys.PREDICTOR_QUALITY, quality)
+    step.write_json(files.PREDICTOR_QUALITY, quality)
     step.finish(config.seed)
     job.reporter.say(f"fit: accuracy {_words(accuracy, 100, 'points')}; latency {_words(latency, 1, 'ms')}")
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from functools import partial
 
-from cluster import run as keys
 from cluster.config import ConfigError
-from cluster.run import jsonl, machine
 from cluster.runtime.tasks import ray_map
 from cluster.seeds import stream
+from cluster.texts import jsonl, machine
+from jobs import files
 from jobs.evaluators import load_supernet, measure_all, read_weights
 from jobs.job import Job
 from ofa.arch import Arch
@@ -41,7 +41,7 @@ def measure(job: Job) -> None:
             tracker.advance(note=f"best top-1 {best:.4f}")
 
         measured = measure_all(job, step, archs, known, seen)
-    step.write(keys.MEASURED, jsonl([row.to_json() for row in measured]))
+    step.write(files.MEASURED, jsonl([row.to_json() for row in measured]))
 
     timed = archs[: config.measure.latency_archs]
     job.reporter.say(f"measure: timing {len(timed)} extracted networks, {config.measure.latency_threads} thread")
@@ -51,7 +51,7 @@ def measure(job: Job) -> None:
     [latencies] = ray_map(clock, [[(extract(net, arch), arch.resolution) for arch in timed]])
     rows = [{"arch": arch.to_json(), **latency._asdict()} for arch, latency in zip(timed, latencies, strict=True)]
     setting = {"device": machine(), "threads": config.measure.latency_threads, "batch": 1}
-    step.write_json(keys.LATENCY, {**setting, "runs": config.measure.latency_runs, "rows": rows})
+    step.write_json(files.LATENCY, {**setting, "runs": config.measure.latency_runs, "rows": rows})
     step.finish(config.seed, archs=len(measured))
     tops = sorted(m.top1 for m in measured)
     job.reporter.say(

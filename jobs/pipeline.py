@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
-from cluster import run as keys
 from cluster.errors import InputError
+from jobs import files
 from jobs.job import Job
 
 # Of each step: the file that does it, and the function there. Imported when it runs: some need seconds for that.
@@ -52,8 +52,8 @@ def run_steps(job: Job, names: Sequence[str]) -> None:
 
 def result(job: Job) -> dict[str, Any]:
     """The run's numbers, once its ensembles are chosen."""
-    ensembles = json.loads(job.run.read(keys.ENSEMBLES, made_by="ensemble"))
-    members = json.loads(job.run.read(keys.FRONT, made_by="search"))["members"]
+    ensembles = json.loads(job.run.read(files.ENSEMBLES))
+    members = json.loads(job.run.read(files.FRONT))["members"]
     single, best = ensembles["singles"][-1], ensembles["members"][-1]
     return {
         "run": job.run.id,

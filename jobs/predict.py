@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cluster import run as keys
 from cluster.run import Step
+from cluster.texts import sha256
 from ensemble.assemble import Assembly, part_images
 from ensemble.table import Table
+from jobs import files
 from jobs.config import Experiment
 from jobs.evaluators import Part, predicted_split, read_weights
 from jobs.job import Job
@@ -40,15 +41,15 @@ class Wanted:
     @property
     def key(self) -> str:
         names = [arch.key for arch in self.part.archs]
-        digest = keys.sha256("/".join([self.weights, str(self.part.k), *names]).encode())
-        return keys.prediction_part(self.part.split, digest, self.part.start)
+        digest = sha256("/".join([self.weights, str(self.part.k), *names]).encode())
+        return files.prediction_part(self.part.split, digest, self.part.start)
 
 
 def predict(job: Job) -> None:
     config, step = job.config, job.run.begin("predict")
-    front = Front.from_json(step.read_json(keys.FRONT, made_by="search"))
+    front = Front.from_json(step.read_json(files.FRONT))
     read_weights(step, config)  # what the evaluators hold
-    weights = step.inputs[keys.supernet(config.phases[-1].name)]
+    weights = step.inputs[files.supernet(config.phases[-1].name).key]
     k = min(config.ensemble.top_k or job.data.classes, job.data.classes)
     splits = (config.ensemble.chosen_on, "test")
     sizes = {split: len(predicted_split(job.data, split)) for split in splits}
@@ -78,7 +79,7 @@ def parts_of(
 
 def predict_parts(job: Job, wanted: Sequence[Wanted]) -> None:
     """Asks the evaluators for every part that is not in the store yet."""
-    there = set(job.run.keys(keys.PREDICTION_PARTS))
+    there = set(job.run.keys(files.PREDICTION_PARTS))
     missing = [one for one in wanted if one.key not in there]
     with job.reporter.track("predict", len(wanted), "parts") as tracker:
         tracker.at(len(wanted) - len(missing))
@@ -102,4 +103,4 @@ def write_table(job: Job, step: Step, split: str, wanted: Sequence[Wanted], cost
             where = f"{job.run.url}/{one.key}"
             assembly.put(one.members, one.part.start, Table.from_npz(job.run.raw(one.key), where), where)
         assembly.table(labels, cost_M).save(folder / "table.npz")
-        step.publish(keys.predictions(split), folder / "table.npz")
+        step.publish(files.predictions(split), folder / "table.npz")

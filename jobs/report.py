@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from cluster import run as keys
+from jobs import files
 from jobs.job import Job
 from ofa.record import Measured
 from search.front import Front
@@ -24,14 +24,14 @@ BLUE, ORANGE, GREEN, GREY, LIGHT = "#1f5fa8", "#d9641e", "#2c8a4b", "#b9bec6", "
 
 def report(job: Job) -> None:
     step = job.run.begin("report")
-    front = Front.from_json(step.read_json(keys.FRONT, made_by="search"))
-    ensembles = step.read_json(keys.ENSEMBLES, made_by="ensemble")
-    validated = step.read_json(keys.VALIDATED, made_by="validate")
-    quality = step.read_json(keys.PREDICTOR_QUALITY, made_by="fit")
-    phases = [step.read_json(keys.supernet_meta(p.name), made_by="train") for p in job.config.phases]
+    front = Front.from_json(step.read_json(files.FRONT))
+    ensembles = step.read_json(files.ENSEMBLES)
+    validated = step.read_json(files.VALIDATED)
+    quality = step.read_json(files.PREDICTOR_QUALITY)
+    phases = [step.read_json(files.supernet_meta(p.name)) for p in job.config.phases]
     measured, searched = (
-        [Measured.from_json(json.loads(line)) for line in step.read(key, made_by=made_by).splitlines()]
-        for key, made_by in ((keys.MEASURED, "measure"), (keys.SEARCHED, "search"))
+        [Measured.from_json(json.loads(line)) for line in step.read(file).splitlines()]
+        for file in (files.MEASURED, files.SEARCHED)
     )
     sections = [
         ("The front", FRONT_TEXT, front_figure(front, ensembles, measured, searched)),
@@ -45,9 +45,9 @@ def report(job: Job) -> None:
         if number == 0:
             body += [front_table(job, front, ensembles, validated), ensemble_table(ensembles)]
     page = PAGE.format(title=escape(job.run.id), plotly=get_plotlyjs(), body="\n".join(body))
-    step.write(keys.REPORT, page.encode())
+    step.write(files.REPORT, page.encode())
     step.finish(job.config.seed)
-    job.reporter.say(f"report: {job.run.url}/{keys.REPORT}")
+    job.reporter.say(f"report: {job.run.url}/{files.REPORT}")
 
 
 def images_of(job: Job, split: str) -> int:

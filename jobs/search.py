@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 
-from cluster import run as keys
 from cluster.progress import Reporter
-from cluster.run import Step, json_lines, jsonl
+from cluster.run import Step
 from cluster.runtime import pool as pools
 from cluster.runtime.tasks import ray_map
 from cluster.store import open_store
+from cluster.texts import json_lines, jsonl
+from jobs import files
 from jobs.evaluators import measure_all, read_weights
 from jobs.job import Job
 from jobs.tools.inputs import Loaded
@@ -48,9 +49,9 @@ SAVE_S = 1.0  # between parts of an asynchronous search's ledger: what a kill ma
 def search(job: Job) -> None:
     config, step, space = job.config, job.run.begin("search"), job.config.search_space
     read_weights(step, config)  # what the evaluators hold
-    rows = step.read(keys.MEASURED, made_by="measure").splitlines()
+    rows = step.read(files.MEASURED).splitlines()
     before = [Measured.from_json(json.loads(row)) for row in rows]
-    predictor = Predictor.from_npz(step.read(keys.PREDICTOR, made_by="fit"), space, keys.PREDICTOR)
+    predictor = Predictor.from_npz(step.read(files.PREDICTOR), space, files.PREDICTOR.key)
     known = {m.arch.key: m for m in before}
     known.update({m.arch.key: m for m in map(Measured.from_json, step.ledger.rows())})
     job.need_ray()
@@ -107,9 +108,9 @@ def search(job: Job) -> None:
         checked = measure_all(job, step, predicted.archs, known, lambda m: tracker.advance())
 
     history = list({m.arch.key: m for m in [*asked, *checked] if m not in before}.values())
-    step.write(keys.SEARCHED, jsonl([m.to_json() for m in history]))
+    step.write(files.SEARCHED, jsonl([m.to_json() for m in history]))
     found = front(space.name, OBJECTIVES, [*before, *history])
-    step.write_json(keys.FRONT, found.to_json())
+    step.write_json(files.FRONT, found.to_json())
     step.finish(config.seed, evaluations=len(asked), predicted=len(checked))
     cheapest, best = found.members[0], found.members[-1]
     job.reporter.say(
@@ -141,7 +142,7 @@ def search_files(
     seconds = time.perf_counter() - started
     members = sorted(loaded.measured(found.archs), key=lambda m: (m.latency_ms or 0.0, m.macs))
     left = Front(loaded.problem.space.name, tuple(members))
-    open_store(out).write(keys.FRONT, json_lines(left.to_json()).encode())
+    open_store(out).write(files.FRONT.key, json_lines(left.to_json()).encode())
     reporter.say(
         f"{len(members)} networks in {out}/front.json, predicted top-1 {members[0].top1:.4f} to "
         f"{max(m.top1 for m in members):.4f}, out of {found.evaluations} evaluated in {seconds:.1f} s",

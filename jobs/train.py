@@ -18,13 +18,14 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from cluster import run as keys
 from cluster.checkpoint import Checkpoints, Progress
 from cluster.config import ConfigError
 from cluster.run import Run
 from cluster.runtime.training import Worker, train_on_ray
 from cluster.seeds import stream
 from cluster.store import open_store
+from cluster.texts import sha256
+from jobs import files
 from jobs.config import Experiment
 from jobs.images.dataset import Dataset
 from jobs.images.source import Corrupt
@@ -41,7 +42,7 @@ from ofa.train import Learner, Recipe, Teacher, train_step
 def train(job: Job) -> None:
     config = job.config
     step = job.run.begin("train")
-    Checkpoints(job.run).latest()  # a damaged checkpoint is said here, not by every worker
+    Checkpoints(job.run, files.SUPERNET).latest()  # a damaged checkpoint is said here, not by every worker
     job.need_ray()
     per_epoch = steps_per_epoch(job.data.sizes["train"], config.train.batch)
     total = sum(phase.epochs for phase in config.phases) * per_epoch
@@ -58,10 +59,10 @@ def train(job: Job) -> None:
         train = config.train
         train_on_ray(loop, job.data.arrays(), train.workers, train.max_failures, hear, gpu=train.device == "cuda")
     for phase in config.phases:
-        step.adopt(keys.supernet(phase.name))
-        step.adopt(keys.supernet_meta(phase.name))
+        step.adopt(files.supernet(phase.name))
+        step.adopt(files.supernet_meta(phase.name))
     step.finish(config.seed, images=job.data.sizes)
-    last = json.loads(job.run.raw(keys.supernet_meta(config.phases[-1].name)))["history"][-1]
+    last = json.loads(job.run.raw(files.supernet_meta(config.phases[-1].name).key))["history"][-1]
     job.reporter.say(
         f"train: supernet of {config.space}, {config.search_space.size:.2e} sub-networks; on the selection split "
         f"the largest has top-1 {last['largest']:.4f}, the smallest {last['smallest']:.4f}"
@@ -74,7 +75,7 @@ def train_loop(
     """Runs on every worker; continues from the latest checkpoint of the run."""
     torch.set_num_threads(config.train.threads)
     data, draw = Dataset.of(arrays), partial(stream, config.seed)
-    checkpoints = Checkpoints(Run.at(store_url, config.id, code, attempt))
+    checkpoints = Checkpoints(Run.at(store_url, config.id, code, attempt), files.SUPERNET)
     net = Supernet(config.search_space, data.classes, torch_generator(draw("weights")))
     given = None
     if config.train.weights:
@@ -112,7 +113,7 @@ def agreed(checkpoints: Checkpoints, worker: Worker) -> tuple[bytes, Progress] |
     """
     while True:
         latest = checkpoints.latest()
-        digest = bytes.fromhex(keys.sha256(latest[0])) if latest else bytes(32)
+        digest = bytes.fromhex(sha256(latest[0])) if latest else bytes(32)
         mine = torch.tensor(list(digest), dtype=torch.float64)
         mean = mine.clone()
         worker.average(mean)
@@ -202,7 +203,7 @@ class Watch:
         p.phase, p.epoch = p.phase + 1, 0
         if self.worker.rank == 0:
             weights = safetensors.torch.save(net_state(net))
-            p.phases[phase.name] = keys.sha256(weights)
+            p.phases[phase.name] = sha256(weights)
             space = phase.space
             meta = {
                 "phase": phase.name,

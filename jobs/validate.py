@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from cluster import run as keys
 from cluster.errors import StepError
-from cluster.run import machine
+from cluster.texts import machine
+from jobs import files
 from jobs.evaluators import load_supernet, read_weights
 from jobs.job import Job
 from jobs.train import evaluator
@@ -28,11 +28,11 @@ from search.predict.predictor import Predictor
 
 def validate(job: Job) -> None:
     config, step, space = job.config, job.run.begin("validate"), job.config.search_space
-    front = Front.from_json(step.read_json(keys.FRONT, made_by="search"))
+    front = Front.from_json(step.read_json(files.FRONT))
     net = load_supernet(config, job.data.classes, read_weights(step, config))
     rows_BG = Genes(space).encode([member.arch for member in front.members])
     predictors = [
-        Predictor.from_npz(step.read(key, made_by="fit"), space, key) for key in (keys.PREDICTOR, keys.LATENCY_PREDICTOR)
+        Predictor.from_npz(step.read(file), space, file.key) for file in (files.PREDICTOR, files.LATENCY_PREDICTOR)
     ]
     predicted_top1, predicted_ms = (predictor.predict(rows_BG).tolist() for predictor in predictors)
     score = evaluator(config, job.data, net)
@@ -57,7 +57,7 @@ def validate(job: Job) -> None:
         for i, member in enumerate(front.members)
     ]
     device = {"device": machine(), "threads": setting.latency_threads, "batch": 1}
-    step.write_json(keys.VALIDATED, {**device, "members": rows})
+    step.write_json(files.VALIDATED, {**device, "members": rows})
     step.finish(config.seed)
     job.reporter.say(
         f"validate: {len(rows)} extracted networks score what the supernet says; "

@@ -20,8 +20,8 @@ MAY_USE = {
 # Where each library may be imported; a trailing slash is a folder.
 AT_HOME = {
     "ray": ("cluster/",),
-    "boto3": ("cluster/store.py",),
-    "botocore": ("cluster/store.py",),
+    "boto3": ("cluster/stores/s3.py",),
+    "botocore": ("cluster/stores/",),
     "google": ("cluster/stores/google.py",),
     "kubernetes": ("cluster/kube/api.py",),
     "jsonschema": ("cluster/kube/lint.py",),

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster import run as keys
+from cluster.attempts import attempt_record, attempts, driver_log
 from cluster.errors import InputError
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api, NotThere
 from cluster.kube.rayjob import RESULTS, SUBMISSION
 from cluster.kube.runs import Role, Seen
 from cluster.kube.state import GONE, State, state_of
-from cluster.run import Run, attempts
+from cluster.run import Run
 from cluster.store import open_store
 from jobs.operate import scale as scaling
 from jobs.operate.results import the_run
@@ -78,7 +78,7 @@ def state_in_store(store: str, run_id: str) -> State:
     numbers = attempts(run.store, run.id)
     if not numbers:
         return State("Gone", message=f"no attempt on a cluster has left anything in {run.url}")
-    record = json.loads(run.raw(keys.attempt_record(numbers[-1])))
+    record = json.loads(run.raw(attempt_record(numbers[-1])))
     if "exit" not in record:
         return State("Gone", f"attempt {numbers[-1]} left no word", f"began {record.get('began', '')}")
     names = {0: "Succeeded", 130: "Stopped"}
@@ -125,11 +125,11 @@ def log_in_store(store: str, run_id: str, role: Role, tail: int) -> Iterator[str
         raise InputError(f"{run_id}: its worker pods are gone, and their logs with them; the driver's: `ofa logs {run_id}`")
     opened, last = open_store(store), None
     for number in attempts(opened, run_id):
-        if f"{run_id}/{keys.driver_log(number)}" in opened.keys(f"{run_id}/logs/"):
+        if f"{run_id}/{driver_log(number)}" in opened.keys(f"{run_id}/logs/"):
             last = number
     if last is None:
         raise InputError(f"{store}: no log of {run_id} is there; its driver never began, `ofa events {run_id}` may say why")
-    lines = opened.read(f"{run_id}/{keys.driver_log(last)}").decode().splitlines()
+    lines = opened.read(f"{run_id}/{driver_log(last)}").decode().splitlines()
     yield from lines[-tail:] if tail else lines
 
 

@@ -13,18 +13,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from cluster import run as keys
 from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
-from cluster.run import Run, sha256
-from cluster.store import MissingObject, open_store
+from cluster.run import CONFIG, Run
+from cluster.store import open_store
+from cluster.stores.errors import MissingObject
+from cluster.texts import sha256
+from jobs import files
 
 
 def runs(store_url: str) -> list[str]:
     """The ids of all runs in a store; a directory that is not there is an `InputError`."""
     if "://" not in store_url and store_url and not Path(store_url).exists():
         raise InputError(f"{store_url}: there is no such directory; give the --store of a run")
-    found = [key.removesuffix(f"/{keys.CONFIG}") for key in open_store(store_url).keys() if key.endswith(f"/{keys.CONFIG}")]
+    found = [key.removesuffix(f"/{CONFIG}") for key in open_store(store_url).keys() if key.endswith(f"/{CONFIG}")]
     return [run for run in found if "/" not in run]
 
 
@@ -50,7 +52,7 @@ def listing(store_url: str) -> Iterator[dict[str, Any]]:
 
 def verify(run: Run) -> list[str]:
     """What is wrong with a run, a line each; empty if every object is whole."""
-    return list(run.problems())
+    return list(run.problems(unfinished=(f"{files.SUPERNET}/",)))
 
 
 def pull(run: Run, to: str, reporter: Reporter) -> None:
@@ -99,7 +101,7 @@ def settings(run: Run) -> dict[str, Any]:
             else:
                 yield prefix + name, value
 
-    return dict(flat(tomllib.loads(run.raw(keys.CONFIG).decode()), ""))
+    return dict(flat(tomllib.loads(run.raw(CONFIG).decode()), ""))
 
 
 def found(run: Run) -> dict[str, Any]:
@@ -108,13 +110,13 @@ def found(run: Run) -> dict[str, Any]:
     for name, record in steps.items():
         numbers[f"{name}: seconds"] = record["seconds"]
     if "search" in steps:
-        members = json.loads(run.read(keys.FRONT, made_by="search"))["members"]
+        members = json.loads(run.read(files.FRONT))["members"]
         numbers["front: members"] = len(members)
         numbers["front: best top-1"] = max(member["top1"] for member in members)
         numbers["front: least MACs"] = min(member["macs"] for member in members)
         numbers["search: evaluations"] = steps["search"].get("evaluations")
     if "ensemble" in steps:
-        best = json.loads(run.read(keys.ENSEMBLES, made_by="ensemble"))["members"][-1]
+        best = json.loads(run.read(files.ENSEMBLES))["members"][-1]
         numbers["best ensemble: members"] = len(best["members"])
         numbers["best ensemble: top-1 on selection"] = best["top1"]
         numbers["best ensemble: top-1 on test"] = best["test_top1"]

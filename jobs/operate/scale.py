@@ -14,10 +14,10 @@ import json
 import time
 from dataclasses import asdict, dataclass
 
-from cluster import run as keys
 from cluster.errors import InputError
 from cluster.run import Run
-from cluster.store import MissingObject
+from cluster.stores.errors import MissingObject
+from jobs import files
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Scale:
 def read(run: Run) -> Asked:
     """What is asked of a run now."""
     try:
-        doc = json.loads(run.raw(keys.SCALE))
+        doc = json.loads(run.raw(files.SCALE))
     except MissingObject:
         return Asked()
     except ValueError:
@@ -55,7 +55,7 @@ def read(run: Run) -> Asked:
         key in names and (value is None or (type(value) is int and value >= 1)) for key, value in doc.items()
     ):
         raise InputError(
-            f'{run.url}/{keys.SCALE}: is not like {{"evaluators": 8, "evaluations": 500}}; write that, or delete it'
+            f'{run.url}/{files.SCALE}: is not like {{"evaluators": 8, "evaluations": 500}}; write that, or delete it'
         )
     return Asked(**doc)
 
@@ -65,5 +65,5 @@ def ask(run: Run, *, evaluators: int | None = None, evaluations: int | None = No
     before = read(run)
     after = Asked(evaluators or before.evaluators, evaluations or before.evaluations)
     doc = {key: value for key, value in asdict(after).items() if value is not None}
-    run.store.write(f"{run.id}/{keys.SCALE}", json.dumps(doc).encode())
+    run.store.write(f"{run.id}/{files.SCALE}", json.dumps(doc).encode())
     return after

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cluster import run as keys
+from jobs import files
 from jobs.config import Experiment, PhaseConfig
 from jobs.export import export_arch
 from jobs.job import Job, opened
@@ -27,7 +27,7 @@ def finetune(job: Job, arch: Arch, epochs: int, lr: float, distil: float) -> dic
     config = job.config
     config.search_space.checked(arch)
     before = {split: next(evaluate(job, [arch], split)) for split in ("selection", "test")}
-    weights = f"{job.run.url}/{keys.supernet(config.phases[-1].name)}"
+    weights = f"{job.run.url}/{files.supernet(config.phases[-1].name)}"
     with opened(tuned(config, weights, arch, epochs, lr, distil), job.run.store.url, job.reporter, job.asked) as own:
         own.data = job.data  # the same images
         run_steps(own, ["train"])

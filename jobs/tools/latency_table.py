@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from cluster.errors import InputError
-from cluster.run import machine
+from cluster.texts import machine
 from ofa.arch import Arch
 from ofa.blocks import Block, Conv, Head, Part, head, mobile_block, parts, slot_name, whole
 from ofa.cost import strided

@@ -13,8 +13,9 @@ import numpy as np
 
 from cluster.errors import InputError
 from cluster.progress import Reporter
-from cluster.run import json_lines
 from cluster.store import open_store
+from cluster.texts import json_lines
+from jobs import files
 from jobs.tools.inputs import Loaded, number
 from search import targets as targets_search
 from search.front import Front
@@ -35,7 +36,7 @@ def targets(
             loaded.problem, wanted, strategy=strategy, seed=seed, evaluations=evaluations, progress=tracker.at
         )
     front = Front(loaded.problem.space.name, loaded.measured(found.archs))
-    open_store(out).write("targets.json", json_lines(front.to_json()).encode())
+    open_store(out).write(files.TARGETS.key, json_lines(front.to_json()).encode())
     mean = float(np.mean([member.top1 for member in front.members]))
     reporter.say(
         f"{len(front.members)} targets in {out}/targets.json, mean predicted top-1 {mean:.4f}, "

@@ -6,10 +6,10 @@ import threading
 import pytest
 
 from cluster import driver
-from cluster import run as keys
+from cluster.attempts import Superseded, attempt_record, attempts, claim_attempt, driver_log
 from cluster.checkpoint import Checkpoints, Progress
 from cluster.errors import StepError
-from cluster.run import Run, Superseded, attempts, claim_attempt
+from cluster.run import File, Run
 from cluster.store import open_store
 
 
@@ -43,21 +43,21 @@ def test_an_attempt_writes_until_a_later_one_begins(store_url):
 
     old = opened()
     step = old.begin("train")
-    step.write("a", b"old")
-    Checkpoints(old).save(b"state", Progress(step=1), "largest")
+    step.write(File("a", "one"), b"old")
+    Checkpoints(old, "supernet").save(b"state", Progress(step=1), "largest")
     new = opened()
     late = [
-        lambda: step.write("a", b"late"),
+        lambda: step.write(File("a", "one"), b"late"),
         lambda: step.finish(seed=1),
         lambda: step.ledger.append([{"late": True}]),
-        lambda: Checkpoints(old).save(b"late", Progress(step=2), "largest"),
+        lambda: Checkpoints(old, "supernet").save(b"late", Progress(step=2), "largest"),
         lambda: old.store.delete("r/a"),
     ]
     for write in late:
         with pytest.raises(Superseded, match="attempt 2 has begun, this is 1"):
             write()
     assert new.raw("a") == b"old" == old.raw("a")
-    assert Checkpoints(new).latest() == (b"state", Progress(step=1))
+    assert Checkpoints(new, "supernet").latest() == (b"state", Progress(step=1))
     new.begin("train").finish(seed=1)
     assert new.finished("train")
 
@@ -71,12 +71,12 @@ def test_what_an_attempt_leaves_does_not_spoil_the_run(tmp_path):
     with driver.attempt_at(str(tmp_path), "r") as attempt:
         run = Run.open(str(tmp_path), "r", "", "test", attempt)
         step = run.begin("train")
-        step.write("a", b"1")
+        step.write(File("a", "one"), b"1")
         step.finish(seed=1)
         print("trained")
     assert list(run.problems()) == []
-    assert run.raw(keys.driver_log(1)) == b"trained\n"
-    record = json.loads(run.raw(keys.attempt_record(1)))
+    assert run.raw(driver_log(1)) == b"trained\n"
+    record = json.loads(run.raw(attempt_record(1)))
     assert (record["attempt"], record["exit"]) == (1, 0)
 
 
@@ -87,8 +87,8 @@ def test_how_an_attempt_ended_is_noted_with_its_last_words(tmp_path, error, code
     with pytest.raises(type(error)), driver.attempt_at(str(tmp_path), "r"):
         raise error
     store = open_store(str(tmp_path))
-    assert json.loads(store.read(f"r/{keys.attempt_record(1)}"))["exit"] == code
-    assert (str(error) or "stopped").encode() in store.read(f"r/{keys.driver_log(1)}")
+    assert json.loads(store.read(f"r/{attempt_record(1)}"))["exit"] == code
+    assert (str(error) or "stopped").encode() in store.read(f"r/{driver_log(1)}")
 
 
 def test_values_of_secrets_are_stars_in_the_log(tmp_path, monkeypatch, capsys):
@@ -97,7 +97,7 @@ def test_values_of_secrets_are_stars_in_the_log(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "an-id-is-none")
     with driver.attempt_at(str(tmp_path), "r"):
         print("key planted-secret-1, token planted-token-2, id an-id-is-none")
-    log = open_store(str(tmp_path)).read(f"r/{keys.driver_log(1)}").decode()
+    log = open_store(str(tmp_path)).read(f"r/{driver_log(1)}").decode()
     assert log == "key ***, token ***, id an-id-is-none\n"
 
 
@@ -111,4 +111,4 @@ def test_the_log_is_uploaded_while_the_run_goes_on(tmp_path, monkeypatch):
             if store.keys("r/logs/"):
                 break
             deadline.wait(0.05)
-        assert store.read(f"r/{keys.driver_log(1)}") == b"first\n"
+        assert store.read(f"r/{driver_log(1)}") == b"first\n"

@@ -4,7 +4,8 @@ import pytest
 
 from cluster.checkpoint import Checkpoints, Progress
 from cluster.errors import InputError
-from cluster.run import DamagedObject, Run, json_lines, sha256, supernet_checkpoint
+from cluster.run import DamagedObject, File, Run
+from cluster.texts import json_lines, sha256
 
 
 @pytest.fixture
@@ -15,15 +16,15 @@ def run(tmp_path):
 def finished(run, name, reads=(), **objects):
     step = run.begin(name)
     for key in reads:
-        step.read(key, made_by="other")
+        step.read(File(key, "one"))
     for key, text in objects.items():
-        step.write(key, text.encode())
+        step.write(File(key, "one"), text.encode())
     step.finish(seed=1)
 
 
 def test_a_step_is_finished_once_its_record_is_there(run):
     step = run.begin("one")
-    step.write("a", b"1")
+    step.write(File("a", "one"), b"1")
     assert not run.finished("one")
     step.finish(seed=7)
     assert run.finished("one")
@@ -41,7 +42,7 @@ def test_reads_are_checked_and_recorded(run):
 
 def test_what_no_step_wrote_is_answered_with_the_command_that_makes_it(run):
     with pytest.raises(InputError, match=r"'front.json' is not in .*/r; run `ofa search` first"):
-        run.read("front.json", made_by="search")
+        run.read(File("front.json", "search"))
 
 
 @pytest.mark.parametrize("damage", ["changed", "missing"])
@@ -52,7 +53,7 @@ def test_a_damaged_object_is_never_read(run, damage):
     else:
         run.store.delete("r/a")
     with pytest.raises(DamagedObject, match=r"/r/a: .*delete one.done.json there and run the same command again"):
-        run.read("a", made_by="one")
+        run.read(File("a", "one"))
 
 
 def test_a_step_whose_input_changed_is_not_finished(run):
@@ -88,7 +89,7 @@ def test_a_ledger_keeps_what_was_appended_until_the_step_is_finished(run):
     assert again.ledger.rows() == [{"n": 1}, {"n": 2}]
     again.ledger.append([{"n": 3}])
     assert run.begin("one").ledger.rows() == [{"n": 1}, {"n": 2}, {"n": 3}]
-    again.write("a", b"")
+    again.write(File("a", "one"), b"")
     again.finish(seed=1)
     assert run.keys("partial/") == []
 
@@ -112,18 +113,21 @@ def test_json_is_written_for_people_and_read_back():
     assert '"b": [0, 1, 2' in text
 
 
+STATE = f"supernet/k/checkpoint-{sha256(b'state')[:16]}.safetensors"
+
+
 class TestCheckpoints:
     def test_the_latest_state_is_kept_and_older_ones_go(self, run):
-        checkpoints = Checkpoints(run)
+        checkpoints = Checkpoints(run, "supernet")
         assert checkpoints.latest() is None
         for step in (1, 2, 3):
             checkpoints.save(f"state{step}".encode(), Progress(step=step), "kernel")
-        state, progress = Checkpoints(run).latest()
+        state, progress = Checkpoints(run, "supernet").latest()
         assert (state, progress.step) == (b"state3", 3)
         assert run.keys("supernet/kernel/") == [f"supernet/kernel/checkpoint-{sha256(b'state3')[:16]}.safetensors"]
 
     def test_a_finished_phase_is_the_state_that_training_goes_on_from(self, run):
-        checkpoints = Checkpoints(run)
+        checkpoints = Checkpoints(run, "supernet")
         checkpoints.save(b"state", Progress(step=5), "kernel")
         checkpoints.finish_phase(b"weights", b"{}", Progress(phase=1, phases={"kernel": sha256(b"weights")}), "kernel")
         state, progress = checkpoints.latest()
@@ -134,27 +138,27 @@ class TestCheckpoints:
     @pytest.mark.parametrize(
         ("key", "data"),
         [
-            (supernet_checkpoint("k", sha256(b"state")), b""),
-            (supernet_checkpoint("k", sha256(b"state")), b"stat"),
-            (supernet_checkpoint("k", sha256(b"state")), None),
+            (STATE, b""),
+            (STATE, b"stat"),
+            (STATE, None),
             ("supernet/checkpoint.json", b""),
             ("supernet/checkpoint.json", b"{damaged"),
         ],
     )
     def test_a_damaged_checkpoint_gets_one_line(self, run, key, data):
-        Checkpoints(run).save(b"state", Progress(), "k")
+        Checkpoints(run, "supernet").save(b"state", Progress(), "k")
         if data is None:
             run.store.delete(f"r/{key}")
         else:
             run.store.write(f"r/{key}", data)
         with pytest.raises(DamagedObject, match=r"supernet to train anew, or restore the object") as caught:
-            Checkpoints(run).latest()
+            Checkpoints(run, "supernet").latest()
         assert key in str(caught.value)
         assert "\n" not in str(caught.value)
 
     def test_a_predecessor_that_still_publishes_spoils_nothing(self, run):
         """Two writers, as after a kill: each pointer names a state that is there and whole."""
-        mine, predecessor = Checkpoints(run), Checkpoints(run)
+        mine, predecessor = Checkpoints(run, "supernet"), Checkpoints(run, "supernet")
         predecessor.save(b"early", Progress(step=1), "k")
         mine.save(b"mine", Progress(step=2), "k")
         predecessor.save(b"late", Progress(step=2), "k")
@@ -163,22 +167,24 @@ class TestCheckpoints:
         assert predecessor.latest() == (b"early", Progress(step=1))
 
     def test_a_state_that_is_replaced_while_it_is_read_is_read_anew(self, run, monkeypatch):
-        checkpoints = Checkpoints(run)
+        checkpoints = Checkpoints(run, "supernet")
         checkpoints.save(b"old", Progress(step=1), "k")
         raw = Run.raw
 
         def slow(run, key):
             if "/checkpoint-" in key:
                 monkeypatch.undo()
-                Checkpoints(run).save(b"new", Progress(step=2), "k")
+                Checkpoints(run, "supernet").save(b"new", Progress(step=2), "k")
             return raw(run, key)
 
         monkeypatch.setattr(Run, "raw", slow)
         assert checkpoints.latest() == (b"new", Progress(step=2))
 
-    def test_sweeping_removes_checkpoints_and_keeps_phases(self, run):
-        checkpoints = Checkpoints(run)
+    def test_finishing_the_step_removes_checkpoints_and_keeps_phases(self, run):
+        checkpoints = Checkpoints(run, "supernet")
         checkpoints.finish_phase(b"weights", b"{}", Progress(phase=1), "kernel")
         checkpoints.save(b"state", Progress(phase=1), "depth")
-        run.sweep("train")
+        step = run.begin("train")
+        step.adopt(File("supernet/kernel/weights.safetensors", "train"))
+        step.finish(seed=1)
         assert run.keys("supernet/") == ["supernet/kernel/meta.json", "supernet/kernel/weights.safetensors"]

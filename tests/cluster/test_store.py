@@ -10,7 +10,9 @@ import threading
 import pytest
 
 from cluster.errors import StepError
-from cluster.store import DirectoryStore, MissingObject, StoreError, open_store
+from cluster.store import open_store
+from cluster.stores.directory import DirectoryStore
+from cluster.stores.errors import MissingObject, StoreError
 
 
 @pytest.fixture(params=["directory", "mock", "real", "google"])

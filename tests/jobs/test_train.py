@@ -10,12 +10,12 @@ import pytest
 import safetensors.torch
 import torch
 
-from cluster import run as keys
 from cluster.checkpoint import Checkpoints
 from cluster.config import ConfigError
 from cluster.progress import Reporter
 from cluster.run import Run
 from cluster.runtime.training import Worker
+from jobs import files
 from jobs.config import load
 from jobs.images.dataset import load as load_data
 from jobs.tools.finetune import tuned
@@ -58,7 +58,7 @@ def train(config, arrays, store, stop_after=None):
     finally:
         jobs.train.Checkpoints = original
         torch.set_num_threads(torch_threads)
-    return safetensors.torch.load(run.raw(keys.supernet(config.phases[-1].name)))
+    return safetensors.torch.load(run.raw(files.supernet(config.phases[-1].name).key))
 
 
 def same(one, other):
@@ -80,7 +80,7 @@ def test_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
     assert stops >= 3
     assert same(straight, resumed)
     meta = [
-        Run.at(str(tmp_path / name), config.id, "").raw(keys.supernet_meta(phase.name))
+        Run.at(str(tmp_path / name), config.id, "").raw(files.supernet_meta(phase.name).key)
         for phase in config.phases
         for name in ("straight", "stopped")
     ]
@@ -120,7 +120,7 @@ def test_training_goes_on_with_another_number_of_workers(tiny, tmp_path):
     for thread in threads:
         thread.join()
     run = Run.at(str(tmp_path), config.id, "")
-    history = json.loads(run.raw(keys.supernet_meta(config.phases[-1].name)))["history"]
+    history = json.loads(run.raw(files.supernet_meta(config.phases[-1].name).key))["history"]
     assert letters[0]["resumed"] and letters[0]["done"] == 2
     assert [row["epoch"] for row in history] == [1, 2]
     assert all(0 < row["loss"] < 6 for row in history)  # two cross-entropies, of chance each 2.3
@@ -138,7 +138,7 @@ def test_a_phase_says_how_it_went(tiny, tmp_path):
     train(config, arrays, tmp_path)
     run = Run.at(str(tmp_path), config.id, "")
     for phase in config.phases:
-        meta = json.loads(run.raw(keys.supernet_meta(phase.name)))
+        meta = json.loads(run.raw(files.supernet_meta(phase.name).key))
         assert [row["epoch"] for row in meta["history"]] == [1, 2]
         assert all(row["loss"] > 0 and 0 <= row["smallest"] <= 1 and 0 <= row["largest"] <= 1 for row in meta["history"])
         assert meta["choices"]["expands"] == list(phase.space.expands)
@@ -149,7 +149,7 @@ def test_one_network_is_tuned_from_the_supernets_weights(tiny, tmp_path):
     """What `ofa finetune` trains: no step of rate 0 changes it, and the weights of another space are refused."""
     config, arrays = tiny
     trained = train(config, arrays, tmp_path)
-    weights = f"{tmp_path}/{config.id}/{keys.supernet(config.phases[-1].name)}"
+    weights = f"{tmp_path}/{config.id}/{files.supernet(config.phases[-1].name)}"
     arch = config.search_space.smallest()
     own = tuned(config, weights, arch, epochs=1, lr=1e-30, distil=0.5)
     own = replace(own, train=replace(own.train, weight_decay=0.0))

@@ -13,7 +13,7 @@ from helpers import OFA
 from kube.local_ray import TOKEN, LocalRay
 from kube.operator import Operator
 
-from cluster import run as keys
+from cluster.attempts import driver_log
 from cluster.store import open_store
 from jobs.config import load
 
@@ -140,5 +140,5 @@ def test_a_run_survives_the_loss_of_its_cluster_is_scaled_and_its_results_are_pu
     for place, text in everything.items():
         for name, value in SECRETS.items():
             assert value not in text, f"{name} is in the {place}"
-    assert keys.driver_log(2) in {key.removeprefix(f"{run}/") for key in store.keys(f"{run}/logs/")}
+    assert driver_log(2) in {key.removeprefix(f"{run}/") for key in store.keys(f"{run}/logs/")}
     print(f"{time.monotonic() - begun:.0f} s", file=sys.stderr)

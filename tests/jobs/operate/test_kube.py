@@ -7,12 +7,13 @@ import time
 import pytest
 from helpers import TINY
 
+from cluster.attempts import attempt_record, claim_attempt, driver_log
 from cluster.errors import InputError
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Conflict, NotThere
 from cluster.kube.rayjob import SUBMISSION, job_name
 from cluster.kube.state import state_of
-from cluster.run import Run, attempt_record, claim_attempt, driver_log
+from cluster.run import Run
 from cluster.store import open_store
 from jobs.config import load
 from jobs.operate import kube as cluster

@@ -2,9 +2,9 @@
 
 import pytest
 
-from cluster import run as keys
 from cluster.errors import InputError
 from cluster.run import Run
+from jobs import files
 from jobs.operate.scale import Asked, Scale, ask, read
 
 
@@ -34,6 +34,6 @@ def test_a_run_looks_only_now_and_then(run):
     "text", ["8", "{", '{"evaluators": 0}', '{"evaluators": true}', '{"workers": 8}', '{"evaluations": "9"}']
 )
 def test_what_is_not_understood_is_one_line(run, text):
-    run.store.write(f"r/{keys.SCALE}", text.encode())
+    run.store.write(f"r/{files.SCALE}", text.encode())
     with pytest.raises(InputError, match=r'partial/scale.json: is not like \{"evaluators": 8, "evaluations": 500\}'):
         read(run)

@@ -1,0 +1,123 @@
+"""Objects as files in a directory: each is written under a temporary name, synced, and renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from cluster.errors import NoSpace
+from cluster.stores.errors import MissingObject, StoreError
+
+_TEMPORARY = ".tmp"
+
+
+class DirectoryStore:
+    """Objects as files; each is written under a temporary name, synced, and renamed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = str(self.root)  # absolute: workers, which have other working directories, open it too
+        self._swept = False
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{root}: is a file; a store is a directory or s3://bucket/prefix")
+
+    def read(self, key: str) -> bytes:
+        path = self._path(key)
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise MissingObject(f"{self.url}: there is no {key}") from None
+
+    def open(self, key: str) -> IO[bytes]:
+        try:
+            return self._path(key).open("rb")
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            raise MissingObject(f"{self.url}: there is no {key}") from None
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._temporary(key, data) as (temporary, path):
+            temporary.replace(path)
+
+    def publish(self, key: str, path: Path) -> None:
+        with self._temporary(key, path) as (temporary, target):
+            temporary.replace(target)
+
+    def create(self, key: str, data: bytes) -> bool:
+        with self._temporary(key, data) as (temporary, path):
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                return False
+            return True
+
+    def keys(self, prefix: str = "") -> list[str]:
+        top = self.root / PurePosixPath(prefix).parent if prefix and not prefix.endswith("/") else self.root / prefix
+        found = []
+        for directory, names, files in os.walk(top):
+            names[:] = [name for name in names if name != _TEMPORARY]
+            here = Path(directory).relative_to(self.root)
+            found += [(here / name).as_posix() for name in files]
+        return sorted(key for key in found if key.startswith(prefix))
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        path.unlink(missing_ok=True)
+        for parent in path.parents:  # an empty directory is nothing in a bucket either
+            if parent == self.root or not parent.is_dir() or any(parent.iterdir()):
+                break
+            parent.rmdir()
+
+    def _path(self, key: str) -> Path:
+        parts = PurePosixPath(key).parts
+        if not parts or PurePosixPath(key).is_absolute() or any(part in ("..", _TEMPORARY) for part in parts):
+            raise StoreError(f"{self.url}: {key!r} is not a key; keys are relative paths inside the store")
+        return self.root.joinpath(*parts)
+
+    @contextmanager
+    def _temporary(self, key: str, data: bytes | Path) -> Iterator[tuple[Path, Path]]:
+        path = self._path(key)
+        temporary: Path | None = None
+        try:
+            folder = self.root / _TEMPORARY
+            folder.mkdir(parents=True, exist_ok=True)
+            self._sweep(folder)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f"{os.uname().nodename}-{os.getpid()}-", dir=folder)
+            temporary = Path(name)
+            with os.fdopen(handle, "wb") as file:
+                os.fchmod(handle, 0o644)
+                if isinstance(data, Path):
+                    with data.open("rb") as source:
+                        shutil.copyfileobj(source, file)
+                else:
+                    file.write(data)
+                file.flush()
+                os.fsync(handle)
+            yield temporary, path
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                size = data.stat().st_size if isinstance(data, Path) else len(data)
+                raise NoSpace(
+                    f"{self.url}: no space left for {key} ({size / 2**20:.1f} MiB); "
+                    "free some and run the same command again, what is finished is kept"
+                ) from None
+            raise StoreError(f"{self.url}: cannot write {key}: {error.strerror}; choose another --store") from None
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+    def _sweep(self, folder: Path) -> None:
+        """Removes, once, what killed processes of this machine left behind."""
+        if self._swept or not Path("/proc/self").exists():
+            return
+        self._swept = True
+        for left in folder.glob(f"{os.uname().nodename}-*"):
+            pid = left.name.removeprefix(f"{os.uname().nodename}-").split("-")[0]
+            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+                left.unlink(missing_ok=True)

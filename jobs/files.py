@@ -1,0 +1,47 @@
+"""The objects of a run: their names, and the step that makes each. No other file of `jobs` builds a key."""
+
+from __future__ import annotations
+
+from cluster import checkpoint
+from cluster.run import File
+
+MEASURED = File("measured.jsonl", "measure")
+LATENCY = File("latency.json", "measure")
+PREDICTOR = File("predictor/accuracy.npz", "fit")
+LATENCY_PREDICTOR = File("predictor/latency.npz", "fit")
+PREDICTOR_QUALITY = File("predictor/quality.json", "fit")
+SEARCHED = File("search.jsonl", "search")
+FRONT = File("front.json", "search")
+VALIDATED = File("validated.json", "validate")
+ENSEMBLES = File("ensembles.json", "ensemble")
+REPORT = File("report.html", "report")
+TARGETS = File("targets.json", "targets")  # of `ofa targets`, in the directory that it is given
+
+SUPERNET = "supernet"  # the folder of weights and checkpoints
+SCALE = "partial/scale.json"  # evaluators and evaluations that a search under way shall have; `ofa scale` writes it
+PREDICTION_PARTS = "partial/predict/"
+
+
+def supernet(phase: str) -> File:
+    """The weights at the end of a phase."""
+    return File(checkpoint.weights(SUPERNET, phase), "train")
+
+
+def supernet_meta(phase: str) -> File:
+    """What a phase was and how training went."""
+    return File(checkpoint.meta(SUPERNET, phase), "train")
+
+
+def predictions(split: str) -> File:
+    """The prediction table of the front's members on a split."""
+    return File(f"predictions/{split}.npz", "predict")
+
+
+def prediction_part(split: str, digest: str, start: int) -> str:
+    """A part of a prediction table under way: of which table, as a digest, and its first image."""
+    return f"{PREDICTION_PARTS}{split}-{digest[:16]}-{start:08d}.npz"
+
+
+def subnet(name: str, suffix: str) -> File:
+    """A file of an exported network."""
+    return File(f"subnets/{name}{suffix}", "export")
