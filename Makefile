@@ -1,8 +1,13 @@
 # Everything a developer runs. `make demo` and `make test` need nothing but Python 3.11 or 3.12 and the network.
 PYTHON ?= python3
 BIN := .venv/bin
+# Options for every call of pytest: make test PYTEST_OPTIONS=--durations=25
+PYTEST_OPTIONS ?=
+PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
+# One thread a process: the processes are as many as there are cores. Tests of one radosgw go to one of them.
+PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadgroup
 
-.PHONY: setup demo test test-all check bench bench-search bench-ensemble services
+.PHONY: setup demo test test-unit test-all check bench bench-search bench-ensemble services
 
 setup: .venv/installed
 
@@ -21,11 +26,21 @@ demo: setup
 services:
 	@tests/services.sh
 
-test: setup services
-	$(BIN)/python -m pytest -m "not slow"
+# Tests are marked by what they use beyond their process (pyproject.toml, tests/uses.py). Those without a mark, in at most 4 minutes:
+MARKED := cluster or server or browser or whole_run
+ALONE := cluster or browser or whole_run
+test-unit: setup
+	$(PARALLEL) -m "not slow and not ($(MARKED))"
 
+# All but the slow ones: what shares a machine in parallel, then what wants all of it.
+test: setup services
+	$(PARALLEL) -m "not slow and not ($(ALONE))"
+	$(PYTEST) -m "not slow and ($(ALONE))"
+
+# Those too that take minutes each.
 test-all: setup services
-	$(BIN)/python -m pytest
+	$(PARALLEL) -m "not ($(ALONE))"
+	$(PYTEST) -m "$(ALONE)"
 
 check: setup
 	$(BIN)/ruff check .

@@ -10,18 +10,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uses
 
 ROOT = Path(__file__).parent.parent
 pytest_plugins = ["kube.fixtures"]  # an imitation of Kubernetes, for tests of several rooms
 
 
+GUARD = uses.Guard()
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu") is not None:
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    for item in items:
+        uses.mark(item)
+        if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Iterator[None]:
+    GUARD.allowed = uses.marks(item)
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Iterator[None]:
+    GUARD.allowed = None  # servers of other tests may end in it
+    return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -136,8 +153,8 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster of two CPUs."""
+    """A local Ray cluster of four CPUs, for all tests that work on one."""
     from cluster.runtime.session import session
 
-    with session("local", cpus=4, shared_bytes=0):
+    with session("local", cpus=4, shared_bytes=2**28):
         yield

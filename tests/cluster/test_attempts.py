@@ -4,6 +4,7 @@ import json
 import threading
 
 import pytest
+from uses import REAL_SERVER
 
 from cluster import driver
 from cluster.attempts import Superseded, attempt_record, attempts, claim_attempt, driver_log
@@ -13,7 +14,7 @@ from cluster.run import File, Run
 from cluster.store import open_store
 
 
-@pytest.fixture(params=["directory", "s3"])
+@pytest.fixture(params=["directory", pytest.param("s3", marks=pytest.mark.server)])
 def store_url(request, tmp_path, monkeypatch):
     if request.param == "directory":
         return str(tmp_path / "store")
@@ -22,7 +23,8 @@ def store_url(request, tmp_path, monkeypatch):
     return f"s3://results/{tmp_path.name}"
 
 
-@pytest.mark.parametrize("where", ["directory", "radosgw"])  # moto looks, then writes: two may both be told they were first
+# moto looks, then writes: two may both be told they were first
+@pytest.mark.parametrize("where", ["directory", pytest.param("radosgw", marks=REAL_SERVER)])
 def test_of_many_that_claim_at_once_each_gets_its_own_number(where, request, tmp_path, monkeypatch):
     if where == "radosgw":
         for name, value in request.getfixturevalue("radosgw").environment.items():

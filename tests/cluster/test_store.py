@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+from uses import REAL_SERVER
 
 from cluster.errors import StepError
 from cluster.store import open_store
@@ -15,7 +16,14 @@ from cluster.stores.directory import DirectoryStore
 from cluster.stores.errors import MissingObject, StoreError
 
 
-@pytest.fixture(params=["directory", "mock", "real", "google"])
+@pytest.fixture(
+    params=[
+        "directory",
+        pytest.param("mock", marks=pytest.mark.server),
+        pytest.param("real", marks=REAL_SERVER),
+        pytest.param("google", marks=pytest.mark.server),
+    ]
+)
 def store(request, tmp_path, monkeypatch):
     if request.param == "directory":
         return open_store(str(tmp_path / "store"))

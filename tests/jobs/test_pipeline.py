@@ -244,6 +244,7 @@ def test_the_same_run_onto_a_real_s3_server_ends_with_the_same_front_and_is_pull
     assert ofa("results", "verify", "--store", tmp_path).returncode == 0  # what was broken here was fetched again
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("signal", [2, pytest.param(15, marks=pytest.mark.slow)])
 def test_a_run_that_is_told_to_stop_says_so(tmp_path, signal):
     """Ctrl-C and SIGTERM, while Ray Train works."""

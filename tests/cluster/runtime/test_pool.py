@@ -7,7 +7,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-import ray
 
 from cluster.errors import InputError, StepError
 from cluster.runtime.pool import Lost, Pool, Remote
@@ -209,7 +208,6 @@ def test_a_training_that_cannot_work_is_a_failed_step_with_its_reason(ray_cluste
 
 
 def test_a_cluster_that_is_not_there_gets_one_line():
-    ray.shutdown()
     with (
         pytest.raises(InputError, match=r"ray.address is '127.0.0.1:9'.*start that cluster, or use 'local'") as caught,
         session("127.0.0.1:9", 1, 0),

@@ -62,7 +62,7 @@ def test_a_test_split_without_labels_is_left_alone(here):
     assert len(open_source(here.url).test) == 6
 
 
-@pytest.mark.parametrize("where", ["directory", "bucket"])
+@pytest.mark.parametrize("where", ["directory", pytest.param("bucket", marks=pytest.mark.server)])
 def test_images_are_decoded_and_divided_alike_wherever_they_are(where, tmp_path, request, monkeypatch):
     url = str(tmp_path / "images")
     if where == "bucket":

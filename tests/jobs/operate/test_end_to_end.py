@@ -70,6 +70,8 @@ def wait_for(condition, what, timeout_s=900):
     return found
 
 
+@pytest.mark.cluster
+@pytest.mark.whole_run
 @pytest.mark.timeout(1500)  # on a busy machine; it takes its time there
 def test_a_run_survives_the_loss_of_its_cluster_is_scaled_and_its_results_are_pulled(server, day, tmp_path):
     config, backend = load(str(ROOT / "configs/digits.toml"), SHORT), day.backend

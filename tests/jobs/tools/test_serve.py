@@ -6,12 +6,10 @@ import urllib.request
 
 import numpy as np
 import pytest
-import ray
 import torch
 
 from cluster.runtime.serving import RequestError
-from cluster.runtime.session import session
-from jobs.tools.serve import SHARED_BYTES, application, images_of, latency
+from jobs.tools.serve import application, images_of, latency
 from ofa.export import Ballot, Description, Vote, from_safetensors, to_safetensors
 from ofa.extract import extract
 from ofa.images import Scale, resize
@@ -43,13 +41,12 @@ def post(doc):
         return json.load(answer)
 
 
-def test_an_application_answers_as_the_network_does(exported):
+def test_an_application_answers_as_the_network_does(ray_cluster, exported):
     network, description = from_safetensors(exported)
     images = np.random.default_rng(3).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
     with torch.inference_mode():
         votes = network(resize(description.scale(torch.from_numpy(images)), description.input_resolution)).numpy()
-    ray.shutdown()
-    with session("local", cpus=3, shared_bytes=SHARED_BYTES), application(exported, PORT) as ask:
+    with application(exported, PORT) as ask:
         assert np.allclose(ask(images), votes, atol=1e-5)
         answer = post({"images": images.tolist()})
         assert answer["classes"] == votes.argmax(axis=1).tolist()

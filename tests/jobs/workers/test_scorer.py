@@ -16,7 +16,7 @@ def table():
 
 
 @pytest.mark.parametrize("actors", [1, 4])
-def test_actors_count_as_one_process_does_even_if_one_is_killed_midway(ray_cluster_of_four, table, actors):
+def test_actors_count_as_one_process_does_even_if_one_is_killed_midway(ray_cluster, table, actors):
     alone = SubsetScorer(table.classes_MNK, table.probs_MNK, table.labels_N)
     masks = np.random.default_rng(1).random((300, 12)) < 0.3
     pooled = PooledScorer(table, actors)
@@ -32,12 +32,3 @@ def test_actors_count_as_one_process_does_even_if_one_is_killed_midway(ray_clust
         assert select(pooled, table.cost_M, "max") == select(alone, table.cost_M, "max")
     finally:
         pooled.close()
-
-
-@pytest.fixture
-def ray_cluster_of_four():
-    from cluster.runtime.session import session
-
-    ray.shutdown()
-    with session("local", cpus=4, shared_bytes=2**28):
-        yield
