@@ -1,7 +1,7 @@
 """What a test uses beyond this process: a cluster, a server, a browser, a whole run. Each is a mark.
 
 Marks come from the fixtures that a test asks for (`FIXTURES`), or stand at the test where it starts such a thing itself.
-A test that starts what it is not marked with fails there, so `make test-unit`, which leaves the marked ones out, stays quick.
+A test that starts what it is not marked with fails there, so `make test-unit`, which leaves marked ones out, stays quick.
 """
 
 from __future__ import annotations
