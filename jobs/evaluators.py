@@ -43,10 +43,24 @@ def load_supernet(config: Experiment, classes: int, weights: Mapping[str, np.nda
 
 
 def evaluators(job: Job) -> Pool:
-    """`ray.evaluators` actors; weights and images go into the object store once for all of them."""
-    weights = read_weights(job.run.begin("evaluate"), job.config)
-    arrays = {**{_WEIGHT + name: array for name, array in weights.items()}, **job.data.arrays()}
-    return Pool(partial(Scorer, job.config), arrays, job.config.ray.evaluators)
+    """`ray.evaluators` actors, which the steps of one command share.
+
+    Weights and images go into the object store once for all of them.
+    """
+
+    def start() -> Pool:
+        weights = read_weights(job.run.begin("evaluate"), job.config)
+        arrays = {**{_WEIGHT + name: array for name, array in weights.items()}, **job.data.arrays()}
+        return Pool(partial(Scorer, job.config), arrays, job.config.ray.evaluators)
+
+    return job.pool(start)
+
+
+def rescale(job: Job) -> None:
+    """Resizes the pool to the number of evaluators that `ofa scale` requested, if it did."""
+    wanted, pool = job.scale.asked().evaluators, evaluators(job)
+    if wanted is not None and wanted != pool.workers:
+        pool.resize(wanted)
 
 
 def predicted_split(data: Dataset, name: str) -> Split:
@@ -115,12 +129,12 @@ def measure_all(
     wanted = list({arch.key: arch for arch in archs if arch.key not in known}.values())
     fresh: list[Measured] = []
     if wanted:
-        job.rescale()
-        for _, measured in job.evaluators().map("measure", wanted):
+        rescale(job)
+        for _, measured in evaluators(job).map("measure", wanted):
             known[measured.arch.key] = measured
             fresh.append(measured)
             seen(measured)
-            job.rescale()
+            rescale(job)
             if len(fresh) >= 4 * job.config.ray.evaluators:
                 step.ledger.append([row.to_json() for row in fresh])
                 fresh = []

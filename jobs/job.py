@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.config import dump
 from cluster.progress import Reporter
 from cluster.run import Run
-from cluster.runtime.pool import Pool
-from cluster.runtime.session import session
 from jobs.config import Experiment
-from jobs.images import dataset as data
 from jobs.operate.scale import Scale
+
+if TYPE_CHECKING:  # commands that open a run without working on it load neither torch nor Ray
+    from cluster.runtime.pool import Pool
+    from jobs.images.dataset import Dataset
 
 
 @dataclass
@@ -31,42 +33,40 @@ class Job:
     stack: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
-    def data(self) -> data.Dataset:
-        return data.load(self.config, self.reporter)
+    def data(self) -> Dataset:
+        """The images, loaded at first use."""
+        from jobs.images.dataset import load
+
+        return load(self.config, self.reporter)
 
     def need_ray(self) -> None:
         """Connects to Ray, the first time it is called."""
-        if not self._connected:
-            self._connected.append(True)
-            train, readers = self.config.train, self.config.data.readers if self.data.shelf is not None else 0
-            cpus = max(train.workers + readers, self.config.ray.evaluators + self.config.ray.scorers)
-            shared = sum(array.nbytes for array in self.data.arrays().values())
-            ray = self.config.ray
-            self.stack.enter_context(session(ray.address, cpus, shared, grows=ray.autoscales))
+        if self._connected:
+            return
+        from cluster.runtime.session import session
 
-    def evaluators(self) -> Pool:
-        """The pool of actors that hold the trained supernet; steps of one command share it."""
-        if not self._pool:
-            from jobs.evaluators import evaluators
+        self._connected = True
+        train, readers = self.config.train, self.config.data.readers if self.data.shelf is not None else 0
+        cpus = max(train.workers + readers, self.config.ray.evaluators + self.config.ray.scorers)
+        shared = sum(array.nbytes for array in self.data.arrays().values())
+        ray = self.config.ray
+        self.stack.enter_context(session(ray.address, cpus, shared, grows=ray.autoscales))
 
+    def pool(self, start: Callable[[], Pool]) -> Pool:
+        """The command's pool of actors: `start` makes it at the first call, with Ray connected; closed with the job."""
+        if self._pool is None:
             self.need_ray()
-            self._pool.append(evaluators(self))
-            self.stack.callback(self._pool[0].close)
-        return self._pool[0]
+            self._pool = start()
+            self.stack.callback(self._pool.close)
+        return self._pool
 
     @cached_property
     def scale(self) -> Scale:
         """What somebody asks of the run while it is under way."""
         return Scale(self.run)
 
-    def rescale(self) -> None:
-        """As many evaluators as `ofa scale` asked for, if it did; looks at the store now and then."""
-        wanted, pool = self.scale.asked().evaluators, self.evaluators()
-        if wanted is not None and wanted != pool.workers:
-            pool.resize(wanted)
-
-    _connected: list[bool] = field(default_factory=list)
-    _pool: list[Pool] = field(default_factory=list)
+    _connected: bool = field(default=False, init=False)
+    _pool: Pool | None = field(default=None, init=False)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from ensemble.assemble import Assembly, part_images
 from ensemble.table import Table
 from jobs import files
 from jobs.config import Experiment
-from jobs.evaluators import Part, predicted_split, read_weights
+from jobs.evaluators import Part, evaluators, predicted_split, read_weights
 from jobs.job import Job
 from ofa.record import Measured
 from search.front import Front
@@ -85,7 +85,7 @@ def predict_parts(job: Job, wanted: Sequence[Wanted]) -> None:
         tracker.at(len(wanted) - len(missing))
         if not missing:
             return
-        for index, (classes, probs) in job.evaluators().map("tables", [one.part for one in missing]):
+        for index, (classes, probs) in evaluators(job).map("tables", [one.part for one in missing]):
             here = slice(missing[index].part.start, missing[index].part.stop)
             labels = predicted_split(job.data, missing[index].part.split).labels[here].numpy()
             part = Table(classes, probs, labels, np.zeros(len(classes))).checked(missing[index].key)

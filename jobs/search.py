@@ -29,7 +29,7 @@ from cluster.runtime.tasks import ray_map
 from cluster.store import open_store
 from cluster.texts import json_lines, jsonl
 from jobs import files
-from jobs.evaluators import measure_all, read_weights
+from jobs.evaluators import evaluators, measure_all, read_weights, rescale
 from jobs.job import Job
 from jobs.tools.inputs import Loaded
 from ofa.arch import Arch
@@ -222,7 +222,7 @@ class Evaluators:
     """The pool of evaluators, as many as somebody asks for."""
 
     def __init__(self, job: Job) -> None:
-        self.pool, self.job = job.evaluators(), job
+        self.pool, self.job = evaluators(job), job
 
     @property
     def workers(self) -> int:
@@ -236,5 +236,5 @@ class Evaluators:
         self.pool.submit("measure", arch)
 
     def finished(self, timeout_s: float) -> list[Measured]:
-        self.job.rescale()
+        rescale(self.job)
         return [measured for _, measured in self.pool.finished(timeout_s)]

@@ -7,5 +7,9 @@ class ProblemError(ValueError):
     """A table, a predictor, a limit or a setting that cannot be used."""
 
 
+class PredictorError(ProblemError):
+    """A predictor file that cannot be used."""
+
+
 class InfeasibleError(ProblemError):
     """Nothing was found within the limits."""

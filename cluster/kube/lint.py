@@ -14,14 +14,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
-
-import yaml
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import ValidationError
-from jsonschema.validators import extend
+from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InputError
+
+if TYPE_CHECKING:
+    from jsonschema.exceptions import ValidationError
 
 Doc = Mapping[str, Any]
 
@@ -74,6 +72,9 @@ def schema(kind: str) -> dict[str, Any]:
 
 @cache
 def _validator(kind: str) -> Any:
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+
     return extend(Draft202012Validator, {"x-kubernetes-list-type": _duplicates})(schema(kind))
 
 
@@ -82,6 +83,8 @@ def _duplicates(validator: Any, list_type: str, items: Any, here: Doc) -> Iterat
     if not isinstance(items, list) or list_type not in ("map", "set"):
         return
     properties, names = here.get("items", {}).get("properties", {}), here.get("x-kubernetes-list-map-keys", [])
+    from jsonschema.exceptions import ValidationError
+
     seen = set()
     for item in items:
         keys = [item.get(n, properties.get(n, {}).get("default")) for n in names] if isinstance(item, dict) else item
@@ -195,6 +198,8 @@ def _job_mistakes(spec: Doc) -> Iterator[str]:
     elif "submitterPodTemplate" in spec:
         yield from _template_mistakes(spec["submitterPodTemplate"], "spec.submitterPodTemplate")
     yield from _deletion_mistakes(spec, ends, selector)
+    import yaml
+
     try:
         runtime = yaml.safe_load(spec.get("runtimeEnvYAML", ""))
         if runtime is not None and not isinstance(runtime, dict):

@@ -29,12 +29,11 @@ from ofa.arch import Arch, ArchError
 from ofa.cost import cost
 from ofa.spaces import get_space
 from search.errors import ProblemError
-from search.predict.predictor import PredictorError
 
 if TYPE_CHECKING:
     from jobs.tools.inputs import Loaded
 
-INPUT_ERRORS = (InputError, ArchError, EnsembleError, PredictorError, ProblemError)
+INPUT_ERRORS = (InputError, ArchError, EnsembleError, ProblemError)
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Train one elastic network, search it once for every device, combine what was found.")  # fmt: skip

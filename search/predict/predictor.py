@@ -16,14 +16,11 @@ import numpy as np
 from ofa import npz
 from ofa.genes import Genes
 from ofa.space import Space
+from search.errors import PredictorError
 from search.predict.models import FITS, LOADS, Model
 from search.problem import CostTable
 
 Target = Literal["top1", "latency_ms"]
-
-
-class PredictorError(ValueError):
-    """A predictor file that cannot be used; the message is one line for the user."""
 
 
 def choices(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ import pytest
 from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.spaces import get_space
-from search.predict.predictor import KINDS, Predictor, PredictorError, architecture, choices, cross_validated, fit, judge
+from search.errors import PredictorError
+from search.predict.predictor import KINDS, Predictor, architecture, choices, cross_validated, fit, judge
 from search.problem import CostTable
 
 DIGITS = get_space("digits")
