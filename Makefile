@@ -7,7 +7,7 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 # One thread a process: the processes are as many as there are cores. Tests of one radosgw go to one of them.
 PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadgroup
 
-.PHONY: setup demo test test-unit test-all check bench bench-search bench-ensemble services
+.PHONY: setup demo test test-unit test-all check docs bench bench-search bench-ensemble services
 
 setup: .venv/installed
 
@@ -46,7 +46,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py
+	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py tests/test_site.py
+
+# The docs site with its API reference, in site/: open site/index.html.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 # Every figure of docs/benchmarks.md; those on CIFAR-10 need its Parquet files: make bench DATA=DIR
 DATA ?= data/cifar10
