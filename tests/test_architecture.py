@@ -27,7 +27,7 @@ AT_HOME = {
     "jsonschema": ("cluster/kube/lint.py",),
     "optuna": ("search/",),
     "plotly": ("jobs/report.py",),
-    "typer": ("jobs/cli/main.py", "jobs/cli/kube.py"),
+    "typer": ("jobs/cli/",),
     "pydantic": ("cluster/config.py", "jobs/config.py"),
     "onnxruntime": ("ofa/export.py",),
 }

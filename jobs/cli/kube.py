@@ -12,6 +12,7 @@ import typer
 from cluster.errors import InputError
 from cluster.kube.state import TIMED_OUT
 from jobs import config as configs
+from jobs.cli.options import ConfigPath, Json
 
 if TYPE_CHECKING:
     from cluster.kube.api import Api
@@ -19,11 +20,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="a config file, such as configs/digits.toml")]
 Sets = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting instead of the file's: kube.search.max=8")
 ]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object a line on stdout, for machines")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's id, as `ofa submit` and `ofa list` say it")]
 Namespace = Annotated[str, typer.Option("--namespace", "-n", envvar="OFA_NAMESPACE", help="the runs' namespace")]
 Context = Annotated[str | None, typer.Option("--context", help="of the kubeconfig; the current one if not given")]

@@ -163,13 +163,13 @@ def test_a_failed_step_ends_with_1_and_an_unforeseen_error_with_a_hint(ofa, tmp_
     def full(*_, **__):
         raise StepError("no space left for x; free some")
 
-    monkeypatch.setattr("jobs.cli.main.run_steps", full)
+    monkeypatch.setattr("jobs.cli.runs.run_steps", full)
     assert ofa("fit", TINY, "--store", tmp_path)[::2] == (1, "ofa: no space left for x; free some\n")
 
     def bug(*_, **__):
         raise RuntimeError("oh\nno")
 
-    monkeypatch.setattr("jobs.cli.main.run_steps", bug)
+    monkeypatch.setattr("jobs.cli.runs.run_steps", bug)
     code, _, err = ofa("fit", TINY, "--store", tmp_path)
     assert code == 1
     assert err == "ofa: RuntimeError: oh; OFA_TRACEBACK=1 shows where\n"
@@ -191,6 +191,12 @@ def test_ensembles_of_any_predictions_file(ofa, tmp_path):
             cost = table.cost_M[member["members"]]
             assert member["cost"] == (cost.max() if rule == "max" else cost.sum())
             assert 0 <= member["top1"] <= 1
+
+
+def test_the_version_is_that_of_done_records(ofa):
+    from jobs.job import code_version
+
+    assert ofa("--version") == (0, f"ofa-cluster {code_version()}\n", "")
 
 
 def test_python_m_jobs_is_the_same_command():

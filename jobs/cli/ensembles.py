@@ -1,0 +1,76 @@
+"""The command that chooses ensembles, of a run or of any predictions file."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from cluster.errors import InputError
+from cluster.progress import Reporter
+from jobs.cli.options import DEFAULT_STORE, Json, Sets, StoreUrl, open_job
+from jobs.pipeline import run_steps
+
+app = typer.Typer()
+
+
+@app.command("ensemble")
+def ensemble_command(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="a config file")] = None,
+    predictions: Annotated[
+        str | None, typer.Option(metavar="FILE", help="a predictions file (.npz) instead of a run")
+    ] = None,
+    cost_rule: Annotated[
+        Literal["max", "sum"] | None,
+        typer.Option("--cost", help="with --predictions: members run in parallel (max), or in turn; max if not given"),
+    ] = None,
+    algorithm: Annotated[
+        str | None,
+        typer.Option(help="with --predictions: default, greedy, exhaustive, or as published nsga2, sms-emoa or spea2"),
+    ] = None,
+    evaluations: Annotated[int | None, typer.Option(min=1, help="with --predictions: of the published algorithms")] = None,
+    seed: Annotated[int | None, typer.Option(help="with --predictions: of the published algorithms, which draw")] = None,
+    vote: Annotated[
+        Literal["soft", "hard", "weighted"] | None, typer.Option(help="with --predictions: soft if not given")
+    ] = None,
+    most_members: Annotated[int | None, typer.Option(min=1, help="with --predictions: of an ensemble")] = None,
+    most_cost: Annotated[float | None, typer.Option(min=0, help="with --predictions: of an ensemble")] = None,
+    must_have: Annotated[list[int], typer.Option(metavar="MEMBER", help="with --predictions: in every ensemble")] = [],  # noqa: B006
+    out: Annotated[
+        str | None, typer.Option(metavar="DIR", help="with --predictions: gets ensembles.json; . if not given")
+    ] = None,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """The best subsets of a run's front, or of any predictions file."""
+    if (config is None) == (predictions is None):
+        raise InputError("ofa ensemble: give a config file or --predictions, one of them")
+    if config is not None:
+        given = {
+            "--cost": cost_rule,
+            "--algorithm": algorithm,
+            "--out": out,
+            "--vote": vote,
+            "--most-members": most_members,
+            "--most-cost": most_cost,
+            "--must-have": must_have or None,
+            "--evaluations": evaluations,
+            "--seed": seed,
+        }
+        if (wrong := next((name for name, value in given.items() if value is not None), None)) is not None:
+            raise InputError(f"ofa ensemble: {wrong} goes with --predictions; for a run use --set ensemble.algorithm=...")
+        with open_job(config, store, sets, as_json) as job:
+            return run_steps(job, ["ensemble"])
+    from ensemble.select import Limits
+    from jobs.ensemble import ensemble_of_table
+
+    assert predictions is not None
+    out = out or "."
+    limits = Limits(most_members, most_cost, tuple(must_have))
+    found = ensemble_of_table(
+        predictions, cost_rule or "max", algorithm or "default", evaluations or 200_000, 1 if seed is None else seed,
+        out, vote or "soft", limits,
+    )  # fmt: skip
+    reporter = Reporter("json" if as_json else None)
+    return reporter.say(f"{len(found)} subsets in {out}/ensembles.json", event="result", out=out, subsets=len(found))

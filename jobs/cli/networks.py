@@ -1,0 +1,111 @@
+"""The commands for single networks: what they cost, how good they are, trained further, exported, served."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+import typer
+
+from cluster.progress import Reporter
+from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job, parse_arch
+from jobs.pipeline import run_steps
+from ofa.arch import ArchError
+from ofa.cost import cost
+from ofa.spaces import get_space
+
+app = typer.Typer()
+
+
+@app.command("export")
+def export_command(
+    config: ConfigPath,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    arch: Annotated[str | None, typer.Option(help="one sub-network instead: its name, JSON, or a file of JSON")] = None,
+    as_json: Json = False,
+) -> None:
+    """Networks as safetensors and ONNX: the knee of the front and the best ensemble, or any one by its name."""
+    with open_job(config, store, sets, as_json) as job:
+        if arch is None:
+            return run_steps(job, ["export"])
+        from jobs.export import export_arch
+
+        return export_arch(job, parse_arch(arch))
+
+
+@app.command("eval")
+def eval_command(
+    config: ConfigPath,
+    arch: Annotated[list[str], typer.Option(help="a sub-network: its name, JSON, or a file of JSON; may be repeated")],
+    split: Annotated[Literal["selection", "test"], typer.Option(help="the images to score on")] = "test",
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """How good any sub-networks of a trained run are."""
+    from jobs.tools.eval import evaluate
+
+    with open_job(config, store, sets, as_json) as job:
+        for row in evaluate(job, [parse_arch(text) for text in arch], split):
+            low, high = row["interval"]
+            found = f"top-1 {row['top1']:.4f} [{low:.4f}, {high:.4f}] on {row['images']} images of {split}"
+            print(json.dumps(row) if as_json else f"{row['key']}: {found}, {row['macs']:,} MACs, {row['params']:,} params")
+
+
+@app.command("finetune")
+def finetune_command(
+    config: ConfigPath,
+    arch: Annotated[str, typer.Option(help="a sub-network of the run: its name, JSON, or a file of JSON")],
+    epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = 25,
+    lr: Annotated[float, typer.Option(min=1e-9, help="highest rate")] = 0.01,
+    distil: Annotated[float, typer.Option(min=0, help="weight of the supernet's largest network as a teacher")] = 0.0,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Trains one sub-network of a trained run further, alone; a run of its own, with the network in subnets/."""
+    from jobs.tools.finetune import finetune
+
+    with open_job(config, store, sets, as_json) as job:
+        found = finetune(job, parse_arch(arch), epochs, lr, distil)
+        if as_json:
+            return job.reporter.event("result", **found)
+        for split, row in found["after"].items():
+            low, high = row["interval"]
+            print(
+                f"top-1 on {split}: {found['before'][split]['top1']:.4f} before, {row['top1']:.4f} [{low:.4f}, {high:.4f}]"
+            )
+        return print(f"network  {found['url']}/subnets/{found['arch']}.safetensors, .onnx and .pt2")
+
+
+@app.command("cost")
+def cost_command(
+    space: Annotated[str, typer.Option(help="a search space, such as digits")],
+    arch: Annotated[str, typer.Option(help="a sub-network: its name, JSON, or a file of JSON")],
+    classes: Annotated[int, typer.Option(min=1)] = 1000,
+    as_json: Json = False,
+) -> None:
+    """Exact multiply-accumulates and parameters of a sub-network."""
+    here = get_space(space)
+    parsed = parse_arch(arch)
+    if (objection := here.shape_objection(parsed)) is not None:
+        raise ArchError(f"{parsed.key} is not in the space {space}: {objection}")
+    macs, params = cost(here, parsed, classes)
+    if as_json:
+        print(json.dumps({"space": space, "arch": parsed.to_json(), "classes": classes, "macs": macs, "params": params}))
+    else:
+        print(f"{parsed.key}: {macs:,} MACs, {params:,} params, with {classes} classes")
+
+
+@app.command("serve")
+def serve_command(
+    network: Annotated[str, typer.Argument(metavar="FILE", help="an exported network or ensemble (.safetensors)")],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    address: Annotated[str, typer.Option(help="a Ray cluster: local starts one, auto or host:port joins one")] = "local",
+    as_json: Json = False,
+) -> None:
+    """Answers over HTTP until Ctrl-C, every member of an ensemble in a process of its own."""
+    from jobs.tools.serve import serve
+
+    serve(network, port, address, Reporter("json" if as_json else None))

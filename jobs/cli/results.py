@@ -1,0 +1,76 @@
+"""The commands for runs in a store: `ofa results list`, show, pull, verify, compare."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from cluster.progress import Reporter
+from jobs.cli.options import DEFAULT_STORE, Json, RunId, StoreUrl
+from jobs.operate import results
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs in a store: list, show, pull, verify, compare.")
+
+
+@app.command("list")
+def results_list(store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
+    """Every run in a store."""
+    for row in results.listing(store):
+        print(json.dumps(row) if as_json else f"{row['run']}  {row['last'][:19]:19}  {' '.join(row['steps'])}")
+
+
+@app.command("show")
+def results_show(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
+    """What each step of a run left."""
+    found = results.the_run(store, run_id)
+    for name, record in found.steps().items():
+        if as_json:
+            print(json.dumps(record))
+            continue
+        print(f"{name}: {record['seconds']} s on {record['machine']}, code {record['code']}")
+        for key, output in record["outputs"].items():
+            print(f"  {key}  {output['bytes']} bytes  sha256 {output['sha256'][:16]}")
+
+
+@app.command("pull")
+def results_pull(
+    run_id: RunId = None,
+    store: StoreUrl = DEFAULT_STORE,
+    to: Annotated[str, typer.Option(metavar="DIR", help="where to")] = "./results",
+    as_json: Json = False,
+) -> None:
+    """Copies a run, every object checked; again continues."""
+    results.pull(results.the_run(store, run_id), to, Reporter("json" if as_json else None))
+
+
+@app.command("verify")
+def results_verify(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
+    """Proves that every object is what its step wrote; exit code 1 if not."""
+    found = results.the_run(store, run_id)
+    problems = results.verify(found)
+    objects = sum(len(record["outputs"]) for record in found.steps().values())
+    if as_json:
+        print(json.dumps({"run": found.id, "objects": objects, "problems": problems}))
+    else:
+        for problem in problems:
+            print(problem)
+        print(f"{found.url}: {objects} objects, {len(problems)} problems")
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command("compare")
+def results_compare(
+    one: Annotated[str, typer.Argument(metavar="RUN", help="a run's id")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="another's")],
+    store: StoreUrl = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """What differs between two runs: settings, times, fronts and ensembles."""
+    rows = results.compare(results.the_run(store, one), results.the_run(store, other))
+    for row in rows:
+        print(json.dumps(row) if as_json else f"{row['what']:36}{row['one']!s:>24}{row['other']!s:>24}")
+    if not rows and not as_json:
+        print("nothing differs")

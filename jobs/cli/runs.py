@@ -1,0 +1,122 @@
+"""The commands that work on a run: `run`, and its steps one by one."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster.errors import InputError
+from cluster.progress import Reporter
+from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job
+from jobs.pipeline import STEPS, result, run_steps, wanted_steps
+from ofa.spaces import get_space
+
+app = typer.Typer()
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006  (typer reads the default, nothing writes to it)
+    until: Annotated[str | None, typer.Option(metavar="STEP", help="stop after this step")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STEP", help="do only this step")] = None,
+    in_cluster: Annotated[
+        bool,
+        typer.Option("--in-cluster", help="as `ofa submit` starts it: its log goes to the store, earlier attempts end"),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """The whole pipeline; the same command again goes on where it was stopped."""
+    steps = wanted_steps(until, only)
+    with open_job(config, store, sets, as_json, in_cluster) as job:
+        job.reporter.say(f"run {job.run.id} in {job.run.url}", event="run", run=job.run.id, url=job.run.url)
+        run_steps(job, steps)
+        if not job.run.finished("ensemble"):
+            return
+        found = result(job)
+        if as_json:
+            job.reporter.event("result", **found)
+        else:
+            print_result(found, job.asked)
+
+
+def a_step(name: str) -> None:
+    """Makes the command that does one step."""
+
+    def command(
+        config: ConfigPath,
+        store: StoreUrl = DEFAULT_STORE,
+        sets: Sets = [],  # noqa: B006
+        as_json: Json = False,
+    ) -> None:
+        with open_job(config, store, sets, as_json) as job:
+            run_steps(job, [name])
+
+    app.command(name, help=f"One step of a run: {name}.")(command)
+
+
+for _name in [name for name in STEPS if name not in ("measure", "search", "ensemble", "export")]:
+    a_step(_name)
+
+
+@app.command("measure")
+def measure_command(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="a config file")] = None,
+    latency_table: Annotated[
+        str | None, typer.Option(metavar="FILE", help="instead of a step: times this machine's parts and writes them there")
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="with --latency-table: a search space")] = None,
+    resolution: Annotated[
+        list[int], typer.Option(help="with --latency-table: one of its resolutions, may be repeated; all if not given")
+    ] = [],  # noqa: B006
+    runs: Annotated[int, typer.Option(min=4, help="with --latency-table: timed runs of every part")] = 30,
+    threads: Annotated[int, typer.Option(min=1, help="with --latency-table: CPU threads")] = 1,
+    networks: Annotated[int, typer.Option(min=3, help="with --latency-table: whole networks to compare sums with")] = 20,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """One step of a run: measure; or, with --latency-table, what each part of a network takes on this machine."""
+    if (latency_table is None) == (config is None) or (latency_table is None) != (space is None):
+        raise InputError("ofa measure: give a config file, or --latency-table FILE and --space NAME")
+    if latency_table is None:
+        assert config is not None
+        with open_job(config, store, sets, as_json) as job:
+            return run_steps(job, ["measure"])
+    from jobs.tools.latency_table import measure_table, write_table
+
+    assert space is not None
+    here = get_space(space)
+    table, found = measure_table(here, resolution or here.resolutions, runs=runs, threads=threads, networks=networks)
+    write_table(latency_table, table)
+    return Reporter("json" if as_json else None).say(
+        f"{latency_table}: {sum(map(len, (table[str(r)] for r in resolution or here.resolutions)))} parts of {space}; "
+        f"{found.networks} whole networks take {found.ratio:.2f} times their sums, "
+        f"{found.error:.1%} off after that, Kendall tau {found.kendall_tau:.3f}",
+        event="result",
+        table=latency_table,
+        **{name: getattr(found, name) for name in type(found).__slots__},
+    )
+
+
+def print_result(found: dict[str, Any], asked: str) -> None:
+    """What was found, for people."""
+    table = Table(show_edge=False, pad_edge=False)
+    for head in ("", "MACs", "top-1 selection", "top-1 test [95 %]"):
+        table.add_column(head)
+    ensemble = found["ensemble"]
+    rows = [("best single", found["single"]), (f"best ensemble ({len(ensemble['members'])} members)", ensemble)]
+    for name, row in rows:
+        low, high = row["test_interval"]
+        table.add_row(name, f"{row['cost']:,.0f}", f"{row['top1']:.4f}", f"{row['test_top1']:.4f} [{low:.4f}, {high:.4f}]")
+    console = Console()
+    console.print(f"\n{found['front']} networks on the front, their MACs span a factor of {found['macs_span']:.1f}\n")
+    console.print(table)
+    print(f"\nreport    {found['url']}/report.html\nnetworks  {found['url']}/subnets\n"
+          f"take one  ofa export {asked} --arch NAME   (names are in the report)\n"
+          f"check     ofa results verify {found['run']} --store {shlex.quote(found['url'].rsplit('/', 1)[0])}")  # fmt: skip

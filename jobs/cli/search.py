@@ -1,0 +1,141 @@
+"""The commands that search, and that choose from what was found."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cluster.errors import InputError
+from cluster.progress import Reporter
+from jobs.cli.options import (
+    DEFAULT_STORE,
+    AtLeast,
+    AtMost,
+    Classes,
+    Fix,
+    Json,
+    PredictorPath,
+    Sets,
+    SpaceName,
+    StoreUrl,
+    Tables,
+    open_job,
+)
+from jobs.pipeline import run_steps
+
+if TYPE_CHECKING:
+    from jobs.tools.inputs import Loaded
+
+app = typer.Typer()
+
+
+@app.command("search")
+def search_command(
+    config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="a config file")] = None,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    space: SpaceName = None,
+    tables: Tables = [],  # noqa: B006
+    predictor: PredictorPath = None,
+    algorithm: Annotated[
+        str, typer.Option(help="default (archive), nsga2, sms-emoa, spea2, nsga3, evolution (under limits) or random")
+    ] = "default",
+    evaluations: Annotated[int, typer.Option(min=1, help="networks that the predictor may be asked for")] = 100_000,
+    population: Annotated[int, typer.Option(min=1, help="most networks in front.json; the population of the EMOAs")] = 100,
+    seed: Annotated[int, typer.Option()] = 1,
+    out: Annotated[str, typer.Option(metavar="DIR", help="gets front.json")] = ".",
+    at_most: AtMost = [],  # noqa: B006
+    at_least: AtLeast = [],  # noqa: B006
+    fix: Fix = [],  # noqa: B006
+    classes: Classes = 1000,
+    as_json: Json = False,
+) -> None:
+    """One step of a run: search; or, with --space, a search on a table's and a predictor's predictions alone."""
+    if (config is None) == (space is None):
+        raise InputError("ofa search: give a config file or --space, one of them")
+    if config is not None:
+        given = {
+            "--latency-table": tables,
+            "--predictor": predictor,
+            "--at-most": at_most,
+            "--at-least": at_least,
+            "--fix": fix,
+        }
+        if (wrong := next((name for name, value in given.items() if value), None)) is not None:
+            raise InputError(
+                f"ofa search: {wrong} goes with --space; for a run use --set search.evaluations=... and the like"
+            )
+        with open_job(config, store, sets, as_json) as job:
+            return run_steps(job, ["search"])
+    from jobs.search import search_files
+
+    loaded = a_problem(space, tables, predictor, at_most, at_least, fix, classes, "search")
+    search_files(loaded, algorithm, evaluations, population, seed, out, Reporter("json" if as_json else None))
+    return None
+
+
+@app.command("targets")
+def targets_command(
+    space: SpaceName = None,
+    tables: Tables = [],  # noqa: B006
+    predictor: PredictorPath = None,
+    latency_ms: Annotated[
+        list[str], typer.Option(metavar="[DEVICE=]MS,MS,...", help="most latency of each target; several devices: once each")
+    ] = [],  # noqa: B006
+    macs: Annotated[str | None, typer.Option(metavar="N,N,...", help="most MACs of each, without a table")] = None,
+    strategy: Annotated[str, typer.Option(help="shared, independent, top-down or bottom-up")] = "shared",
+    evaluations: Annotated[int, typer.Option(min=1, help="of the shared archive; the others take what they take")] = 25_000,
+    seed: Annotated[int, typer.Option()] = 1,
+    out: Annotated[str, typer.Option(metavar="DIR", help="gets targets.json")] = ".",
+    at_least: AtLeast = [],  # noqa: B006
+    fix: Fix = [],  # noqa: B006
+    classes: Classes = 1000,
+    as_json: Json = False,
+) -> None:
+    """The network with the best predicted top-1 for each of several limits."""
+    from jobs.tools.targets import targets
+
+    loaded = a_problem(space, tables, predictor, [], at_least, fix, classes, "targets")
+    targets(loaded, latency_ms, macs, strategy, evaluations, seed, out, Reporter("json" if as_json else None))
+
+
+@app.command("choose")
+def choose_command(
+    front: Annotated[str, typer.Argument(metavar="FRONT", help="a front.json, targets.json or measured.jsonl")],
+    latency_ms: Annotated[
+        list[str], typer.Option(metavar="[DEVICE=]MS", help="most latency; several devices: give it several times")
+    ] = [],  # noqa: B006
+    macs: Annotated[float | None, typer.Option(help="most MACs")] = None,
+    top1: Annotated[float | None, typer.Option(help="least top-1, a fraction; alone: the cheapest that has it")] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="where the front bends most")] = False,
+    weights: Annotated[str | None, typer.Option(metavar="NAME=N,...", help="such as top1=2,latency_ms=1")] = None,
+    direction: Annotated[
+        str | None, typer.Option(metavar="NAME=N,...", help="how much of each may be given up, such as top1=1,latency_ms=2")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Decide afterwards: one network of a front, and what the choice gives up."""
+    from jobs.tools import choose
+
+    choice = choose.choose_from(front, latency_ms, macs, top1, knee, weights, direction)
+    print(json.dumps(choose.to_json(choice)) if as_json else choose.words(choice))
+
+
+def a_problem(
+    space: str | None,
+    tables: list[str],
+    predictor: str | None,
+    at_most: list[str],
+    at_least: list[str],
+    fix: list[str],
+    classes: int,
+    command: str,
+) -> Loaded:
+    """The problem that a search without a run works on."""
+    from jobs.tools import inputs as problem
+
+    if space is None or predictor is None:
+        raise InputError(f"ofa {command}: give --space and --predictor, and --latency-table for latency instead of MACs")
+    return problem.load(space, tables, predictor, at_most, at_least, fix, classes)
