@@ -30,7 +30,8 @@ from cluster.runtime.session import session
 from ofa.arch import Arch
 from ofa.record import Measured
 from search import asynchronous, measured
-from search.islands.island import Individual, Island, Packed
+from search.islands.breeder import Individual, Packed
+from search.islands.island import Island
 from search.objective import MACS, TOP1
 
 OBJECTIVES = (TOP1, MACS)
@@ -239,8 +240,8 @@ def _searched(
 
     def open_port(build: Callable[[], Any]) -> Remote:
         port = Remote(build)
-        port.call("turn", [], [], 0)  # an island that answers is there
-        assert port.answer(timeout_s=300) == [[]]
+        port.call("exchange", [], [], 0)  # an island that answers is there
+        assert port.finished(timeout_s=300) and port.answer() == []
         ports.append(port)
         return port
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from search import asynchronous
 from search import measured as measured_search
 from search import predicted as predicted_search
 from search.front import Front, front
+from search.islands import port
 from search.objective import MACS, TOP1
 from search.predict.predictor import Predictor
 from search.problem import CostTable, Problem, Term
@@ -65,9 +67,12 @@ def search(job: Job) -> None:
         resumed = len(known) - len(before)
         tracker.resumed(min(resumed, wanted))
 
+        best = max(m.top1 for m in known.values())
+
         def note(measured: Measured) -> None:
-            best = max(m.top1 for m in known.values())
-            tracker.advance(note=f"best top-1 {max(best, measured.top1):.4f}")
+            nonlocal best
+            best = max(best, measured.top1)
+            tracker.advance(note=f"best top-1 {best:.4f}")
 
         def evaluate(archs: Sequence[Arch]) -> list[Measured]:
             return measure_all(job, step, archs, known, note)
@@ -107,7 +112,8 @@ def search(job: Job) -> None:
         tracker.resumed(sum(arch.key in known for arch in predicted.archs))
         checked = measure_all(job, step, predicted.archs, known, lambda m: tracker.advance())
 
-    history = list({m.arch.key: m for m in [*asked, *checked] if m not in before}.values())
+    measured_before = {m.arch for m in before}
+    history = list({m.arch.key: m for m in [*asked, *checked] if m.arch not in measured_before}.values())
     step.write(files.SEARCHED, jsonl([m.to_json() for m in history]))
     found = front(space.name, OBJECTIVES, [*before, *history])
     step.write_json(files.FRONT, found.to_json())
@@ -160,16 +166,11 @@ def search_asynchronously(
     note: Callable[[Measured], None],
 ) -> tuple[Measured, ...]:
     """Measures `budget()` archs beyond those of `before`, of which some may be known; adds the new ones to `known`."""
-    config, evaluators, ports = job.config.search, Evaluators(job), []
-
-    def open_port(build: Callable[[], Any]) -> Port:
-        ports.append(Port(build))
-        return ports[-1]
-
+    config = job.config.search
     unsaved: list[Measured] = []
     saved = time.monotonic()
 
-    def seen(measured: Sequence[Measured]) -> None:
+    def on_measured(measured: Sequence[Measured]) -> None:
         nonlocal saved
         unsaved.extend(measured)
         for m in measured:
@@ -185,41 +186,47 @@ def search_asynchronously(
         saved = time.monotonic()
 
     measured_before = {m.arch.key for m in before}
+    ports = ExitStack()
+
+    def open_port(build: Callable[[], Any]) -> RemotePort:
+        opened = RemotePort(build)
+        ports.callback(opened.close)
+        return opened
+
     resumed = [m for key, m in known.items() if key not in measured_before][: budget()]
-    try:
-        found = asynchronous.search(
-            job.config.search_space,
-            OBJECTIVES,
-            evaluators,
-            algorithm=config.algorithm,
-            evaluations=lambda: budget() - len(resumed),
-            population=config.population,
-            seed=job.config.seed,
-            islands=config.islands,
-            migrate_every=config.migrate_every,
-            known=[*before, *resumed],
-            open_port=open_port,
-            seen=seen,
-        )
-    finally:
-        save()
-        for port in ports:
-            port.close()
+    with ports:
+        try:
+            found = asynchronous.search(
+                job.config.search_space,
+                OBJECTIVES,
+                PooledEvaluators(job),
+                algorithm=config.algorithm,
+                evaluations=lambda: budget() - len(resumed),
+                population=config.population,
+                seed=job.config.seed,
+                islands=config.islands,
+                migrate_every=config.migrate_every,
+                known=[*before, *resumed],
+                open_port=open_port,
+                on_measured=on_measured,
+            )
+        finally:
+            save()
     return (*resumed, *found.history)
 
 
-class Port(pools.Remote):
+class RemotePort(pools.Remote):
     """An island in a Ray actor."""
 
-    def answer(self, timeout_s: float | None = 0) -> list[Any]:
+    def answer(self) -> Any:
         try:
-            return super().answer(timeout_s)
+            return super().answer()
         except pools.Lost:
-            raise asynchronous.Lost from None
+            raise port.Lost from None
 
 
-class Evaluators:
-    """The pool of evaluators, as many as somebody asks for."""
+class PooledEvaluators:
+    """The job's pool of evaluators, resized as `ofa scale` asks."""
 
     def __init__(self, job: Job) -> None:
         self.pool, self.job = evaluators(job), job

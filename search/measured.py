@@ -1,6 +1,6 @@
-"""Search whose objectives take seconds to measure: Optuna's samplers ask, somebody evaluates, they are told.
+"""Search whose objectives take seconds to measure: islands propose archs, a callable evaluates them.
 
-Several islands, each a population of its own, ask for a generation each; after some generations their best
+Several islands, each a population of its own, propose a generation each; after some generations their best
 migrate in a ring. What an island does in one generation is a pure function (`next_generation`), which may run
 anywhere, in a Ray task for one, and run again when its worker dies. All randomness is named, so one seed
 gives one result however long evaluations take and wherever they run.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,37 +19,77 @@ from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.space import Space
+from search.errors import ProblemError
 from search.front import Front, front
+from search.islands.breeder import Individual, Packed, elites
 from search.islands.guided import Guided
-from search.islands.island import SAMPLERS, Individual, Island, Packed, elites
-from search.objective import Direction, Objective, values
+from search.islands.island import Island
+from search.islands.port import AskTell
+from search.islands.samplers import SAMPLERS
+from search.islands.uniform import Uniform
+from search.objective import Objective, values
 
 Evaluate = Callable[[Sequence[Arch]], Sequence[Measured]]  # a table, a predictor, or Ray actors
 
-ALGORITHMS = ("default", *SAMPLERS, "guided", "random")
+
+def evolved(space: Space, objectives: Sequence[Objective], population: int, seed: str, sampler: str) -> AskTell:
+    """An island whose survival selection is that of a sampler of this name."""
+    return Island(space, [o.direction for o in objectives], algorithm=sampler, population=population, seed=seed)
+
+
+def guided(space: Space, objectives: Sequence[Objective], population: int, seed: str) -> AskTell:
+    """An island that a predictor guides; it has no population."""
+    return Guided(space, objectives, seed)
+
+
+def uniform(space: Space, objectives: Sequence[Objective], population: int, seed: str) -> AskTell:
+    """An island that samples uniformly; it has no population."""
+    return Uniform(space, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """A measured search's algorithm: what makes its islands, of a space, objectives, a population's size and a seed.
+
+    alone: it learns from everything that was measured, so there is one island, which is asked for large batches.
+    """
+
+    build: Callable[[Space, Sequence[Objective], int, str], AskTell]
+    alone: bool = False
+
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "default": Algorithm(partial(evolved, sampler="nsga2")),
+    **{name: Algorithm(partial(evolved, sampler=name)) for name in SAMPLERS},
+    "guided": Algorithm(guided, alone=True),
+    "random": Algorithm(uniform),
+}
+
+
+def algorithm_named(name: str) -> Algorithm:
+    """The algorithm of this name; an unknown one is a `ProblemError`."""
+    if name not in ALGORITHMS:
+        raise ProblemError(f"no algorithm is called {name!r}; there are {', '.join(ALGORITHMS)}")
+    return ALGORITHMS[name]
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """All that an island needs to know to ask for its next generation."""
+    """All that an island needs to propose its next generation."""
 
     space: Space
     objectives: tuple[Objective, ...]
-    algorithm: str
+    algorithm: Algorithm
     pool: tuple[Individual, ...]  # the parents and children of the last generation, and migrants
     population: int  # how many of the pool become parents
     asked: int
-    seen: tuple[Individual, ...]  # everything that was evaluated before and must not be asked for again
+    seen: tuple[Individual, ...]  # everything that was evaluated before and must not be proposed again
     seed: str
-
-    @property
-    def directions(self) -> tuple[Direction, ...]:
-        return tuple(o.direction for o in self.objectives)
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What an island answers: the parents that it chose, and the archs to evaluate."""
+    """An island's answer: the parents that it selected, and the archs to evaluate."""
 
     parents: tuple[Individual, ...]
     asked: tuple[Packed, ...]
@@ -79,19 +120,17 @@ def search(
     """Evaluates at most `evaluations` archs, `batch` a generation, and never one twice.
 
     The smallest and the largest arch are in the first generation; `known` observations are in it too and cost
-    nothing. evaluations: a number, or a function that may say more or less while it runs.
-    algorithm: `nsga2` (the default; doi:10.1109/4235.996017) or `nsga3` (doi:10.1109/TEVC.2013.2281535), as Optuna
-    has them; `sms-emoa` or `spea2`, as `search.islands.samplers` adds them to Optuna; `guided` by a predictor
-    (`search.islands.guided`), for which one island is enough; or `random`.
+    nothing. evaluations: a number, or a function whose result may change while it runs.
+    algorithm: one of `ALGORITHMS`: `nsga2` (the default; doi:10.1109/4235.996017) or `nsga3`
+    (doi:10.1109/TEVC.2013.2281535), with Optuna's survival selection; `sms-emoa` or `spea2`, with that of
+    search/selection.py; `guided` by a predictor (search/islands/guided.py), which has one island; or `random`.
     run_islands: calls a function with each of several arguments, like `map`.
+    An unknown algorithm is a `ProblemError`, which is a `ValueError`.
     """
-    if algorithm not in ALGORITHMS:
-        raise ValueError(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
+    chosen = algorithm_named(algorithm)
     budget = evaluations if callable(evaluations) else lambda: evaluations
     state = _State(space, tuple(objectives), evaluate, budget, known)
-    algorithm = "nsga2" if algorithm == "default" else algorithm
-    ask = {"random": random_generation, "guided": guided_generation}.get(algorithm, next_generation)
-    islands = 1 if algorithm == "guided" else islands
+    islands = 1 if chosen.alone else islands
     first = [space.smallest(), space.largest()]
     if not known:
         first += distinct(space, min(batch, budget()) - 2, random.Random(f"{seed}/first"))
@@ -105,7 +144,7 @@ def search(
             Request(
                 space,
                 tuple(objectives),
-                algorithm,
+                chosen,
                 tuple(pool),
                 population=max(2, min(share, len(pool))),
                 asked=share,
@@ -114,12 +153,13 @@ def search(
             )
             for i, (pool, share) in enumerate(zip(pools, shares, strict=True))
         ]
-        answers = list(run_islands(ask, requests))
+        answers = list(run_islands(next_generation, requests))
         state.evaluate([packed for answer in answers for packed in answer.asked])
         if not any(answer.asked for answer in answers):
             break  # the space is exhausted
-        told = [[*a.parents, *(state.seen[p] for p in a.asked if p in state.seen)] for a in answers]
-        pools = _migrated(told, objectives) if generation % migrate_every == 0 else told
+        pools = [[*a.parents, *(state.seen[p] for p in a.asked if p in state.seen)] for a in answers]
+        if generation % migrate_every == 0:
+            pools = _migrated(pools, objectives)
     return Result(tuple(state.history), front(space.name, objectives, [*known, *state.history]))
 
 
@@ -136,7 +176,7 @@ class _State:
     ) -> None:
         self.genes = Genes(space)
         self.objectives = objectives
-        self.ask = evaluate
+        self.measure = evaluate
         self.budget = budget
         self.seen: dict[Packed, Individual] = {}
         self.history: list[Measured] = []
@@ -147,11 +187,11 @@ class _State:
         return max(0, self.budget() - len(self.history))
 
     def evaluate(self, asked: Sequence[Packed]) -> None:
-        """Has the new ones among `asked` evaluated, as far as the budget goes."""
+        """Evaluates the new ones among `asked`, as far as the budget goes."""
         new = [packed for packed in dict.fromkeys(asked) if packed not in self.seen][: self.left]
         if not new:
             return
-        measured = list(self.ask(self.genes.decode(np.array([self.genes.unpack(packed) for packed in new]))))
+        measured = list(self.measure(self.genes.decode(np.array([self.genes.unpack(packed) for packed in new]))))
         assert len(measured) == len(new), f"asked for {len(new)} archs, got {len(measured)}"
         self.history += measured
         self._note(measured)
@@ -164,39 +204,17 @@ class _State:
 
 
 def next_generation(request: Request) -> Generation:
-    """One generation of an evolutionary algorithm by Optuna: choose parents from the pool, cross and mutate them.
+    """One generation of an island that lives only here, in memory.
 
-    The study lives only here, in memory: parents and children of the last generation are all that the next step
-    depends on, so a short-lived study takes the same step as one that holds the whole history.
+    Parents and children of the last generation are all that the next step of an evolutionary algorithm depends on, so
+    a short-lived study takes the same step as one that holds the whole history.
     """
-    island = Island(
-        request.space, request.directions, algorithm=request.algorithm, population=request.population, seed=request.seed
-    )
+    algorithm = request.algorithm
+    island = algorithm.build(request.space, request.objectives, request.population, request.seed)
     island.avoid(individual.packed for individual in request.seen)
-    island.tell(request.pool)
+    island.tell(request.seen if algorithm.alone else request.pool)
     asked = island.ask(request.asked)
     return Generation(tuple(island.parents), tuple(asked))
-
-
-def guided_generation(request: Request) -> Generation:
-    """A batch that a predictor of everything seen so far picks."""
-    guide = Guided(request.space, request.objectives, request.seed)
-    guide.tell(request.seen)
-    return Generation((), tuple(guide.ask(request.asked)))
-
-
-def random_generation(request: Request) -> Generation:
-    """Archs drawn uniformly; the baseline that any search must beat."""
-    genes, rng = Genes(request.space), random.Random(request.seed)
-    taken = {individual.packed for individual in request.seen}
-    asked: dict[Packed, None] = {}
-    for _ in range(100 * request.asked):
-        if len(asked) == request.asked:
-            break
-        packed = genes.pack(genes.encode([request.space.sample(rng)])[0])
-        if packed not in taken:
-            asked[packed] = None
-    return Generation(request.pool[: request.population], tuple(asked))
 
 
 def _migrated(pools: list[list[Individual]], objectives: Sequence[Objective]) -> list[list[Individual]]:

@@ -18,10 +18,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ofa.arch import Arch
-from search.algorithms.evolution import POPULATION, Evolution, Population
+from search.algorithms.engine import Engine
+from search.algorithms.evolution import POPULATION, Evolution, Population, evolution_under
 from search.errors import InfeasibleError, ProblemError
 from search.objective import Objective, minimised
-from search.predicted import Engine, solve
+from search.predicted import solve
 from search.problem import Limit, Problem
 
 STRATEGIES = ("shared", "independent", "top-down", "bottom-up")
@@ -141,7 +142,7 @@ def _in_turn(
     for target in sorted(set(targets), reverse=strategy == "top-down"):
         bounds_M = engine.bounds_M.copy()
         bounds_M[at] = min(bounds_M[at], target)
-        evolution = replace(engine.evolution_under(list(engine.objectives).index(quality)), bounds_M=bounds_M)
+        evolution = replace(evolution_under(engine, list(engine.objectives).index(quality)), bounds_M=bounds_M)
         turns = generations
         if population is None or strategy == "independent":
             drawn = evolution.random()
@@ -150,7 +151,7 @@ def _in_turn(
             turns = warm_generations
             if strategy == "top-down":
                 pruned_G = prune(evolution, population.genes[0], engine.rng)
-                population = evolution.asked(pruned_G[None])
+                population = evolution.evaluated(pruned_G[None])
         population = evolution.run(population, turns)
         taken += turns
         found[target] = population.best[0]

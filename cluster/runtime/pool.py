@@ -226,14 +226,16 @@ class Remote:
         assert not self.busy, "one call at a time"
         self.reference = self.actor.call.remote(method, arguments)
 
-    def answer(self, timeout_s: float | None = 0) -> list[Any]:
-        """What the call returned, as the only item of a list; empty while it is at it. `Lost` if the actor died."""
+    def finished(self, timeout_s: float | None = 0) -> bool:
+        """Whether the call has ended, after waiting at most so long (None: until it has)."""
         ready, _ = ray.wait([self.reference], timeout=timeout_s)
-        if not ready:
-            return []
+        return bool(ready)
+
+    def answer(self) -> Any:
+        """What the call returned; waits until it has. `Lost` if the actor died, which is then replaced by a new one."""
         reference, self.reference = self.reference, None
         try:
-            return [ray.get(reference)]
+            return ray.get(reference)
         except (ActorDiedError, ActorUnavailableError):
             self._start()
             raise Lost from None

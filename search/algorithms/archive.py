@@ -26,6 +26,8 @@ from threadpoolctl import threadpool_limits
 
 from ofa.compiled import compiled
 from ofa.genes import Choices, Genes
+from search.algorithms.engine import Engine
+from search.errors import ProblemError
 from search.front import nondominated
 from search.selection import thinned
 
@@ -36,6 +38,25 @@ MOST_CHANGES = 2  # genes drawn anew in a child
 IMMIGRANTS = 0.02  # share of each round that is drawn anew altogether
 MEMORY = 12_500  # evaluations after which a row weighs 1/e in the model
 INFEASIBLE = 1e9  # added to the quality of what breaks a limit, so that anything feasible is better
+
+
+def archive_search(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
+    """The search of this file with an engine's settings: the members' genes [N, G] and points [N, M]."""
+    if len(engine.objectives) < 2:
+        raise ProblemError("the archive needs two objectives or more; for one under a limit there is `evolution`")
+    found = Archive(
+        engine.genes,
+        engine.evaluate,
+        engine.costs,
+        bounds_M=engine.bounds_M,
+        pinned=engine.pinned,
+        evaluations=engine.evaluations,
+        members=engine.members,
+        rng=engine.rng,
+    )
+    count = int(np.clip(engine.evaluations // 20, 50, 500))
+    start_BG = engine.pin(engine.genes.encode(engine.start))
+    return found.run(np.concatenate([start_BG, engine.first(min(count, engine.evaluations))]), engine.progress)
 
 
 class Archive:
@@ -57,7 +78,7 @@ class Archive:
 
         bounds_M: the most that a point may have in each objective, infinity for no limit.
         """
-        self.genes, self.ask, self.costs, self.rng = genes, evaluate, costs, rng
+        self.genes, self.evaluate, self.costs, self.rng = genes, evaluate, costs, rng
         self.bounds_M, self.pinned, self.left, self.members = bounds_M, pinned, evaluations, members
         self.sizes_G = genes.sizes_G.astype(np.int8)
         self.batch = int(np.clip(evaluations // 200, 20, 1000))
@@ -80,7 +101,7 @@ class Archive:
             while len(done_BG) or len(asked_BG) or (self.left > 0 and fruitless < 20):
                 self.left -= len(asked_BG)
                 fruitless = 0 if len(asked_BG) else fruitless + 1
-                evaluation = evaluator.submit(self.ask, asked_BG) if len(asked_BG) else None
+                evaluation = evaluator.submit(self.evaluate, asked_BG) if len(asked_BG) else None
                 if len(done_BG):
                     self._keep(done_BG, done_BM)
                     progress(total - self.left - len(asked_BG))
@@ -100,7 +121,7 @@ class Archive:
         return self.genes.canonical(genes_BG)
 
     def _start(self, first_BG: np.ndarray) -> None:
-        points_BM = self.ask(first_BG)
+        points_BM = self.evaluate(first_BG)
         self.seen.add(first_BG @ self.key_G)
         self.left -= len(first_BG)
         self.axes = [m for m in range(points_BM.shape[1]) if m != self.quality]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ofa.genes import Genes
+from search.algorithms.engine import Engine
 from search.errors import InfeasibleError, ProblemError
 from search.problem import Evaluate
 
@@ -43,7 +44,7 @@ class Evolution:
     """The search under some bounds. Points are minimised; `costs` gives those that are exact, NaN for the others."""
 
     genes: Genes
-    ask: Evaluate
+    evaluate: Evaluate
     costs: Evaluate
     quality: int  # which objective is wanted
     bounds_M: np.ndarray  # the most that a point may have, infinity for no limit
@@ -65,11 +66,11 @@ class Evolution:
             start_BG = np.concatenate([drawn_BG, smallest_BG])
             more_BG = self._kept(lambda n: self.mutants(start_BG, n), count - len(drawn_BG), draws=100 * PATIENCE)
             drawn_BG = np.concatenate([drawn_BG, more_BG, smallest_BG])[:count]
-        return self.asked(drawn_BG)
+        return self.evaluated(drawn_BG)
 
-    def asked(self, genes_BG: np.ndarray) -> Population:
+    def evaluated(self, genes_BG: np.ndarray) -> Population:
         """Evaluates archs, and keeps those within the bounds."""
-        points_BM = self.ask(genes_BG)
+        points_BM = self.evaluate(genes_BG)
         within = (points_BM <= self.bounds_M).all(axis=1)
         return self.of(genes_BG[within], points_BM[within])
 
@@ -89,7 +90,7 @@ class Evolution:
                 self._kept(lambda n, g=genes_BG: self.mutants(g, n), mutants, draws=PATIENCE),  # type: ignore[misc]
                 self._kept(lambda n, g=genes_BG: self.crosses(g, n), POPULATION - mutants, draws=PATIENCE),  # type: ignore[misc]
             ]
-            children = self.asked(np.concatenate(children_BG))
+            children = self.evaluated(np.concatenate(children_BG))
             population = self.of(np.concatenate([genes_BG, children.genes]), np.concatenate([points_BM, children.points]))
         return population
 
@@ -131,3 +132,22 @@ def evolve(search: Evolution, evaluations: int) -> Population:
     if evaluations < 2 * POPULATION:
         raise ProblemError(f"evolution has {evaluations} evaluations; it needs at least {2 * POPULATION}")
     return search.run(search.random(), evaluations // POPULATION - 1)
+
+
+def evolution_search(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
+    """The best arch in the one objective that has no limit: its genes [1, G] and point [1, M]."""
+    free = np.flatnonzero(~np.isfinite(engine.bounds_M))
+    if len(free) != 1:
+        raise ProblemError(
+            f"evolution maximises one objective under limits on all others; {len(free)} of the "
+            f"{len(engine.objectives)} objectives have no limit; give limits such as latency_ms at most 25"
+        )
+    found = evolve(evolution_under(engine, int(free[0])), engine.evaluations)
+    engine.progress(engine.done)
+    return found.genes[:1], found.points[:1]
+
+
+def evolution_under(engine: Engine, quality: int) -> Evolution:
+    """Once-for-All's search for the objective of this index, under an engine's bounds on the others."""
+    e = engine
+    return Evolution(e.genes, e.evaluate, e.costs, quality, e.bounds_M, e.pin, e.rng)

@@ -1,8 +1,8 @@
 """Search with a predictor in the loop: learn from what was measured, search the prediction, measure the best, again.
 
 What LINAS does (DyNAS-T, arXiv:2205.12005), with these differences: genes without effect are no features; costs
-that are exact are counted, not learned; a Gaussian process says how sure it is; and a batch is picked for the
-hypervolume that it adds together, from archs that nobody measured, instead of taken from an inner population.
+that are exact are counted, not learned; a Gaussian process gives the uncertainty; and a batch is picked for the
+hypervolume that it adds together, from archs that are not measured yet, instead of taken from an inner population.
 Shape letters in this file: B archs, G genes, M objectives, N measured archs.
 """
 
@@ -16,7 +16,7 @@ from ofa.genes import Genes
 from ofa.space import Space
 from search import predicted
 from search.front import hypervolume, nondominated
-from search.islands.island import Breeder, Individual, Packed, elites
+from search.islands.breeder import Breeder, Individual, Packed, elites
 from search.objective import Objective, minimised
 from search.predict.models import GaussianProcess
 from search.predict.predictor import architecture, totals
@@ -31,26 +31,29 @@ Column = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to the values [B] of
 
 
 class Guided:
-    """Asks for batches; has the interface of an `Island`, but one is enough, for it learns from everything told."""
+    """Proposes batches, with the interface of an `Island`; one is enough, since it learns from all that was measured."""
 
     def __init__(self, space: Space, objectives: Sequence[Objective], seed: str) -> None:
         self.space, self.objectives, self.seed = space, tuple(objectives), seed
         self.genes = Genes(space)
         self.known: dict[Packed, tuple[float, ...]] = {}
-        self.in_hand: set[Packed] = set()
+        self.pending: set[Packed] = set()
         self.asks = 0
 
-    def tell(self, told: Iterable[Individual]) -> None:
-        for individual in told:
+    parents: tuple[Individual, ...] = ()  # it has no population
+
+    def tell(self, evaluated: Iterable[Individual]) -> None:
+        """Takes the values of archs, whoever proposed them."""
+        for individual in evaluated:
             self.known[individual.packed] = individual.values
-            self.in_hand.discard(individual.packed)
+            self.pending.discard(individual.packed)
 
     def avoid(self, taken: Iterable[Packed]) -> None:
-        """Archs that others have in hand."""
-        self.in_hand.update(packed for packed in taken if packed not in self.known)
+        """Takes archs that are pending elsewhere, which `ask` then leaves out."""
+        self.pending.update(packed for packed in taken if packed not in self.known)
 
     def elites(self, count: int) -> list[Individual]:
-        """At most `count` of the best that it was told of, spread over their front."""
+        """At most `count` of the best known, spread over their front."""
         pool = [Individual(packed, values) for packed, values in self.known.items()]
         return elites(pool, [o.direction for o in self.objectives], count)
 
@@ -58,7 +61,7 @@ class Guided:
         """At most `count` new archs; fewer only where the space is nearly exhausted."""
         self.asks += 1
         rng = np.random.default_rng([*f"{self.seed}/{self.asks}".encode()])
-        taken = {*self.known, *self.in_hand}
+        taken = {*self.known, *self.pending}
         asked = self._picked(count, rng, taken) if len(self.known) > 2 else []
         taken.update(asked)
         if len(asked) < count:
@@ -69,7 +72,7 @@ class Guided:
             else:
                 fresh = dict.fromkeys(self.genes.pack_all(self.genes.random(10 * count, rng)))
                 asked += [packed for packed in fresh if packed not in taken][: count - len(asked)]
-        self.in_hand.update(asked)
+        self.pending.update(asked)
         return asked
 
     def _picked(self, count: int, rng: np.random.Generator, taken: set[Packed]) -> list[Packed]:
@@ -85,7 +88,7 @@ class Guided:
         )
         packed = self.genes.pack_all(self.genes.encode(found.archs))
         new = [i for i, p in enumerate(packed) if p not in taken]
-        pending_BG = self.genes.unpack_all([p for p in self.in_hand if p not in self.known])
+        pending_BG = self.genes.unpack_all([p for p in self.pending if p not in self.known])
         there = [values_NM, evaluate(pending_BG)] if len(pending_BG) else [values_NM]
         points, there_points = (
             minimised(self.objectives, found.values[new]),

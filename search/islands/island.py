@@ -1,50 +1,30 @@
-"""One population that an Optuna study in memory evolves: asked for archs in batches, told what they are worth.
+"""One population in an Optuna study in memory: `ask` proposes archs, `tell` takes their values.
 
+Optuna's are the study, its trials and, of NSGA-II and NSGA-III, the survival selection; ours are the sampler, tournaments,
+crossover and mutation (search/islands/breeder.py), and the selections of SMS-EMOA and SPEA2 (search/selection.py).
 A trial's parameters are the few numbers of a packed arch instead of one a gene, the search space is fixed, and
 children are bred many at a time: plain Optuna looks at every finished trial for every new one and copies
 every parameter, which makes it slower with every trial.
-Shape letters in this file: B archs, G genes, P parents.
 """
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.samplers import BaseSampler, NSGAIIISampler, NSGAIISampler
+from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ofa.genes import Genes
 from ofa.space import Space
-from search.front import crowding, nondominated, ranks
-from search.islands.samplers import SMSEMOASampler, SPEA2Sampler
+from search.islands.breeder import Breeder, Individual, Packed, elites
+from search.islands.samplers import Select, survival
 from search.objective import Direction
 
-Packed = tuple[int, ...]  # an arch as `Genes.pack` makes it
-Select = Callable[[optuna.Study, list[FrozenTrial]], list[FrozenTrial]]  # the population that survives
-
 RENEWED = 0.25  # of the population, as so many trials are finished the parents are chosen anew
-
-SAMPLERS: dict[str, type[NSGAIISampler | NSGAIIISampler]] = {
-    "nsga2": NSGAIISampler,
-    "nsga3": NSGAIIISampler,
-    "sms-emoa": SMSEMOASampler,
-    "spea2": SPEA2Sampler,
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Individual:
-    """An arch and the values it got, in the order of the objectives."""
-
-    packed: Packed
-    values: tuple[float, ...]
 
 
 def quiet_study(directions: Sequence[Direction], sampler: BaseSampler) -> optuna.Study:
@@ -75,60 +55,6 @@ def values_of(individual: Individual, names: Iterable[str]) -> dict[str, int]:
 
 def packed_of(trial: FrozenTrial) -> Packed:
     return tuple(trial.params.values())
-
-
-class Breeder:
-    """Children of a population: binary tournament, uniform crossover, mutation, until they are new."""
-
-    crossover_probability = 0.9
-    attempts = 200
-
-    def __init__(self, genes: Genes, directions: Sequence[Direction], rng: np.random.Generator) -> None:
-        self.genes, self.rng = genes, rng
-        self.signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
-
-    def adopt(self, parents: Sequence[Individual]) -> None:
-        """Makes these the parents of all children to come."""
-        self.parents_PG = self.genes.unpack_all([parent.packed for parent in parents])
-        points = np.array([parent.values for parent in parents]) * self.signs
-        rank, crowd = ranks(points), np.zeros(len(parents))
-        for r in np.unique(rank):
-            crowd[rank == r] = crowding(points[rank == r])
-        order = np.lexsort((-crowd, rank))
-        self.place_P = np.empty(len(parents), dtype=np.int64)
-        self.place_P[order] = np.arange(len(parents))
-
-    def children(self, count: int, taken: set[Packed]) -> list[Packed]:
-        """At most `count` distinct new archs; they are added to `taken`. Fewer only where the space is nearly exhausted."""
-        found: list[Packed] = []
-        for attempt in range(self.attempts):
-            # The longer nothing new is found the more genes change, up to wholly random archs.
-            for packed in self.genes.pack_all(self._bred(count - len(found), changes=1 + attempt // 10)):
-                if packed not in taken:
-                    taken.add(packed)
-                    found.append(packed)
-            if len(found) == count:
-                return found
-        for packed in self.genes.pack_all(self.genes.random(100 * count, self.rng)):
-            if packed not in taken and len(found) < count:
-                taken.add(packed)
-                found.append(packed)
-        return found
-
-    def _bred(self, count: int, changes: int) -> np.ndarray:
-        """A stage that grows gets random blocks, not always the smallest: unused genes are drawn anew before."""
-        rng, sizes_G, parents_PG = self.rng, self.genes.sizes_G, self.parents_PG
-        shape = (count, len(sizes_G))
-        mother_BG, father_BG = (self.genes.filled(parents_PG[self._winners(count)], rng) for _ in range(2))
-        from_father = (rng.random(shape) < 0.5) & (rng.random((count, 1)) < self.crossover_probability)
-        child_BG = np.where(from_father, father_BG, mother_BG)
-        change = rng.random(shape) < changes / len(sizes_G)
-        return self.genes.canonical(np.where(change, rng.integers(0, sizes_G, shape), child_BG))
-
-    def _winners(self, count: int) -> np.ndarray:
-        """Of two each the one of lower rank, then the lonelier one."""
-        one, other = self.rng.integers(0, len(self.parents_PG), (2, count))
-        return np.where(self.place_P[one] <= self.place_P[other], one, other)
 
 
 class PackedSampler(BaseSampler):
@@ -197,24 +123,11 @@ class PackedSampler(BaseSampler):
         return first
 
 
-def survival(algorithm: str, population: int, objectives: int) -> Select:
-    """How the Optuna sampler of this name selects; optuna is pinned for this (pyproject.toml)."""
-    settings: dict[str, Any] = {"dividing_parameter": divisions(population, objectives)} if algorithm == "nsga3" else {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return SAMPLERS[algorithm](population_size=population, seed=0, **settings)._elite_population_selection_strategy
-
-
-def divisions(population: int, objectives: int) -> int:
-    """Of every axis, so that NSGA-III has as many reference points as a population can hold (Optuna's 3 are few)."""
-    found = 1
-    while math.comb(found + objectives, objectives - 1) <= population:
-        found += 1
-    return found
-
-
 class Island:
-    """A population of its own. What it asks for it never asks for again, nor what it was told that others evaluated."""
+    """A population of its own. It never proposes an arch twice, nor one that others evaluate or have evaluated.
+
+    algorithm: whose survival selection, a name in `search.islands.samplers.SAMPLERS`.
+    """
 
     def __init__(self, space: Space, directions: Sequence[Direction], *, algorithm: str, population: int, seed: str) -> None:
         self.genes = Genes(space)
@@ -222,7 +135,7 @@ class Island:
         self.sampler = PackedSampler(self.genes, directions, select, population, seed)
         self.study = quiet_study(directions, self.sampler)
         self.directions = tuple(directions)
-        self.open: dict[Packed, int] = {}  # archs asked for, by number of their trial
+        self.pending: dict[Packed, int] = {}  # archs asked for and not told yet, and the numbers of their trials
 
     def ask(self, count: int) -> list[Packed]:
         """At most `count` new archs; fewer only where the space is nearly exhausted."""
@@ -231,14 +144,14 @@ class Island:
             if not self.sampler.ready(self.study):
                 break
             trial = self.study.ask(self.sampler.words)
-            self.open[self.sampler.asked] = trial.number
+            self.pending[self.sampler.asked] = trial.number
             asked.append(self.sampler.asked)
         return asked
 
-    def tell(self, told: Sequence[Individual]) -> None:
-        """What archs are worth: those that it asked for, and others that it may learn from."""
-        for individual in told:
-            number = self.open.pop(individual.packed, None)
+    def tell(self, evaluated: Sequence[Individual]) -> None:
+        """Takes the values of archs that it proposed, and of others that it may learn from."""
+        for individual in evaluated:
+            number = self.pending.pop(individual.packed, None)
             if number is not None:
                 self.study.tell(number, individual.values)
                 continue
@@ -256,7 +169,7 @@ class Island:
         return [Individual(packed_of(trials[n]), tuple(trials[n].values)) for n in self.sampler.parents]
 
     def avoid(self, taken: Iterable[Packed]) -> None:
-        """Archs that others have in hand."""
+        """Takes archs that are pending elsewhere, which `ask` then leaves out."""
         self.sampler.taken.update(taken)
 
     def elites(self, count: int) -> list[Individual]:
@@ -264,16 +177,3 @@ class Island:
         trials = self.study.get_trials(deepcopy=False)
         numbers = [*self.sampler.parents, *self.sampler.finished]
         return elites([Individual(packed_of(trials[n]), tuple(trials[n].values)) for n in numbers], self.directions, count)
-
-
-def elites(pool: Sequence[Individual], directions: Sequence[Direction], count: int) -> list[Individual]:
-    """At most `count` of the non-dominated, spread over their front."""
-    if not pool:
-        return []
-    signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
-    points = np.array([individual.values for individual in pool]) * signs
-    kept = nondominated(points)
-    best = [pool[i] for i in np.lexsort(points.T) if kept[i]]
-    return [
-        best[i] for i in dict.fromkeys(np.linspace(0, len(best) - 1, min(count, len(best))).round().astype(int).tolist())
-    ]

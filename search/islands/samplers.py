@@ -1,24 +1,28 @@
-"""SMS-EMOA and SPEA2 for Optuna: genetic samplers that differ from its NSGA-II in who survives.
+"""SMS-EMOA and SPEA2 for Optuna, and the survival selections of Optuna's genetic samplers as functions.
 
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=SMSEMOASampler(population_size=50, seed=1))
 
-Crossover, mutation, constraints (`trial.set_constraint`) and storage are Optuna's own; the selections are those that the
-vectorised engine uses.
+Crossover, mutation, constraints (`trial.set_constraint`) and storage of these two samplers are Optuna's own; their
+selections are those of search/selection.py. `survival` gives the selection of any of the four samplers: NSGA-II's and
+NSGA-III's are Optuna's, called by its public `select_parent`.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.samplers import NSGAIISampler
+from optuna.samplers import NSGAIIISampler, NSGAIISampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
 from search.selection import Survival, constrained, sms_emoa, spea2
+
+Select = Callable[[Study, list[FrozenTrial]], list[FrozenTrial]]  # the population that survives
 
 
 class SMSEMOASampler(NSGAIISampler):
@@ -73,3 +77,48 @@ class _Elite:
 def _constraints(trial: FrozenTrial) -> list[float]:
     """Values that are 0 or less where a constraint is kept; a trial without any keeps all."""
     return [float(value) for value in (trial.constraints or {}).values()]
+
+
+SAMPLERS: dict[str, type[NSGAIISampler | NSGAIIISampler]] = {
+    "nsga2": NSGAIISampler,
+    "nsga3": NSGAIIISampler,
+    "sms-emoa": SMSEMOASampler,
+    "spea2": SPEA2Sampler,
+}
+
+
+def survival(name: str, population: int, objectives: int) -> Select:
+    """How the sampler of this name in `SAMPLERS` selects `population` survivors from any finished trials.
+
+    Optuna selects the parents of a generation from the populations before it (`BaseGASampler.select_parent`); here
+    those are the trials that the returned function gets.
+    """
+
+    class Pooled(SAMPLERS[name]):  # type: ignore[misc]
+        pool: list[FrozenTrial]
+
+        def get_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+            return self.pool
+
+        def get_parent_population(self, study: Study, generation: int) -> list[FrozenTrial]:
+            return []
+
+    settings: dict[str, Any] = {"dividing_parameter": divisions(population, objectives)} if name == "nsga3" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = Pooled(population_size=population, seed=0, **settings)
+
+    def select(study: Study, pool: list[FrozenTrial]) -> list[FrozenTrial]:
+        sampler.pool = pool
+        parents: list[FrozenTrial] = sampler.select_parent(study, generation=1)
+        return parents
+
+    return select
+
+
+def divisions(population: int, objectives: int) -> int:
+    """Of every axis, so that NSGA-III has as many reference points as a population can hold (Optuna's 3 are few)."""
+    found = 1
+    while math.comb(found + objectives, objectives - 1) <= population:
+        found += 1
+    return found

@@ -8,8 +8,9 @@ import pytest
 from ofa.cost import cost
 from ofa.record import Measured
 from ofa.spaces import get_space
-from search.asynchronous import Here, Lost, search
+from search.asynchronous import search
 from search.front import hypervolume
+from search.islands.port import LocalPort, Lost
 from search.measured import search as search_in_generations
 from search.objective import MACS, TOP1, minimised, values
 
@@ -101,7 +102,7 @@ def test_a_search_that_was_killed_goes_on_with_what_it_had_measured():
             raise Killed
 
     with pytest.raises(Killed):
-        run(islands=2, seen=keep)
+        run(islands=2, on_measured=keep)
     found, evaluators = run(evaluations=200 - len(kept), islands=2, known=kept)
     again = {arch.key for arch in evaluators.asked}
     assert len(again) == 200 - len(kept)
@@ -109,7 +110,7 @@ def test_a_search_that_was_killed_goes_on_with_what_it_had_measured():
     assert SPACE.smallest() in [m.arch for m in found.front.members]
 
 
-class Mortal(Here):
+class Mortal(LocalPort):
     """The port of an island that dies now and then."""
 
     deaths = 0

@@ -6,8 +6,8 @@ import pytest
 from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.front import hypervolume
+from search.islands.breeder import Individual
 from search.islands.guided import Guided, exact_cost, hypervolume_greedy
-from search.islands.island import Individual
 from search.objective import MACS, TOP1
 from search.problem import CostTable
 
@@ -53,7 +53,7 @@ def test_points_that_add_nothing_are_not_picked():
     assert hypervolume_greedy(np.zeros((0, 2)), there, 4) == []
 
 
-def test_it_never_asks_for_what_is_known_or_in_hand_and_asks_anew_for_another_seed():
+def test_it_never_asks_for_what_is_known_or_pending_and_asks_anew_for_another_seed():
     guides = [Guided(SPACE, (TOP1, MACS), seed) for seed in ("a", "a", "b")]
     genes_BG = GENES.random(40, np.random.default_rng(0))
     macs = CostTable(SPACE, 10)(genes_BG)[0]

@@ -7,7 +7,8 @@ import pytest
 from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.front import hypervolume
-from search.islands.island import Individual, Island, elites
+from search.islands.breeder import Individual, elites
+from search.islands.island import Island
 from search.problem import CostTable
 
 SPACE = get_space("digits")
@@ -83,9 +84,9 @@ def test_what_others_evaluated_is_learned_from_and_not_asked_for():
     others = worth(GENES.pack_all(GENES.random(40, np.random.default_rng(0))))
     here = island()
     here.tell(others)
-    in_hand = GENES.pack_all(GENES.random(40, np.random.default_rng(1)))
-    here.avoid(in_hand)
-    assert not {*in_hand, *(i.packed for i in others)} & set(here.ask(100))
+    pending = GENES.pack_all(GENES.random(40, np.random.default_rng(1)))
+    here.avoid(pending)
+    assert not {*pending, *(i.packed for i in others)} & set(here.ask(100))
     assert {i.packed for i in here.parents} <= {i.packed for i in others}
     assert {i.packed for i in here.elites(5)} <= {i.packed for i in elites(others, DIRECTIONS, 40)}
 

@@ -1,0 +1,92 @@
+"""Archs as a measured search passes them around, and how an evolved population breeds them.
+
+Shape letters in this file: B archs, G genes, P parents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ofa.genes import Genes
+from search.front import crowding, nondominated, ranks
+from search.objective import Direction
+
+Packed = tuple[int, ...]  # an arch as `Genes.pack` makes it
+
+
+@dataclass(frozen=True, slots=True)
+class Individual:
+    """An arch and the values it got, in the order of the objectives."""
+
+    packed: Packed
+    values: tuple[float, ...]
+
+
+def elites(pool: Sequence[Individual], directions: Sequence[Direction], count: int) -> list[Individual]:
+    """At most `count` of the non-dominated, spread over their front."""
+    if not pool:
+        return []
+    signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
+    points = np.array([individual.values for individual in pool]) * signs
+    kept = nondominated(points)
+    best = [pool[i] for i in np.lexsort(points.T) if kept[i]]
+    return [
+        best[i] for i in dict.fromkeys(np.linspace(0, len(best) - 1, min(count, len(best))).round().astype(int).tolist())
+    ]
+
+
+class Breeder:
+    """Children of a population: binary tournament, uniform crossover, mutation, until they are new."""
+
+    crossover_probability = 0.9
+    attempts = 200
+
+    def __init__(self, genes: Genes, directions: Sequence[Direction], rng: np.random.Generator) -> None:
+        self.genes, self.rng = genes, rng
+        self.signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
+
+    def adopt(self, parents: Sequence[Individual]) -> None:
+        """Makes these the parents of all children to come."""
+        self.parents_PG = self.genes.unpack_all([parent.packed for parent in parents])
+        points = np.array([parent.values for parent in parents]) * self.signs
+        rank, crowd = ranks(points), np.zeros(len(parents))
+        for r in np.unique(rank):
+            crowd[rank == r] = crowding(points[rank == r])
+        order = np.lexsort((-crowd, rank))
+        self.place_P = np.empty(len(parents), dtype=np.int64)
+        self.place_P[order] = np.arange(len(parents))
+
+    def children(self, count: int, taken: set[Packed]) -> list[Packed]:
+        """At most `count` distinct new archs; they are added to `taken`. Fewer only where the space is nearly exhausted."""
+        found: list[Packed] = []
+        for attempt in range(self.attempts):
+            # The longer nothing new is found the more genes change, up to wholly random archs.
+            for packed in self.genes.pack_all(self._bred(count - len(found), changes=1 + attempt // 10)):
+                if packed not in taken:
+                    taken.add(packed)
+                    found.append(packed)
+            if len(found) == count:
+                return found
+        for packed in self.genes.pack_all(self.genes.random(100 * count, self.rng)):
+            if packed not in taken and len(found) < count:
+                taken.add(packed)
+                found.append(packed)
+        return found
+
+    def _bred(self, count: int, changes: int) -> np.ndarray:
+        """A stage that grows gets random blocks, not always the smallest: unused genes are drawn anew before."""
+        rng, sizes_G, parents_PG = self.rng, self.genes.sizes_G, self.parents_PG
+        shape = (count, len(sizes_G))
+        mother_BG, father_BG = (self.genes.filled(parents_PG[self._winners(count)], rng) for _ in range(2))
+        from_father = (rng.random(shape) < 0.5) & (rng.random((count, 1)) < self.crossover_probability)
+        child_BG = np.where(from_father, father_BG, mother_BG)
+        change = rng.random(shape) < changes / len(sizes_G)
+        return self.genes.canonical(np.where(change, rng.integers(0, sizes_G, shape), child_BG))
+
+    def _winners(self, count: int) -> np.ndarray:
+        """Of two each the one of lower rank, then the lonelier one."""
+        one, other = self.rng.integers(0, len(self.parents_PG), (2, count))
+        return np.where(self.place_P[one] <= self.place_P[other], one, other)
