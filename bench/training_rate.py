@@ -110,9 +110,9 @@ def inputs(config: Experiment, rounds: int) -> dict[str, float]:
     """Images a second that one thread augments from memory, and that it reads, decodes and crops from Parquet."""
     torch.set_num_threads(1)
     data = load_data(config, Reporter("plain"))
-    shelf = open_source(config.data.source).train
-    group = np.concatenate(shelf.groups()[:4])
-    read = partial(read_piece, shelf, config.data, config.search_space.resolutions[-1], "bench")
+    stored = open_source(config.data.source).train
+    group = np.concatenate(stored.groups()[:4])
+    read = partial(read_piece, stored, config.data, config.search_space.resolutions[-1], "bench")
     times: dict[str, list[float]] = {"augmented in memory": [], "read, decoded and cropped while streaming": []}
     for number in range(rounds):
         start = time.perf_counter()

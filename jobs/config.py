@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from cluster import config
 from cluster.config import STRICT, ConfigError, Count
 from cluster.kube.rayjob import Kube
+from jobs.images.source import reader_of_text
 from ofa.arch import Arch, ArchError
 from ofa.phases import Phase
 from ofa.space import Space
@@ -257,7 +258,8 @@ def _check(experiment: Experiment) -> None:
     if both is not None:
         raise ConfigError(f"train.phases: {both!r}: sandwich trains the largest network anyway; leave out largest")
     held = (experiment.data.selection, experiment.data.test)
-    if experiment.data.source == "digits" and (max(held) >= 1 or sum(held) >= 1):
+    reader = reader_of_text(experiment.data.source)
+    if reader is not None and reader.embedded and (max(held) >= 1 or sum(held) >= 1):
         raise ConfigError("data: selection and test together leave nothing to train on; lower one of them")
     if train.batch % train.workers:
         raise ConfigError(

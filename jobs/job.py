@@ -46,7 +46,7 @@ class Job:
         from cluster.runtime.session import session
 
         self._connected = True
-        train, readers = self.config.train, self.config.data.readers if self.data.shelf is not None else 0
+        train, readers = self.config.train, self.config.data.readers if self.data.stored is not None else 0
         cpus = max(train.workers + readers, self.config.ray.evaluators + self.config.ray.scorers)
         shared = sum(array.nbytes for array in self.data.arrays().values())
         ray = self.config.ray

@@ -28,7 +28,7 @@ from cluster.texts import sha256
 from jobs import files
 from jobs.config import Experiment
 from jobs.images.dataset import Dataset
-from jobs.images.source import Corrupt
+from jobs.images.decoding import DecodingCounts
 from jobs.job import Job
 from ofa.evaluate import Evaluator
 from ofa.images import steps_per_epoch, torch_generator
@@ -92,7 +92,7 @@ def train_loop(
     teacher = None
     if given is not None or weights is not None:
         teacher = teacher_of(config, data, given or safetensors.torch.load(weights or b""))
-    corrupt = Corrupt(config.data.source, config.data.max_corrupt)
+    counts = DecodingCounts(config.data.source, config.data.max_corrupt)
     for number, phase in list(enumerate(config.phases))[progress.phase :]:
         if progress.epoch == progress.step == 0:
             learner.reset_momentum()
@@ -100,7 +100,7 @@ def train_loop(
             if before != phase.space.expands:
                 sort_channels(net, before)
         for epoch in range(progress.epoch, phase.epochs):
-            train_epoch(config, data, learner, phase, epoch, teacher, worker, watch, corrupt)
+            train_epoch(config, data, learner, phase, epoch, teacher, worker, watch, counts)
         watch.end_phase(phase)
         if teacher is None:
             teacher = teacher_of(config, data, net_state(net))
@@ -133,14 +133,14 @@ def train_epoch(
     teacher: Teacher | None,
     worker: Worker,
     watch: Watch,
-    corrupt: Corrupt,
+    counts: DecodingCounts,
 ) -> None:
     """One pass over the training images, from the step that `watch` says."""
-    draw, known = partial(stream, config.seed), len(corrupt.names)
+    draw, known = partial(stream, config.seed), len(counts.failed)
     augment = data.augment(config)
     per_epoch = steps_per_epoch(data.sizes["train"], config.train.batch)
     drawn_by = () if config.train.draws == "shared" else (worker.rank,)
-    for step, pixels, labels in data.batches(config, phase.name, epoch, worker, corrupt, watch.progress.step):
+    for step, pixels, labels in data.batches(config, phase.name, epoch, worker, counts, watch.progress.step):
         images = augment(pixels, data.scale, torch_generator(draw("crop", phase.name, epoch, step, worker.rank)))
         lr = phase.lr_at(epoch * per_epoch + step, per_epoch)
         archs = draw("arch", phase.name, epoch, step, *drawn_by)
@@ -148,8 +148,8 @@ def train_epoch(
         loss = train_step(learner, phase, images, labels, teacher, lr, archs, dropped)
         watch.end_step(phase, loss.item())
     watch.end_epoch(phase)
-    if len(corrupt.names) > known:
-        worker.report({"skipped": corrupt.told()[0]})
+    if len(counts.failed) > known:
+        worker.report({"skipped": counts.messages()[0]})
 
 
 class Watch:

@@ -1,15 +1,15 @@
-"""The images of a run, divided once and for all by its seed.
+"""The data set of a run: train, selection and test images, divided by the run's seed.
 
-What chooses and what reports (selection, test) is decoded into memory. So are the training images where they fit
-into `data.memory_mib`; larger ones stay where they are and stream through Ray Data, decoded by other processes.
+Selection and test images are decoded into memory. So are the training images where they fit into `data.memory_mib`; a
+larger training split is streamed through Ray Data and decoded by other processes.
+
+Shape letters: N images, S side in pixels.
 """
 
 from __future__ import annotations
 
-import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,27 +21,28 @@ from cluster.progress import Reporter
 from cluster.runtime.training import Worker
 from cluster.seeds import stream
 from jobs.config import Experiment
-from jobs.images.source import Corrupt, DataError, Shelf, open_source
+from jobs.images.decoding import DataError, DecodingCounts
+from jobs.images.source import open_source
+from jobs.images.stored import Images, Source, StoredImages
 from jobs.images.streaming import streamed
-from ofa.decode import CorruptImage, centre, decode
-from ofa.images import Augment, Scale, Split, resize, shards
+from ofa.images import Augment, Scale, Split, shards
 
 SPLITS = ("train", "selection", "test")
-DECODED_AT_ONCE = 512  # images whose files are in memory together
-SCALE_IMAGES = 10_000  # the mean and deviation of colours are those of so many training images
+SCALE_IMAGES = 10_000  # training images from which the mean and deviation of colours are computed
 STREAM_SAMPLE = 2048  # training images in memory although the rest streams: for colours and batch-norm statistics
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Splits that share no image, at the space's largest resolution.
+    """Disjoint splits at the space's largest resolution.
 
-    splits: selection, test, and either train or a `sample` of the training images, which then stream from `shelf`.
+    splits: selection, test, and either train or a `sample` of the training images, which then stream from `stored`.
+    classes: their number.
     """
 
     splits: Mapping[str, Split]
     classes: int
-    shelf: Shelf | None = None
+    stored: StoredImages | None = None
 
     @property
     def train(self) -> Split:
@@ -49,8 +50,8 @@ class Dataset:
 
     @property
     def sample(self) -> Split:
-        """Training images for colours and batch-norm statistics: all that are in memory."""
-        return self.splits["sample"] if self.shelf is not None else self.train
+        """The training images that are in memory, for colours and batch-norm statistics."""
+        return self.splits["sample"] if self.stored is not None else self.train
 
     @property
     def selection(self) -> Split:
@@ -62,28 +63,31 @@ class Dataset:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Images of each split."""
+        """Number of images of each split."""
         held = {name: len(split) for name, split in self.splits.items() if name != "sample"}
-        return held if self.shelf is None else {"train": len(self.shelf), **held}
+        return held if self.stored is None else {"train": len(self.stored), **held}
 
     @cached_property
     def scale(self) -> Scale:
         return Scale.of(self.sample[:SCALE_IMAGES])
 
     def batches(
-        self, config: Experiment, phase: str, epoch: int, worker: Worker, corrupt: Corrupt, start: int
+        self, config: Experiment, phase: str, epoch: int, worker: Worker, counts: DecodingCounts, start: int
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(step, pixels uint8, labels) of this worker's part of every batch of an epoch, from step `start` on."""
-        if self.shelf is not None:
-            return streamed(self.shelf, config, phase, epoch, worker, corrupt, start)
+        """(step, pixels uint8 [N, 3, S, S], labels [N]) of this worker's part of an epoch's batches, from step `start` on.
+
+        counts: of streamed images that cannot be decoded; a `DataError` if they are more than it allows.
+        """
+        if self.stored is not None:
+            return streamed(self.stored, config, phase, epoch, worker, counts, start)
         order = stream(config.seed, "data", phase, epoch)
         parts = shards(len(self.train), config.train.batch, order, rank=worker.rank, world=worker.world)
         return ((n, self.train.pixels[i], self.train.labels[i]) for n, i in enumerate(parts) if n >= start)
 
     def augment(self, config: Experiment) -> Augment:
-        """What happens to training images in the training process; streamed ones are cropped where they are decoded."""
+        """The augmentation in the training process; streamed images are cropped and mirrored where they are decoded."""
         data = config.data
-        crop = self.shelf is None
+        crop = self.stored is None
         colours = (data.brightness, data.contrast, data.saturation)
         return Augment(data.min_crop if crop else 1.0, data.flip and crop, crop, colours, data.randaugment, data.magnitude)
 
@@ -92,89 +96,101 @@ class Dataset:
         arrays = {"classes": np.array(self.classes)}
         for name, split in self.splits.items():
             arrays[f"{name}.pixels"], arrays[f"{name}.labels"] = split.pixels.numpy(), split.labels.numpy()
-        if self.shelf is not None:
-            arrays |= {f"shelf.{name}": array for name, array in self.shelf.arrays().items()}
+        if self.stored is not None:
+            arrays |= {f"stored.{name}": array for name, array in self.stored.arrays().items()}
         return arrays
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> Dataset:
-        """The data set that `arrays` gave."""
+        """The data set that `arrays` described."""
         splits = {
             name: Split(read_only_tensor(arrays[f"{name}.pixels"]), read_only_tensor(arrays[f"{name}.labels"]))
             for name in (*SPLITS, "sample")
             if f"{name}.pixels" in arrays
         }
-        shelf = {name.removeprefix("shelf."): array for name, array in arrays.items() if name.startswith("shelf.")}
-        return cls(splits, int(arrays["classes"]), Shelf.of(shelf) if shelf else None)
+        stored = {name.removeprefix("stored."): array for name, array in arrays.items() if name.startswith("stored.")}
+        return cls(splits, int(arrays["classes"]), StoredImages.of(stored) if stored else None)
 
 
 def read_only_tensor(array: np.ndarray) -> Tensor:
-    """A tensor on the array's own memory, which other processes may share: never write to it."""
+    """A tensor on the array's own memory, which other processes may share: it must not be written to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 
 
 def load(config: Experiment, reporter: Reporter) -> Dataset:
-    """The data set a config asks for; images that cannot be used are a `DataError`."""
+    """The data set that a config names; images or labels that cannot be used are a `DataError`."""
     side = config.search_space.resolutions[-1]
-    if config.data.source == "digits":
-        return load_digits(config, side)
-    source = open_source(config.data.source)
-    everything = np.arange(len(source.train))
-    labels = source.train.labels_N
-    test = source.test
-    if test is None:
-        everything, held = divide(labels, everything, config.data.test, config.seed, "test", config.data.source)
-        test = source.train[held]
-    train, selection = divide(labels, everything, config.data.selection, config.seed, "selection", config.data.source)
-    stored = {"train": source.train[train], "selection": source.train[selection], "test": test}
-    mib = len(train) * 3 * side * side / 2**20
-    shelf = None
-    if mib > config.data.memory_mib:
-        shelf = stored.pop("train")
+    data = config.data
+    source = open_source(data.source)
+    images = divided(source, config)
+    mib = len(images["train"]) * 3 * side * side / 2**20
+    train, streaming = images["train"], None
+    if mib > data.memory_mib and isinstance(train, StoredImages):
+        streaming = train
+        del images["train"]
         rng = np.random.default_rng(stream(config.seed, "data", "sample").getrandbits(63))
-        stored["sample"] = shelf[np.sort(rng.permutation(len(shelf))[:STREAM_SAMPLE])]
-    corrupt = Corrupt(config.data.source, config.data.max_corrupt)
-    with reporter.track("data", sum(len(shelf) for shelf in stored.values()), "images") as tracker:
-        splits = {
-            name: decoded(here, side, config.data.crop if name in ("selection", "test") else 1.0, corrupt, tracker.advance)
-            for name, here in stored.items()
-        }
-    for line in corrupt.told():
+        images["sample"] = streaming[np.sort(rng.permutation(len(streaming))[:STREAM_SAMPLE])]
+    counts = DecodingCounts(data.source, data.max_corrupt)
+    splits = {}
+    with reporter.track("data", sum(len(split) for split in images.values()), "images") as tracker:
+        for name, split in images.items():
+            crop = data.crop if name in ("selection", "test") else 1.0
+            pixels, labels = split.decoded(side, crop, counts, tracker.advance)
+            splits[name] = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
+    for line in (*source.messages, *counts.messages()):
         reporter.say(line)
-    if shelf is not None:
-        reporter.say(f"data: {len(shelf)} training images need {mib:.0f} MiB, data.memory_mib is {config.data.memory_mib}: "
+    _check_decoded(splits, source, data.source)
+    if streaming is not None:
+        reporter.say(f"data: {len(streaming)} training images need {mib:.0f} MiB, data.memory_mib is {data.memory_mib}: "
                      "they stream through Ray Data")  # fmt: skip
-    return Dataset(splits, len(source.classes), shelf)
+    return Dataset(splits, len(source.classes), streaming)
 
 
-def load_digits(config: Experiment, side: int) -> Dataset:
-    """Scikit-learn's digits, which bring no splits of their own."""
-    pixels, labels = digits(side)
-    held_out = config.data.selection + config.data.test
-    train, rest = divide(labels, np.arange(len(labels)), held_out, config.seed, "train", "digits")
-    share = config.data.test / held_out
-    selection, test = divide(labels, rest, share, config.seed, "test", "digits")
-    indices = dict(zip(SPLITS, (train, selection, test), strict=True))
-    whole = Split(pixels, torch.from_numpy(labels))
-    return Dataset({name: whole[torch.from_numpy(index)] for name, index in indices.items()}, classes=10)
+def divided(source: Source, config: Experiment) -> dict[str, Images]:
+    """Train, selection and test images of a source; see `Source.joint_holdout` for the order of the two draws."""
+    data, seed = config.data, config.seed
+    labels = source.train.labels_N
+    everything = np.arange(len(labels))
+    if source.joint_holdout:
+        held_out = data.selection + data.test
+        train, rest = divide(labels, everything, held_out, seed, "train", data.source)
+        selection, held = divide(labels, rest, data.test / held_out, seed, "test", data.source)
+        test: Images = source.train[held]
+    elif source.test is None:
+        train, held = divide(labels, everything, data.test, seed, "test", data.source)
+        test = source.train[held]
+        train, selection = divide(labels, train, data.selection, seed, "selection", data.source)
+    else:
+        test = source.test
+        train, selection = divide(labels, everything, data.selection, seed, "selection", data.source)
+    return {"train": source.train[train], "selection": source.train[selection], "test": test}
 
 
-def digits(side: int) -> tuple[Tensor, np.ndarray]:
-    """Scikit-learn's 1,797 handwritten digits (8x8 grey) as pixels [N, 3, side, side] uint8, and labels [N]."""
-    from sklearn.datasets import load_digits as read_digits
-
-    images, labels = read_digits(return_X_y=True)
-    grey = torch.tensor(images.reshape(-1, 1, 8, 8) * (255 / 16), dtype=torch.float32)
-    pixels = resize(grey, side).round().clamp(0, 255).to(torch.uint8)
-    return pixels.expand(-1, 3, -1, -1).contiguous(), labels.astype(np.int64)
+def _check_decoded(splits: Mapping[str, Split], source: Source, where: str) -> None:
+    """A `DataError` if no image of a split, or none of a class in training, could be decoded."""
+    for name, split in splits.items():
+        if not len(split):
+            raise DataError(f"{where}: no image of the {name} split can be decoded; repair or replace them")
+    if "train" in splits:
+        counts = torch.bincount(splits["train"].labels, minlength=len(source.classes))
+        if not bool(counts.all()):
+            label = int((counts == 0).nonzero()[0])
+            raise DataError(
+                f"{where}: no training image of class {label} ({source.classes[label]!r}) can be decoded; "
+                "repair or replace them"
+            )
 
 
 def divide(
     labels: np.ndarray, index: np.ndarray, size: float, seed: int, name: str, source: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`index` in two shuffled parts; the second has `size` images, or if below 1 that share, of every class alike."""
+    """`index` in two shuffled parts, stratified by class; the second has `size` images, or if below 1 that share.
+
+    labels: int64 [N]; name: of the second part, which names the random stream. Raises a `DataError` if a class cannot be on
+    both sides.
+    """
     from sklearn.model_selection import train_test_split
 
     counts = np.bincount(labels[index])
@@ -190,37 +206,3 @@ def divide(
         index, test_size=size if size < 1 else count, stratify=labels[index], random_state=state
     )
     return first, second
-
-
-def decoded(shelf: Shelf, side: int, crop: float, corrupt: Corrupt, seen: Callable[[int], None] | None = None) -> Split:
-    """Every image of `shelf`, as its central square; those that cannot be decoded are left out and counted."""
-    pixels = torch.empty(len(shelf), 3, side, side, dtype=torch.uint8)
-    whole = np.ones(len(shelf), bool)
-
-    def one(item: tuple[int, bytes]) -> tuple[int, np.ndarray | str, str]:
-        try:
-            image, mode = decode(item[1])
-        except CorruptImage as error:
-            return item[0], str(error), ""
-        return item[0], centre(image, side, crop), mode
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        for part in in_parts(shelf, DECODED_AT_ONCE):
-            for position, image, mode in threads.map(one, shelf.read(part)):
-                if isinstance(image, str):
-                    whole[position] = False
-                    corrupt.add(shelf.name(position), image)
-                else:
-                    pixels[position] = torch.from_numpy(image)
-                    corrupt.modes[mode] = corrupt.modes.get(mode, 0) + 1
-            if seen is not None:
-                seen(len(part))
-    split = Split(pixels, torch.from_numpy(shelf.labels_N))
-    return split if whole.all() else split[torch.from_numpy(whole)]
-
-
-def in_parts(shelf: Shelf, size: int) -> Iterator[np.ndarray]:
-    """All positions, those that are read together next to each other."""
-    order = np.concatenate(shelf.groups())
-    for start in range(0, len(order), size):
-        yield order[start : start + size]

@@ -1,4 +1,4 @@
-"""Training images larger than memory: read, decoded and cropped by Ray tasks while the workers train."""
+"""Streams training images that do not fit into memory: Ray tasks read, decode and crop them while the workers train."""
 
 from __future__ import annotations
 
@@ -13,39 +13,41 @@ from cluster.runtime.rows import stream as stream_rows
 from cluster.runtime.training import Worker
 from cluster.seeds import stream
 from jobs.config import Data, Experiment
-from jobs.images.source import Corrupt, DataError, Shelf
-from ofa.decode import CorruptImage, decode, random_crop
+from jobs.images.decoding import DataError, DecodingCounts, decode_file
+from jobs.images.stored import StoredImages
+from ofa.decode import CorruptImage, random_crop
 from ofa.images import steps_per_epoch
 
 MIXED_GROUPS = 4  # groups of a stored split whose images are shuffled together
 
-# Of one task: its number, the positions of the images that it reads, and how many of them (shuffled) to leave out.
+# One task: its number, the positions of the images that it reads, and how many of the shuffled images to leave out.
 Piece = tuple[int, np.ndarray, int]
 
 
 def streamed(
-    shelf: Shelf, config: Experiment, phase: str, epoch: int, worker: Worker, corrupt: Corrupt, start: int
+    stored: StoredImages, config: Experiment, phase: str, epoch: int, worker: Worker, counts: DecodingCounts, start: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(step, pixels uint8 [N, 3, S, S], labels [N]) of this worker's part of an epoch, from step `start` on.
 
-    Every worker reads groups of its own in a drawn order. A worker whose groups hold fewer images than its part of
-    the epoch starts over with them, so every worker makes the same number of steps.
+    Every worker reads groups of its own in a random order. A worker whose groups hold fewer images than its part of
+    the epoch reads them again, so every worker makes the same number of steps. Files that cannot be decoded are recorded
+    in `counts`; a `DataError` if they are more than it allows.
     """
-    steps, rows = steps_per_epoch(len(shelf), config.train.batch), config.train.batch // worker.world
-    pieces = plan(shelf, config.seed, phase, epoch, worker, skip=start * rows, rows=steps * rows)
+    steps, rows = steps_per_epoch(len(stored), config.train.batch), config.train.batch // worker.world
+    pieces = plan(stored, config.seed, phase, epoch, worker, skip=start * rows, rows=steps * rows)
     names = f"{config.seed}/{phase}/{epoch}/{worker.rank}"
-    read = partial(read_piece, shelf, config.data, config.search_space.resolutions[-1], names)
+    read = partial(read_piece, stored, config.data, config.search_space.resolutions[-1], names)
     readers = max(1, config.data.readers // worker.world)
     batches = stream_rows(pieces, read, rows, readers)
     for step, batch in zip(range(start, steps), batches, strict=False):
-        for said in filter(None, batch["corrupt"].tolist()):
-            corrupt.add(*said.split("\n"))
+        for failure in filter(None, batch["corrupt"].tolist()):
+            counts.add_failure(*failure.split("\n"))
         yield step, torch.from_numpy(batch["pixels"].copy()), torch.from_numpy(batch["label"].copy())
 
 
-def plan(shelf: Shelf, seed: int, phase: str, epoch: int, worker: Worker, *, skip: int, rows: int) -> list[Piece]:
-    """What this worker reads in an epoch for `rows` images, without the first `skip` of them."""
-    groups = shelf.groups()
+def plan(stored: StoredImages, seed: int, phase: str, epoch: int, worker: Worker, *, skip: int, rows: int) -> list[Piece]:
+    """The pieces that this worker reads in an epoch for `rows` images, without the first `skip` of them."""
+    groups = stored.groups()
     stream(seed, "data", phase, epoch).shuffle(groups)
     mine = groups[worker.rank :: worker.world] or groups
     parts = [np.concatenate(mine[at : at + MIXED_GROUPS]) for at in range(0, len(mine), MIXED_GROUPS)]
@@ -60,13 +62,15 @@ def plan(shelf: Shelf, seed: int, phase: str, epoch: int, worker: Worker, *, ski
     return pieces
 
 
-def read_piece(shelf: Shelf, data: Data, side: int, names: str, piece: Piece) -> dict[str, np.ndarray]:
-    """Images of one piece, shuffled and randomly cropped; one that cannot be decoded is named and stands for another.
+def read_piece(stored: StoredImages, data: Data, side: int, names: str, piece: Piece) -> dict[str, np.ndarray]:
+    """Images of one piece, shuffled and randomly cropped, as columns `pixels`, `label` and `corrupt`.
 
-    As many rows come out as the piece has images, so that a training which resumes finds the same batches.
+    An image that cannot be decoded is replaced by another one of the piece, so that there are as many rows as images and a
+    resumed training finds the same batches; `corrupt` has its name and reason, "" for the others. Raises a `DataError` if
+    no image can be decoded.
     """
     number, positions, drop = piece
-    content = dict(shelf.read(positions))
+    content = dict(stored.read(positions))
     order = list(positions)
     stream(0, names, "mix", number).shuffle(order)
     pixels: list[np.ndarray] = []
@@ -75,14 +79,14 @@ def read_piece(shelf: Shelf, data: Data, side: int, names: str, piece: Piece) ->
     for place, position in enumerate(order):
         rng = stream(0, names, "crop", number, place)
         try:
-            image, _ = decode(content[position])
+            image, _ = decode_file(content[position])
             pixels.append(random_crop(image, side, data.min_crop, data.flip, rng))
-            labels.append(int(shelf.labels_N[position]))
+            labels.append(int(stored.labels_N[position]))
             corrupt.append("")
         except CorruptImage as error:
-            corrupt.append(f"{shelf.name(position)}\n{error}")
+            corrupt.append(f"{stored.name(position)}\n{error}")
     if not pixels:
-        raise DataError(f"{shelf.url}: none of {len(order)} images can be decoded, the first is {corrupt[0]!r}")
+        raise DataError(f"{stored.url}: none of {len(order)} images can be decoded, the first is {corrupt[0]!r}")
     again = [number % len(pixels) for number in range(len(order))]  # the first ones stand for those left out
     kept = again[drop:]
     return {

@@ -29,6 +29,7 @@ from cluster.kube.api import Api, NotThere
 from cluster.kube.rayjob import AUTOSCALER_CPUS, SUBMITTER_CPUS, WAITING_CPUS, Kube, Rendered, refuse_secrets, render
 from cluster.store import open_store
 from jobs.config import Experiment
+from jobs.images.source import reader_of_text
 
 GIB = 2**30
 
@@ -75,7 +76,8 @@ def check_size(experiment: Experiment) -> None:
     gpus = sum(group.max * group.gpus for group in kube.groups.values())
     if train.device == "cuda" and gpus < train.workers:
         raise ConfigError(f"kube: groups have {gpus} GPUs, train.workers needs {train.workers}; set kube.train.gpus and max")
-    if experiment.data.source != "digits" and not experiment.data.source.startswith("s3://"):
+    reader = reader_of_text(experiment.data.source)
+    if not (reader is not None and reader.embedded) and not experiment.data.source.startswith("s3://"):
         raise ConfigError(f"data.source is {experiment.data.source!r}, which pods cannot reach; put it into a bucket")
 
 

@@ -4,14 +4,21 @@ import torch
 
 from cluster.progress import Reporter
 from jobs.config import load
-from jobs.images.dataset import Dataset, digits
+from jobs.images.dataset import Dataset
 from jobs.images.dataset import load as load_data
+from jobs.images.decoding import DecodingCounts
+from jobs.images.source import open_source
 
 TINY = str(helpers.TINY)
 
 
 def dataset(*overrides):
     return load_data(load(TINY, list(overrides)), Reporter("plain"))
+
+
+def digits(side):
+    """All digits as pixels [N, 3, side, side] and labels [N]."""
+    return open_source("digits").train.decoded(side, 1.0, DecodingCounts("digits", 0))
 
 
 def test_splits_share_no_image_and_lose_none():

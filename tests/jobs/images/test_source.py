@@ -12,7 +12,8 @@ from PIL import Image
 from cluster.errors import InputError
 from cluster.store import open_store
 from jobs.config import load
-from jobs.images.source import DataError, open_source
+from jobs.images.decoding import DataError
+from jobs.images.source import open_source
 from ofa.decode import CorruptImage, centre, decode, random_crop
 
 

@@ -13,7 +13,8 @@ from pictures import content, experiment, loaded, spoilt, write_parquet
 
 from cluster.runtime.training import Worker
 from cluster.store import open_store
-from jobs.images.source import Corrupt, DataError, open_source
+from jobs.images.decoding import DataError, DecodingCounts
+from jobs.images.source import open_source
 from jobs.images.streaming import plan, streamed
 
 ROOT = Path(__file__).parent.parent.parent
@@ -26,21 +27,21 @@ def worker(rank=0, world=1):
 
 
 @pytest.fixture
-def shelf(tmp_path):
+def stored(tmp_path):
     store = open_store(str(tmp_path / "images"))
     write_parquet(store, "train-0.parquet", content(60))
     return open_source(store.url).train
 
 
-def epoch(shelf, config, rank=0, world=1, start=0, number=0, limit=0):
-    corrupt = Corrupt("here", limit)
-    batches = list(streamed(shelf, config, "a", number, worker(rank, world), corrupt, start))
-    return batches, corrupt
+def epoch(stored, config, rank=0, world=1, start=0, number=0, limit=0):
+    counts = DecodingCounts("here", limit)
+    batches = list(streamed(stored, config, "a", number, worker(rank, world), counts, start))
+    return batches, counts
 
 
-def test_an_epoch_brings_every_image_once_with_its_label(shelf):
-    config = experiment(shelf.url)
-    batches, _ = epoch(shelf, config)
+def test_an_epoch_brings_every_image_once_with_its_label(stored):
+    config = experiment(stored.url)
+    batches, _ = epoch(stored, config)
     assert [step for step, _, _ in batches] == list(range(60 // 8))
     pixels = torch.cat([p for _, p, _ in batches])
     labels = torch.cat([la for _, _, la in batches])
@@ -51,26 +52,26 @@ def test_an_epoch_brings_every_image_once_with_its_label(shelf):
     assert numbers != sorted(numbers)
 
 
-def test_an_epoch_that_is_taken_up_in_its_middle_goes_on_with_the_same_batches(shelf):
-    config = experiment(shelf.url)
-    whole, _ = epoch(shelf, config)
+def test_an_epoch_that_is_taken_up_in_its_middle_goes_on_with_the_same_batches(stored):
+    config = experiment(stored.url)
+    whole, _ = epoch(stored, config)
     for start in (1, 3, 6):
-        rest, _ = epoch(shelf, config, start=start)
+        rest, _ = epoch(stored, config, start=start)
         assert [step for step, _, _ in rest] == list(range(start, 7))
         for (_, ours, labels), (_, theirs, expected) in zip(rest, whole[start:], strict=True):
             assert torch.equal(ours, theirs) and torch.equal(labels, expected)
-    other, _ = epoch(shelf, config, number=1)
+    other, _ = epoch(stored, config, number=1)
     assert not torch.equal(other[0][1], whole[0][1])
 
 
-def test_workers_read_groups_of_their_own_and_make_the_same_number_of_steps(shelf):
+def test_workers_read_groups_of_their_own_and_make_the_same_number_of_steps(stored):
     """With nine groups of seven, one worker has five and one four of them, too few for its part."""
-    pieces = [plan(shelf, 1, "a", 0, worker(rank, 2), skip=0, rows=29) for rank in (0, 1)]
+    pieces = [plan(stored, 1, "a", 0, worker(rank, 2), skip=0, rows=29) for rank in (0, 1)]
     mine, others = ({int(i) for _, positions, _ in part for i in positions} for part in pieces)
     assert not mine & others
     assert mine | others == set(range(60))
-    config = experiment(shelf.url)
-    counts = [[len(labels) for _, _, labels in epoch(shelf, config, rank, 2)[0]] for rank in (0, 1)]
+    config = experiment(stored.url)
+    counts = [[len(labels) for _, _, labels in epoch(stored, config, rank, 2)[0]] for rank in (0, 1)]
     assert counts == [[4] * 7, [4] * 7]
 
 
@@ -79,9 +80,9 @@ def test_corrupt_images_are_named_and_others_stand_for_them(tmp_path):
     write_parquet(store, "train-0.parquet", spoilt(3))
     source = open_source(store.url).train
     config = experiment(store.url)
-    batches, corrupt = epoch(source, config, limit=3)
+    batches, counts = epoch(source, config, limit=3)
     assert sum(len(labels) for _, _, labels in batches) == 56
-    assert set(corrupt.names) <= {f"train-0.parquet row {row}" for row in (0, 1, 2)} and len(corrupt.names) >= 2
+    assert set(counts.failed) <= {f"train-0.parquet row {row}" for row in (0, 1, 2)} and len(counts.failed) >= 2
     with pytest.raises(DataError, match=r"images cannot be decoded, data\.max_corrupt allows 1"):
         epoch(source, config, limit=1)
 
@@ -94,9 +95,9 @@ def test_images_larger_than_the_memory_setting_stream(tmp_path):
     assert data.sizes == {"train": 576, "selection": 144, "test": 180}
     assert "train" not in data.splits and len(data.sample) == 576
     again = type(data).of(data.arrays())
-    assert np.array_equal(again.shelf.labels_N, data.shelf.labels_N) and again.shelf.files == data.shelf.files
+    assert np.array_equal(again.stored.labels_N, data.stored.labels_N) and again.stored.files == data.stored.files
     config = experiment(store.url, memory_mib=1)
-    step, pixels, labels = next(iter(again.batches(config, "a", 0, worker(), Corrupt("here", 0), 70)))
+    step, pixels, labels = next(iter(again.batches(config, "a", 0, worker(), DecodingCounts("here", 0), 70)))
     assert step == 70 and len(pixels) == len(labels) == 8
     assert again.augment(config).crop is False
 

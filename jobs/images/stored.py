@@ -1,0 +1,263 @@
+"""Labelled images of one split, in files that are decoded when they are needed, or as arrays in memory.
+
+Shape letters: N images, G groups of images, S side in pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from cluster.store import Store, open_store
+from jobs.images.decoding import DataError, DecodingCounts, chunks, decode_central_squares
+
+SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
+DECODED_AT_ONCE = 512  # images whose files are in memory together
+
+Advance = Callable[[int], None]  # is called with the number of images that were decoded
+
+
+class Images(Protocol):
+    """Labelled images of one split; labels_N: int64."""
+
+    @property
+    def labels_N(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index_M: np.ndarray) -> Images:
+        """The images at these positions."""
+
+    def name(self, position: int) -> str:
+        """The name of an image in messages."""
+
+    def decoded(
+        self, side: int, crop: float, counts: DecodingCounts, advance: Advance | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Every image's central square as uint8 [M, 3, S, S], and its label as int64 [M].
+
+        crop: share of the shorter side that is kept. M is below N where files cannot be decoded, which `counts` records;
+        a `DataError` if they are more than it allows.
+        """
+
+
+@dataclass(frozen=True)
+class StoredImages:
+    """Image files of one split: N rows of Parquet files, or N files, in G groups that are read together.
+
+    url: of their store. files: keys. file_N: each image's index in `files`. row_N: its row in that Parquet file, or -1
+    where the file itself is the image. group_N: its group. labels_N: int64.
+    """
+
+    url: str
+    files: tuple[str, ...]
+    file_N: np.ndarray
+    row_N: np.ndarray
+    group_N: np.ndarray
+    labels_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def __getitem__(self, index_M: np.ndarray) -> StoredImages:
+        """The images at these positions."""
+        columns = ("file_N", "row_N", "group_N", "labels_N")
+        return replace(self, **{name: getattr(self, name)[index_M] for name in columns})
+
+    def name(self, position: int) -> str:
+        """The name of an image in messages."""
+        row = int(self.row_N[position])
+        file = self.files[self.file_N[position]]
+        return f"{file} row {row}" if row >= 0 else file
+
+    def groups(self) -> list[np.ndarray]:
+        """The positions of the images of every group."""
+        order = np.argsort(self.group_N, kind="stable")
+        cuts = np.flatnonzero(np.diff(self.group_N[order])) + 1
+        return np.split(order, cuts)
+
+    def read(self, positions: np.ndarray) -> Iterator[tuple[int, bytes]]:
+        """(position, file content) of these images, group by group."""
+        store = open_store(self.url)
+        if len(positions) and self.row_N[positions[0]] < 0:
+            for position in positions:
+                yield int(position), store.read(self.files[self.file_N[position]])
+            return
+        order = positions[np.lexsort((self.row_N[positions], self.file_N[positions]))]
+        for part in np.split(order, np.flatnonzero(np.diff(self.file_N[order])) + 1):
+            if len(part):
+                content = parquet_rows(store, self.files[self.file_N[part[0]]], self.row_N[part])
+                yield from zip(part.tolist(), content, strict=True)
+
+    def decoded(
+        self, side: int, crop: float, counts: DecodingCounts, advance: Advance | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Images`; the files of `DECODED_AT_ONCE` images are in memory together."""
+
+        def parts() -> Iterator[Iterator[tuple[int, bytes]]]:
+            for part in chunks(np.concatenate(self.groups()), DECODED_AT_ONCE):
+                yield self.read(part)
+                if advance is not None:
+                    advance(len(part))
+
+        pixels_N3SS, decoded_N = decode_central_squares(parts(), len(self), self.name, side, crop, counts)
+        if decoded_N.all():
+            return pixels_N3SS, self.labels_N
+        return pixels_N3SS[decoded_N], self.labels_N[decoded_N]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The same as arrays, to share between processes."""
+        where = json.dumps([self.url, *self.files]).encode()
+        return {
+            "where": np.frombuffer(where, np.uint8),
+            "file": self.file_N,
+            "row": self.row_N,
+            "group": self.group_N,
+            "label": self.labels_N,
+        }
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> StoredImages:
+        """The images that `arrays` described."""
+        url, *files = json.loads(arrays["where"].tobytes())
+        return cls(url, tuple(files), arrays["file"], arrays["row"], arrays["group"], arrays["label"])
+
+
+@dataclass(frozen=True)
+class ArrayImages:
+    """Images of one split in memory, all of the same shape.
+
+    pixels_NCHW: values from 0 to 255 of any number type, C is 1 (grey) or 3. labels_N: int64.
+    """
+
+    pixels_NCHW: np.ndarray
+    labels_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def __getitem__(self, index_M: np.ndarray) -> ArrayImages:
+        """The images at these positions."""
+        return ArrayImages(self.pixels_NCHW[index_M], self.labels_N[index_M])
+
+    def name(self, position: int) -> str:
+        """The name of an image in messages."""
+        return f"image {position}"
+
+    def decoded(
+        self, side: int, crop: float, counts: DecodingCounts, advance: Advance | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Whole images resized to S x S, bilinear with antialiasing; nothing is cropped, so `crop` is not used."""
+        import torch
+
+        from ofa.images import resize
+
+        pixels_N3SS = np.empty((len(self), 3, side, side), np.uint8)
+        for part in chunks(np.arange(len(self)), DECODED_AT_ONCE):
+            resized = resize(torch.tensor(self.pixels_NCHW[part], dtype=torch.float32), side)
+            pixels_N3SS[part] = resized.round().clamp(0, 255).to(torch.uint8).numpy()
+        return pixels_N3SS, self.labels_N
+
+
+@dataclass(frozen=True)
+class Source:
+    """A labelled data set as a reader returns it.
+
+    classes: names, by label. test: its own test split, or None. messages: lines for the user.
+    joint_holdout: selection and test are drawn in one stratified sample and then separated; otherwise test is drawn first
+    and selection from the rest.
+    """
+
+    classes: tuple[str, ...]
+    train: Images
+    test: Images | None = None
+    messages: tuple[str, ...] = ()
+    joint_holdout: bool = False
+
+
+def parquet_rows(store: Store, key: str, rows_M: np.ndarray) -> Iterator[bytes]:
+    """The image files in these rows, ascending, of a Parquet file; a row without bytes is b"".
+
+    Row groups are read one after the other, so that one is in memory at a time. A damaged file is a `DataError`.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    where = f"{store.url}/{key}"
+    try:
+        with store.open(key) as stream:
+            file = pq.ParquetFile(stream)
+            column = image_column(file.schema_arrow, where)
+            first = 0
+            for group in range(file.num_row_groups):
+                last = first + file.metadata.row_group(group).num_rows
+                here = rows_M[(rows_M >= first) & (rows_M < last)]
+                if len(here):
+                    images = file.read_row_group(group, columns=[f"{column}.bytes"]).column(column).combine_chunks()
+                    content = images.field("bytes")
+                    for row in here.tolist():
+                        yield content[row - first].as_py() or b""
+                first = last
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{where}: is damaged: {str(error).splitlines()[0]}; restore the file") from None
+
+
+def image_column(schema: Any, where: str) -> str:
+    """The first column of a pyarrow schema that is a struct with `bytes`; a `DataError` if there is none."""
+    import pyarrow as pa
+
+    for name, kind in zip(schema.names, schema.types, strict=True):
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            return str(name)
+    there = ", ".join(schema.names)
+    raise DataError(f"{where}: no column of images; expected image: struct<bytes, path>, there are {there}")
+
+
+def source_of(
+    where: str, splits: Mapping[str, Images], names: Sequence[str], expected: str, messages: tuple[str, ...] = ()
+) -> Source:
+    """The data set of these splits, checked; without `names` its classes are the numbers up to the highest label.
+
+    where: of the source, for messages; expected: what a reader looks for. Test is the labelled split `test`, else
+    `validation`. A missing or empty split, a label out of range, a class without a training image, or fewer than two
+    classes are a `DataError`.
+    """
+    if "train" not in splits:
+        raise DataError(f"{where}: no train split; expected {expected}")
+    test = next((splits[name] for name in ("test", "validation") if name in splits and _labelled(splits[name])), None)
+    found = {"train": splits["train"]} | ({"test": test} if test is not None else {})
+    for name, images in found.items():
+        if not len(images):
+            raise DataError(f"{where}: the {name} split is empty; expected {expected}")
+        _check_labels(where, name, images, names, len(splits["train"]))
+    if not names:
+        names = tuple(str(label) for label in range(1 + max(int(images.labels_N.max()) for images in found.values())))
+    missing = np.setdiff1d(np.arange(len(names)), splits["train"].labels_N)
+    if len(missing):
+        label = int(missing[0])
+        raise DataError(
+            f"{where}: train has no image of class {label} ({names[label]!r}; there are {len(names)}); "
+            "add some, or number the labels without gaps"
+        )
+    if len(names) < 2:
+        raise DataError(f"{where}: there is one class only ({names[0]!r}), a classifier needs two; expected {expected}")
+    return Source(tuple(names), splits["train"], test, messages)
+
+
+def _labelled(images: Images) -> bool:
+    """False for splits published without labels, which are all -1 in the Hugging Face layout."""
+    return not len(images) or bool((images.labels_N != -1).any())
+
+
+def _check_labels(where: str, split: str, images: Images, names: Sequence[str], most: int) -> None:
+    """A `DataError` if a label is negative, or not below the number of classes, which is at most `most`."""
+    top = len(names) or most
+    bad = np.flatnonzero((images.labels_N < 0) | (images.labels_N >= top))
+    if len(bad):
+        label, name = int(images.labels_N[bad[0]]), images.name(int(bad[0]))
+        may = f"0 to {top - 1}" if names else f"0 or more, below the {most} training images"
+        raise DataError(f"{where}: {name}: label {label} is out of range, may be {may} ({len(bad)} such in {split})")
