@@ -38,10 +38,10 @@ class Evaluator:
 
     @torch.no_grad()
     def logits(self, arch: Arch, split: Split) -> Tensor:
-        """Logits [N, classes] of `arch` for every image of `split`, in order."""
+        """Logits [N, classes] of `arch` for every image of `split`, in order; on the CPU."""
         self.net.eval()
         statistics = self.statistics(arch)
-        return torch.cat([self.net(x, arch, statistics).cpu() for x in self.batches(split, arch.resolution)])
+        return torch.cat([self.net(x, arch, statistics) for x in self.batches(split, arch.resolution)]).cpu()
 
     def top1(self, arch: Arch, split: Split) -> float:
         """The fraction of `split` that `arch` names right; equal logits go to the lowest class."""
@@ -55,4 +55,4 @@ class Evaluator:
 
 def top1(logits_NC: Tensor, labels_N: Tensor) -> float:
     """The fraction of images whose largest logit is the label's."""
-    return int((logits_NC.argmax(1) == labels_N).sum()) / len(labels_N)
+    return int((logits_NC.argmax(1) == labels_N.to(logits_NC.device)).sum()) / len(labels_N)

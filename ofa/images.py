@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -49,13 +50,17 @@ class Scale:
 
     def normalised(self, x_N3SS: Tensor) -> Tensor:
         """The same from colours on the 0..1 scale."""
-        mean, std = x_N3SS.new_tensor(self.mean).view(3, 1, 1), x_N3SS.new_tensor(self.std).view(3, 1, 1)
-        return (x_N3SS - mean) / std
+        return (x_N3SS - _colours(self.mean, x_N3SS.dtype, x_N3SS.device)) / _colours(self.std, x_N3SS.dtype, x_N3SS.device)
 
     def undo(self, x_N3SS: Tensor) -> Tensor:
         """Colours on the 0..1 scale again."""
-        mean, std = x_N3SS.new_tensor(self.mean).view(3, 1, 1), x_N3SS.new_tensor(self.std).view(3, 1, 1)
-        return x_N3SS * std + mean
+        return x_N3SS * _colours(self.std, x_N3SS.dtype, x_N3SS.device) + _colours(self.mean, x_N3SS.dtype, x_N3SS.device)
+
+
+@cache
+def _colours(values: tuple[float, float, float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number for each colour, [3, 1, 1]; kept, because every copy to a GPU waits until the GPU is idle."""
+    return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
 
 
 def resize(x_N3SS: Tensor, resolution: int) -> Tensor:
@@ -83,15 +88,20 @@ class Augment:
     magnitude: float = 0.3
 
     def __call__(self, pixels_N3SS: Tensor, scale: Scale, generator: torch.Generator) -> Tensor:
-        """uint8 pixels as the networks take them in training."""
-        x, n = scale(pixels_N3SS), len(pixels_N3SS)
+        """uint8 pixels as the networks take them in training, on their own device.
+
+        Random numbers are drawn on the device of `generator`: on the CPU they are the same for images on any device, on
+        the images' own device nothing waits for a copy (but with `operations` or `colours`).
+        """
+        x, n, device = scale(pixels_N3SS), len(pixels_N3SS), generator.device
         theta = self._crop(n, generator) if self.crop else None
-        drawn = [torch.randint(len(GEOMETRY) + len(COLOURS), (n,), generator=generator) for _ in range(self.operations)]
+        many = len(GEOMETRY) + len(COLOURS)
+        drawn = [torch.randint(many, (n,), generator=generator, device=device) for _ in range(self.operations)]
         strengths = [self._strength(n, generator) for _ in drawn]
         for operation, strength in zip(drawn, strengths, strict=True):
             theta = _compose(_geometry(operation, strength), theta)
         if theta is not None:
-            grid = F.affine_grid(theta, list(x.shape), align_corners=False)
+            grid = F.affine_grid(theta.to(x.device), list(x.shape), align_corners=False)
             x = F.grid_sample(x, grid, padding_mode="reflection", align_corners=False)
         if self.operations or any(self.colours):
             x = scale.undo(x).clamp(0, 1)
@@ -99,25 +109,30 @@ class Augment:
                 x = _coloured(x, operation, strength)
             for change, amount in zip((_brightness, _contrast, _saturation), self.colours, strict=True):
                 if amount:
-                    x = change(x, (torch.rand(n, generator=generator) * 2 - 1) * amount)
+                    x = change(x, ((_rand(n, generator) * 2 - 1) * amount).to(x.device))
             x = scale.normalised(x)
         return x.contiguous(memory_format=torch.channels_last)
 
     def _crop(self, n: int, generator: torch.Generator) -> Tensor:
-        area = self.min_area + (1 - self.min_area) * torch.rand(n, generator=generator)
-        ratio = torch.exp((torch.rand(n, generator=generator) * 2 - 1) * np.log(4 / 3))
+        area = self.min_area + (1 - self.min_area) * _rand(n, generator)
+        ratio = torch.exp((_rand(n, generator) * 2 - 1) * np.log(4 / 3))
         wide, high = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
-        theta = torch.zeros(n, 2, 3)
+        theta = torch.zeros(n, 2, 3, device=generator.device)
         theta[:, 0, 0], theta[:, 1, 1] = wide, high
-        theta[:, 0, 2] = (1 - wide) * (torch.rand(n, generator=generator) * 2 - 1)
-        theta[:, 1, 2] = (1 - high) * (torch.rand(n, generator=generator) * 2 - 1)
+        theta[:, 0, 2] = (1 - wide) * (_rand(n, generator) * 2 - 1)
+        theta[:, 1, 2] = (1 - high) * (_rand(n, generator) * 2 - 1)
         if self.flip:
-            theta[:, 0, 0] *= torch.where(torch.rand(n, generator=generator) < 0.5, -1.0, 1.0)
+            theta[:, 0, 0] *= 1 - 2 * (_rand(n, generator) < 0.5).to(theta.dtype)
         return theta
 
     def _strength(self, n: int, generator: torch.Generator) -> Tensor:
         """Of each image, between -magnitude and magnitude."""
-        return (torch.rand(n, generator=generator) * 2 - 1) * self.magnitude
+        return (_rand(n, generator) * 2 - 1) * self.magnitude
+
+
+def _rand(n: int, generator: torch.Generator) -> Tensor:
+    """Uniform in 0 to 1, [n], on the generator's device."""
+    return torch.rand(n, generator=generator, device=generator.device)
 
 
 def _compose(after: Tensor, theta: Tensor | None) -> Tensor:
@@ -135,7 +150,7 @@ GEOMETRY = ("nothing", "rotate", "shear x", "shear y", "translate x", "translate
 
 def _geometry(operation_N: Tensor, strength_N: Tensor) -> Tensor:
     """The affine map [N, 2, 3] of every image's operation; the identity for one that moves nothing."""
-    theta = torch.eye(2, 3).repeat(len(operation_N), 1, 1)
+    theta = torch.eye(2, 3, device=operation_N.device).repeat(len(operation_N), 1, 1)
     angle = torch.where(operation_N == 1, strength_N * (math.pi / 6), 0.0)
     theta[:, 0, 0] = theta[:, 1, 1] = angle.cos()
     theta[:, 0, 1] = torch.where(operation_N == 2, strength_N * 0.3, -angle.sin())
@@ -155,7 +170,7 @@ def _grey(x_N3SS: Tensor) -> Tensor:
 
 
 def _brightness(x: Tensor, change: Tensor) -> Tensor:
-    return _blend(x, torch.zeros(()), change)
+    return _blend(x, x.new_zeros(()), change)
 
 
 def _contrast(x: Tensor, change: Tensor) -> Tensor:
@@ -195,7 +210,7 @@ def _coloured(x: Tensor, operation_N: Tensor, strength_N: Tensor) -> Tensor:
     for number, change in enumerate(COLOURS, start=len(GEOMETRY)):
         chosen = (operation_N == number).nonzero().flatten()
         if len(chosen):
-            x[chosen] = change(x[chosen], strength_N[chosen])
+            x[chosen] = change(x[chosen], strength_N[chosen].to(x.device))
     return x
 
 

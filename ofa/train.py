@@ -99,8 +99,8 @@ class Learner:
             self.gradient *= len(archs)
         self.average(self.gradient)
         norm = self.gradient.norm()
-        if norm > self.recipe.clip_norm:
-            self.gradient *= self.recipe.clip_norm / norm
+        # chosen on the device: an `if` would wait for a GPU in every step
+        self.gradient *= torch.where(norm > self.recipe.clip_norm, self.recipe.clip_norm / norm, torch.ones_like(norm))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
@@ -114,7 +114,7 @@ class Learner:
     def _drop(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """Each feature left out with the recipe's probability, the others raised to the same mean."""
         keep = 1 - self.recipe.dropout
-        mask = torch.rand(features.shape, generator=generator).to(features.device) < keep
+        mask = torch.rand(features.shape, generator=generator, device=generator.device).to(features.device) < keep
         return features * mask / keep
 
     def state(self) -> dict[str, Tensor]:

@@ -123,3 +123,12 @@ def test_a_rotation_by_randaugment_is_a_rotation():
     turned = F.grid_sample(levels[None, None].float(), grid, align_corners=False)[0, 0]
     theirs = [np.asarray(Image.fromarray(levels.numpy()).rotate(way, Image.Resampling.BILINEAR)) for way in (30, -30)]
     assert min(np.abs(turned.numpy() - other).mean() for other in theirs) < 2.0
+
+
+@pytest.mark.parametrize("operations", [0, 2])
+def test_augmenting_runs_on_the_images_own_device(operations):
+    """On torch's meta device, which refuses tensors of another device as a GPU does; the random numbers are the CPU's."""
+    augment = Augment(0.5, True, colours=(0.2, 0.2, 0.2) if operations else (0.0, 0.0, 0.0), operations=operations)
+    x = augment(pixels().to("meta"), PLAIN, torch_generator(random.Random(0)))
+    assert x.device.type == "meta"
+    assert x.shape == (6, 3, 32, 32)
