@@ -15,9 +15,9 @@ import numpy as np
 from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.spaces import get_space
+from search.costs.exact import CostTable
 from search.front import hypervolume
 from search.predict.predictor import architecture
-from search.problem import CostTable
 
 SPACE = get_space("ofa_mbv3_w1.0").only(resolutions=(224,))
 GENES = Genes(SPACE)

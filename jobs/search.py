@@ -38,11 +38,12 @@ from ofa.record import Measured
 from search import asynchronous
 from search import measured as measured_search
 from search import predicted as predicted_search
+from search.costs.exact import CostTable
 from search.front import Front, front
 from search.islands import port
 from search.objective import MACS, TOP1
 from search.predict.predictor import Predictor
-from search.problem import CostTable, Problem, Term
+from search.problem import Problem, Term
 
 OBJECTIVES = (TOP1, MACS)
 SAVE_S = 1.0  # between parts of an asynchronous search's ledger: what a kill may lose

@@ -24,6 +24,11 @@ class Slot:
     entry: int
     least: int
 
+    @property
+    def name(self) -> str:
+        """Of the block there, in graphs and weights."""
+        return f"stage{self.stage}_block{self.position}"
+
 
 @cache
 def slots(depths: int, blocks: int, *, kernels: bool) -> tuple[Slot, ...]:

@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ofa.arch import Arch
-from ofa.blocks import Part, head, parts
-from ofa.layers import ElasticNorm
+from ofa.graph import Graph, Part
+from ofa.layers.base import ElasticNorm, PlainNorm
 from ofa.norms import Statistics
 from ofa.supernet import Supernet
 
 
 class PlainNet(nn.Module):
-    """A network of plain convolutions and norms: images [N, 3, H, W] to logits [N, classes]."""
+    """A network of plain convolutions and norms: images [N, 3, H, W] to logits [N, classes], or a list of them."""
 
-    def __init__(self, features: dict[str, nn.Module], mix: nn.Module, classifier: nn.Linear) -> None:
+    def __init__(self, graph: Graph, modules: Mapping[str, nn.Module], *, several: bool = False) -> None:
+        """modules: of each node, by its name. several: the outputs are a list, one for each exit."""
         super().__init__()
-        self.features = nn.Sequential(OrderedDict(features))
-        self.mix = mix
-        self.classifier = classifier
+        self.graph = graph
+        self.several = several
+        self.features = nn.ModuleDict({name: module for name, module in modules.items() if name not in graph.heads})
+        for name in sorted(graph.heads, key=list(modules).index):
+            self.add_module(name, modules[name])
 
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.mix(self.features(images).mean((2, 3), keepdim=True))
-        return self.classifier(x.flatten(1))
+    def forward(self, images: Tensor) -> Tensor | list[Tensor]:
+        outputs = self.graph.flow(images, lambda node, x: self.part(node.name)(x))
+        return outputs if self.several else outputs[0]
+
+    def part(self, name: str) -> nn.Module:
+        """The module of a node."""
+        found: nn.Module = self.get_submodule(name) if name in self.graph.heads else self.features[name]
+        return found
 
 
 @torch.no_grad()
-def extract(net: Supernet, arch: Arch, statistics: Statistics | None = None) -> PlainNet:
+def extract(net: Supernet, arch: Arch, statistics: Statistics | None = None, *, exits: Sequence[int] = ()) -> PlainNet:
     """`arch` with copies of its weights, in evaluation mode; `net(x, arch, statistics)` in eval mode gives the same logits.
 
     statistics: the arch's own (`ofa.norms.calibrate`); without them it gets the supernet's stored ones.
+    exits: which of its exits to have, as `Supernet.run` takes them.
     """
     net.space.checked(arch)
-
-    norm = _norm(net, statistics)
-    features: dict[str, nn.Module] = {name: net.part(name).plain(part, norm) for name, part in parts(net.space, arch)}
-    top = head(net.space, arch)
-    mix = net.mix.plain(top.mix, norm) if net.mix is not None and top.mix is not None else nn.Identity()
-    classifier = nn.utils.skip_init(nn.Linear, top.features, net.classes)
-    classifier.weight.copy_(net.classifier.weight[:, : top.features])
-    classifier.bias.copy_(net.classifier.bias)
-    return PlainNet(features, mix, classifier).eval()
+    graph, norm = net.graph(arch, exits), _norm(net, statistics)
+    modules = {node.name: net.part(node.name).plain(node.part, norm) for node in graph.nodes}
+    return PlainNet(graph, modules, several=bool(exits)).eval()
 
 
 @torch.no_grad()
@@ -54,7 +56,7 @@ def extract_part(net: Supernet, name: str, part: Part) -> nn.Module:
     return module
 
 
-def _norm(net: Supernet, statistics: Statistics | None) -> Callable[[ElasticNorm, int], nn.BatchNorm2d]:
+def _norm(net: Supernet, statistics: Statistics | None) -> PlainNorm:
     """How norms are extracted."""
 
     def norm(layer: ElasticNorm, channels: int) -> nn.BatchNorm2d:

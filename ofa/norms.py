@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ofa.layers import ElasticNorm, Norm
+from ofa.layers.base import ElasticNorm, Norm
 
 if TYPE_CHECKING:
     from ofa.arch import Arch

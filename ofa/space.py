@@ -5,13 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from math import prod
-from typing import Literal, Self
+from functools import lru_cache
+from typing import Self
 
-from ofa.arch import Arch, ArchError, Slot, slots
-
-Activation = Literal["relu", "relu6", "h_swish"]
+from ofa.arch import Arch, ArchError, Slot
+from ofa.graph import Graph
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,29 @@ class Space:
     def width_choices(self) -> tuple[tuple[int, ...], ...]:
         """The values of every width entry of an arch."""
         return ()
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The exits that its networks may have, beside the one at the end; () where that is the only one."""
+        return ()
+
+    @property
+    def whole(self) -> Arch:
+        """The arch that uses all weights there are, whatever choices this space has left."""
+        return self.largest()
+
+    def values(self, field: str) -> tuple[float, ...]:
+        """The values that genes of this kind may take: `kernel`, `expand` and so on; () where it has none."""
+        found: tuple[float, ...] = getattr(self, f"{field}s", ())
+        return found
+
+    def build_graph(self, arch: Arch, exits: tuple[int, ...], classes: int) -> Graph:
+        """The network of `arch`, with one classifier at its end or at each of `exits`; `graph` remembers it."""
+        raise NotImplementedError
+
+    def graph(self, arch: Arch, exits: tuple[int, ...] = (), classes: int = 1000) -> Graph:
+        """The network of `arch`, with one classifier at its end or at each of `exits`."""
+        return _graph(self, arch, exits, classes)
 
     @property
     def size(self) -> int:
@@ -167,96 +188,9 @@ class Space:
         return f"it has {_shape(its, arch.kernel, arch.width)}, the space {_shape(mine, self.kernels, self.width_choices)}"
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """A run of blocks at one size; the first block applies the stride and changes the width."""
-
-    width: int
-    stride: int
-    act: Activation
-    se: bool
-
-
-@dataclass(frozen=True)
-class MobileSpace(Space):
-    """Inverted residual blocks of elastic kernel, expansion and depth (Once-for-All, arXiv:1908.09791, sec. 3.2).
-
-    A stem convolution and one fixed block come before the stages. After them, MobileNetV3 has an expanding
-    convolution, pooling and a mixing layer without norm; ProxylessNAS (`final_width` None) has a single block that
-    is always there, a mixing convolution with norm, and pooling. Widths are channels.
-    """
-
-    stages: tuple[Stage, ...]
-    stage_slots: int
-    stem_width: int
-    stem_stride: int
-    final_width: int | None
-    feature_width: int
-    first_width: int | None = None  # of the fixed block, where it differs from the stem's
-    stem_act: Activation = "h_swish"
-    first_act: Activation = "relu"
-    eps: float = 1e-5  # of the norms
-    divisor: int = 8  # widened channels are rounded to a multiple of it
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        assert max(self.depths) <= self.stage_slots, self
-        assert self.resolutions and self.depths and self.kernels and self.expands
-
-    @property
-    def single_last(self) -> bool:
-        """Whether the last stage is one block that is always there."""
-        return self.final_width is None
-
-    @property
-    def stride(self) -> int:
-        return self.stem_stride * prod(stage.stride for stage in self.stages)
-
-    @cached_property
-    def depth_choices(self) -> tuple[tuple[int, ...], ...]:
-        elastic = len(self.stages) - self.single_last
-        return (self.depths,) * elastic + ((1,),) * self.single_last
-
-    @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        elastic = len(self.stages) - self.single_last
-        return slots(len(self.stages), elastic * self.stage_slots + self.single_last, kernels=True)
-
-
-MULTIPLIERS = (0.65, 0.8, 1.0)  # of ResNet-50D's widths
-
-
-@dataclass(frozen=True)
-class ResNetSpace(Space):
-    """ResNet-50D with elastic depth, bottleneck ratio and width (Once-for-All's released code, `ofa_resnets.py`).
-
-    An arch's `width` holds six indices into `MULTIPLIERS`: of the stem's inner and outer width and of each stage;
-    its first depth entry is 2 with and 0 without the stem's residual convolution, the others count blocks beyond
-    the fixed ones.
-    """
-
-    stem_width: int = 64
-    stage_widths: tuple[int, ...] = (256, 512, 1024, 2048)
-    strides: tuple[int, ...] = (1, 2, 2, 2)
-    widths: tuple[int, ...] = (0, 1, 2)
-    eps: float = 1e-5
-
-    @property
-    def stride(self) -> int:
-        return 4 * prod(self.strides)  # the stem's convolution and its pooling
-
-    @cached_property
-    def depth_choices(self) -> tuple[tuple[int, ...], ...]:
-        stem = tuple(depth for depth in self.depths if depth != 1) or (2,)
-        return (stem, *(self.depths,) * len(self.stage_widths))
-
-    @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        return slots(5, 18, kernels=False)
-
-    @cached_property
-    def width_choices(self) -> tuple[tuple[int, ...], ...]:
-        return (self.widths,) * (len(self.stage_widths) + 2)
+@lru_cache(maxsize=1024)
+def _graph(space: Space, arch: Arch, exits: tuple[int, ...], classes: int) -> Graph:
+    return space.build_graph(arch, exits, classes)
 
 
 def _listed(values: Sequence[float]) -> str:

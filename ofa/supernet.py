@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ofa.arch import Arch
-from ofa.blocks import head, parts, whole
-from ofa.layers import ElasticConv, ElasticDepthwise, ElasticNorm, ElasticUnit, Norm, elastic, he_fan_out
+from ofa.graph import Graph, Node
+from ofa.layers.base import ElasticNorm, Layer, Norm, Weights
+from ofa.layers.build import build
 from ofa.norms import Statistics, by_batch, by_buffers, by_statistics
 from ofa.space import Space
 
@@ -33,41 +33,59 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self.classes = classes
-        full = whole(space)
-        self.parts = nn.ModuleDict({name: elastic(part, space.kernels, space.eps) for name, part in parts(space, full)})
-        top = head(space, full)
-        self.mix = ElasticUnit(top.mix, space.eps) if top.mix else None
-        # torch's own initial values would come from its global generator
-        self.classifier = nn.utils.skip_init(nn.Linear, top.features, classes)
+        graph = self.graph(space.whole, space.exits)
+        self.parts = nn.ModuleDict()
+        for node in graph.nodes:
+            # the head's layers are the network's own: its weights are named `classifier.weight`, not `parts.classifier...`
+            (self if node.name in graph.heads else self.parts).add_module(node.name, build(node.part, space))
+        self._heads = graph.heads
         if generator is not None:
             self.initialise(generator)
 
-    def forward(self, images: Tensor, arch: Arch, statistics: Statistics | None = None, drop: Drop | None = None) -> Tensor:
-        """Logits [N, classes] of `arch` for normalised images [N, 3, H, W]; `drop` changes the classifier's features."""
+    def forward(
+        self,
+        images: Tensor,
+        arch: Arch,
+        statistics: Statistics | None = None,
+        drop: Drop | None = None,
+        *,
+        exits: Sequence[int] = (),
+    ) -> Any:
+        """`run` for normalised images [N, 3, H, W], normalised inside as the class says: logits [N, classes]."""
         if statistics is not None:
-            return self.run(images, arch, by_statistics(self, statistics), drop)
-        return self.run(images, arch, by_batch if self.training else by_buffers, drop)
+            return self.run(images, arch, by_statistics(self, statistics), exits=exits, drop=drop)
+        return self.run(images, arch, by_batch if self.training else by_buffers, exits=exits, drop=drop)
 
-    def run(self, images: Tensor, arch: Arch, norm: Norm, drop: Drop | None = None) -> Tensor:
-        """`forward` with an explicit way to normalise."""
-        x = images
-        for name, part in parts(self.space, arch):
-            x = self.parts[name](x, part, norm)
-        top = head(self.space, arch)
-        x = x.mean((2, 3), keepdim=True)
-        if self.mix is not None:
-            x = self.mix(x, top.mix, norm)
-        x = x.flatten(1) if drop is None else drop(x.flatten(1))
-        return F.linear(x, self.classifier.weight[:, : top.features], self.classifier.bias)
+    def run(self, images: Tensor, arch: Arch, norm: Norm, *, exits: Sequence[int] = (), drop: Drop | None = None) -> Any:
+        """The logits [N, classes] of `arch` with an explicit way to normalise; of several `exits`, a list of them.
+
+        drop: changes the features that go into a classifier.
+        """
+        graph = self.graph(arch, exits)
+        outputs = frozenset(graph.outputs)
+
+        def apply(node: Node, x: Tensor) -> Tensor:
+            if drop is not None and node.name in outputs:
+                x = drop(x.flatten(1))
+            result: Tensor = self.part(node.name)(x, node.part, norm)
+            return result
+
+        found = graph.flow(images, apply)
+        return found if exits else found[0]
+
+    def graph(self, arch: Arch, exits: Sequence[int] = ()) -> Graph:
+        """The nodes of `arch` with as many classes as this network has."""
+        return self.space.graph(arch, tuple(exits), self.classes)
 
     @property
     def device(self) -> torch.device:
         """Where its weights are."""
-        return self.classifier.weight.device
+        return next(self.parameters()).device
 
-    def part(self, name: str) -> Any:
-        """The elastic layer (`ofa.layers.elastic`) of the part that `ofa.blocks.parts` calls so."""
-        return self.parts[name]
+    def part(self, name: str) -> Layer[Any]:
+        """The elastic layer of the node of that name."""
+        layer: Layer[Any] = self._modules[name] if name in self._heads else self.parts[name]  # type: ignore[assignment]
+        return layer
 
     @cached_property
     def norm_names(self) -> dict[ElasticNorm, str]:
@@ -78,9 +96,5 @@ class Supernet(nn.Module):
     def initialise(self, generator: torch.Generator) -> None:
         """Draws every weight anew; norms start as identities, biases at 0."""
         for module in self.modules():
-            if isinstance(module, ElasticConv | ElasticDepthwise):
-                he_fan_out(module.weight, generator)
-            elif isinstance(module, nn.Linear):
-                bound = module.in_features**-0.5
-                module.weight.uniform_(-bound, bound, generator=generator)
-                module.bias.zero_()
+            if isinstance(module, Weights):
+                module.draw(generator)

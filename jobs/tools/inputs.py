@@ -13,11 +13,12 @@ from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.spaces import get_space
+from search.costs.exact import CostTable
 from search.costs.latency import LatencyTable, TableLatency
 from search.objective import LATENCY, MACS, TOP1, Objective
 from search.predict.predictor import Predictor
 from search.predict.published import PublishedPredictor, is_published
-from search.problem import Column, CostTable, Limit, Problem, Term
+from search.problem import Column, Limit, Problem, Term
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,14 @@ from torch import nn
 
 from cluster.errors import InputError
 from cluster.texts import machine
-from ofa.arch import Arch
-from ofa.blocks import Block, Conv, Head, Part, head, mobile_block, parts, slot_name, whole
-from ofa.cost import strided
 from ofa.extract import extract, extract_part
+from ofa.genes import Genes
+from ofa.graph import strided
 from ofa.latency import measure_latencies, times_ms
-from ofa.space import MobileSpace, Space
+from ofa.space import Space
 from ofa.supernet import Supernet
+from search.costs.exact import node_tables
+from search.costs.latency import LatencyTable, TableLatency, has_keys, keys
 from search.predict.predictor import tau
 
 CLASSES = 1000  # as the published keys have it
@@ -49,7 +50,7 @@ def measure_table(
     space: Space, resolutions: Sequence[int], *, runs: int, threads: int, networks: int
 ) -> tuple[dict[str, Any], Agreement]:
     """The table as JSON, and how well its sums agree with `networks` random networks."""
-    if not isinstance(space, MobileSpace):
+    if not has_keys(space):
         raise InputError(f"ofa measure --latency-table: {space.name} has no published format; use a MobileNetV3 space")
     if (strange := next((r for r in resolutions if r not in space.resolutions), None)) is not None:
         listed = ", ".join(str(r) for r in space.resolutions)
@@ -71,7 +72,8 @@ def measure_table(
         taken.latency_ms
         for taken in measure_latencies([(extract(net, a), a.resolution) for a in archs], runs=runs, threads=threads)
     ]
-    agreement = compared([table_ms(table, space, arch) for arch in archs], whole_ms)
+    sums = TableLatency(LatencyTable.parse(json.dumps(table).encode(), "the measured table"), drawn)
+    agreement = compared(sums(Genes(drawn).encode(archs)).tolist(), whole_ms)
     table["_agreement"] = {name: getattr(agreement, name) for name in Agreement.__slots__}
     return table, agreement
 
@@ -91,15 +93,6 @@ def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
     return Agreement(len(whole_ms), tau(np.array(whole_ms), np.array(sums_ms)), ratio, statistics.median(errors))
 
 
-def table_ms(table: dict[str, Any], space: MobileSpace, arch: Arch) -> float:
-    """The sum of an arch's parts."""
-    here, size, total = table[str(arch.resolution)], arch.resolution, 0.0
-    for name, part in parts(space, arch):
-        total += here[part_key(name, part, size)]["mean"]
-        size = strided(size, part.stride)
-    return total + sum(here[key]["mean"] for key in _head_keys(head(space, arch), size, space))
-
-
 def write_table(path: str, table: dict[str, Any]) -> None:
     try:
         Path(path).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
@@ -107,46 +100,13 @@ def write_table(path: str, table: dict[str, Any]) -> None:
         raise InputError(f"--latency-table {path}: cannot write: {error.strerror}; choose another place") from None
 
 
-def part_key(name: str, part: Part, size: int) -> str:
-    """The published name of a part whose input is `size` by `size` pixels."""
-    after = strided(size, part.stride)
-    assert isinstance(part, Conv | Block), part
-    shapes = f"input:{size}x{size}x{part.in_channels}-output:{after}x{after}x{part.out_channels}"
-    if isinstance(part, Conv):
-        return f"{'Conv' if name == 'stem' else 'Conv_1'}-{shapes}"
-    flags = f"idskip:{int(part.residual)}-se:{int(part.se)}-hs:{int(part.act == 'h_swish')}"
-    return f"expanded_conv-{shapes}-expand:{part.mid}-kernel:{part.kernel}-stride:{part.stride}-{flags}"
-
-
-def _head_keys(top: Head, size: int, space: MobileSpace) -> list[str]:
-    logits = f"Logits-input:1x1x{top.features}-output:{CLASSES}"
-    if top.mix is None:
-        return [f"AvgPool2D-input:{size}x{size}x{top.features}-output:1x1x{top.features}", logits]
-    before = top.mix.in_channels
-    pool = f"AvgPool2D-input:{size}x{size}x{before}-output:1x1x{before}"
-    return [pool, f"Conv_2-input:1x1x{before}-output:1x1x{top.features}", logits]
-
-
-def _modules(net: Supernet, space: MobileSpace, resolution: int) -> list[tuple[str, tuple[nn.Module, tuple[int, ...]]]]:
+def _modules(net: Supernet, space: Space, resolution: int) -> list[tuple[str, tuple[nn.Module, tuple[int, ...]]]]:
     """Of everything that networks at this resolution are made of: its key, and a module with its input's shape."""
-    found: list[tuple[str, tuple[nn.Module, tuple[int, ...]]]] = []
-    slots = {slot_name(slot.stage, slot.position): slot for slot in space.slots}
-    size = resolution
-    for name, part in parts(space, whole(space)):
-        choices: list[Part] = [part]
-        if name in slots:
-            at = slots[name]
-            choices = [mobile_block(space, at.stage, at.position, k, e) for k in space.kernels for e in space.expands]
-        for choice in choices:
-            assert isinstance(choice, Conv | Block), choice
-            key = part_key(name, choice, size)
-            found.append((key, (extract_part(net, name, choice), (choice.in_channels, size, size))))
-        size = strided(size, part.stride)
-    top, plain = head(space, whole(space)), extract(net, whole(space))
-    keys = _head_keys(top, size, space)
-    channels = top.mix.in_channels if top.mix else top.features
-    found.append((keys[0], (nn.AdaptiveAvgPool2d(1), (channels, size, size))))
-    if top.mix is not None:
-        found.append((keys[1], (plain.mix, (channels, 1, 1))))
-    found.append((keys[-1], (plain.classifier, (top.features,))))
+    nodes = node_tables(space, CLASSES)
+    found = []
+    for name in nodes.names:
+        for part, stride in filter(None, nodes.entries[name].values()):
+            size = strided(resolution, stride)
+            module = extract_part(net, name, part)
+            found.append((keys(name, part, size)[0], (module, (part.in_channels, size, size))))
     return found

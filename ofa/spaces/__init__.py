@@ -16,7 +16,8 @@ from ofa.space import Space
 
 @cache
 def _families() -> list[ModuleType]:
-    return [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    modules = [importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__)]
+    return [module for module in modules if hasattr(module, "NAMES")]  # the others are families that several files use
 
 
 @cache

@@ -5,7 +5,7 @@ The digits are 8 by 8 pixels before they are enlarged, so the stem may take step
 
 from __future__ import annotations
 
-from ofa.space import MobileSpace, Stage
+from ofa.spaces.mobile import MobileSpace, Stage
 
 NAMES = ("digits",)
 

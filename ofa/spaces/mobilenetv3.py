@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 
 from ofa.arch import ArchError
-from ofa.blocks import make_divisible
-from ofa.space import MobileSpace, Stage
+from ofa.parts.conv import make_divisible
+from ofa.spaces.mobile import MobileSpace, Stage
 
 NAMES = ("ofa_mbv3_w1.0", "ofa_mbv3_w1.2", "ofa_mbv3_w0.5_32px (any multiplier; 32px, 64px or neither)")
 NARROWEST, WIDEST = 0.1, 4.0

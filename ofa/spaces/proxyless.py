@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from ofa.arch import ArchError
-from ofa.blocks import make_divisible
-from ofa.space import MobileSpace, Stage
+from ofa.parts.conv import make_divisible
+from ofa.spaces.mobile import MobileSpace, Stage
 from ofa.spaces.mobilenetv3 import NARROWEST, WIDEST
 
 NAMES = ("ofa_proxyless_w1.3",)

@@ -8,7 +8,8 @@ Two published formats, as JSON or YAML:
 - NSGANetV2's: one table for all input sizes, `{key: {"mean": ms, ...}}`, with keys like
   `MBConv-input:80x80x24-output:40x40x32-expand:3-kernel:3-stride:2-idskip:0-se:0`, where `expand` is the ratio.
 
-Shape letters in this file: B archs, G genes, L block slots, R resolutions, C kinds of blocks (0 is none).
+Keys are made in this file alone: `ofa measure --latency-table` writes the first of those that are read.
+Shape letters in this file: B archs, G genes.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from ofa.blocks import Block, Conv, Head, head, mobile_block, parts, slot_name, whole
-from ofa.cost import strided
-from ofa.genes import Genes
-from ofa.space import MobileSpace, Space
+from ofa.graph import Part, strided
+from ofa.parts.conv import Conv
+from ofa.parts.head import Classifier, GlobalPool
+from ofa.parts.inverted import Inverted
+from ofa.space import Space
+from search.costs.exact import Sums, node_tables
 from search.errors import ProblemError
 
 
@@ -47,12 +50,13 @@ class LatencyTable:
 
     def resolutions(self, space: Space) -> tuple[int, ...]:
         """Those of the space's resolutions whose stem the table has; there must be one."""
-        found = tuple(r for r in space.resolutions if _first(self.at(r), _stem_keys(_mobile(space, self.where), r)))
+        name, stem = _published(space, self.where)[0]
+        found = tuple(r for r in space.resolutions if _first(self.at(r), keys(name, stem, r)))
         if not found:
             sizes = ", ".join(str(size) for size in self.ms if size is not None) or "its keys"
             raise ProblemError(
                 f"{self.where}: has none of the resolutions of {space.name}, or no stem of its width: "
-                f"{' or '.join(_stem_keys(_mobile(space, self.where), space.resolutions[-1]))} is not in {sizes}; "
+                f"{' or '.join(keys(name, stem, space.resolutions[-1]))} is not in {sizes}; "
                 "give the table of this space"
             )
         return found
@@ -74,40 +78,20 @@ class LatencyTable:
 
 
 class TableLatency:
-    """The latency (ms) of many archs at once by a table: the sum of what is fixed and of each block."""
+    """The latency (ms) of many archs at once by a table: the sum of their nodes."""
 
     def __init__(self, table: LatencyTable, space: Space) -> None:
-        mobile = _mobile(space, table.where)
-        self.genes = Genes(space)
-        slots, kinds = len(space.slots), self.genes.block_kinds
-        block_RLC = np.zeros((len(space.resolutions), slots, kinds))
-        self._fixed_R = np.zeros(len(space.resolutions))
-        for r, resolution in enumerate(space.resolutions):
-            sizes, size, fixed = {}, resolution, 0.0
-            names = {slot_name(slot.stage, slot.position) for slot in space.slots}
-            for name, part in parts(space, whole(space)):
-                sizes[name] = size
-                if name not in names:
-                    fixed += table.ms_of(_part_keys(part, name, size), resolution)
-                size = strided(size, part.stride)
-            for keys in _head_keys(head(space, whole(space)), size, table.at(resolution).__contains__):
-                fixed += table.ms_of(keys, resolution)
-            self._fixed_R[r] = fixed
-            for i, slot in enumerate(space.slots):
-                for k, kernel in enumerate(space.kernels):
-                    for e, expand in enumerate(space.expands):
-                        block = mobile_block(mobile, slot.stage, slot.position, kernel, expand)
-                        keys = _block_keys(block, sizes[slot_name(slot.stage, slot.position)], expand)
-                        block_RLC[r, i, 1 + k * len(space.expands) + e] = table.ms_of(keys, resolution)
-        self._flat = block_RLC.reshape(-1)
-        self._slot_L = np.arange(slots) * kinds
-        self._stride = slots * kinds
+        _published(space, table.where)
+
+        def ms(name: str, part: Part, size: int, resolution: int) -> float:
+            known = _head_ms(table.at(resolution), part, size)
+            return table.ms_of(keys(name, part, size), resolution) if known is None else known
+
+        self._sums = Sums(node_tables(space), ms)
 
     def __call__(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Milliseconds of archs [B]."""
-        resolution_B = genes_BG[:, 0].astype(np.int64)
-        place_BL = self.genes.blocks(genes_BG) + self._slot_L + (resolution_B * self._stride)[:, None]
-        return self._flat.take(place_BL).sum(axis=1) + self._fixed_R[resolution_B]
+        """Milliseconds of canonical genes: float64 [B]."""
+        return self._sums(genes_BG)
 
 
 def _loaded(data: bytes, where: str) -> Any:
@@ -138,53 +122,78 @@ def _entries(table: Any, where: str) -> dict[str, float]:
     return found
 
 
-def _mobile(space: Space, where: str) -> MobileSpace:
-    if not isinstance(space, MobileSpace):
-        raise ProblemError(f"{where}: tables describe MobileNetV3 and ProxylessNAS blocks, {space.name} has others")
-    return space
-
-
 def _first(table: Mapping[str, float], keys: Sequence[str]) -> str | None:
     return next((key for key in keys if key in table), None)
 
 
-def _stem_keys(space: MobileSpace, resolution: int) -> list[str]:
-    name, part = next(iter(parts(space, whole(space))))
-    return _part_keys(part, name, resolution)
+def keys(name: str, part: Part, size: int) -> list[str]:
+    """The published keys of a node whose input is `size` by `size` pixels, OFA's first; none if its part has none."""
+    known = KEYS.get(type(part))
+    return known(name, part, size) if known else []
 
 
-def _part_keys(part: Any, name: str, size: int) -> list[str]:
-    """The keys of a part that is no choice; input `size` by `size` pixels."""
-    if isinstance(part, Block):
-        return _block_keys(part, size, 1)
-    assert isinstance(part, Conv), part
-    published = {"stem": ("Conv", "first_conv"), "final": ("Conv_1", "final_expand_layer")}
-    published["mix"] = ("Conv_1", "feature_mix_layer")
-    return [f"{prefix}-{_shapes(part, size)}" for prefix in published[name]]
+def has_keys(space: Space) -> bool:
+    """Whether every part of its networks has published keys."""
+    return all(keys(node.name, node.part, 1) for node in space.graph(space.whole).nodes)
 
 
-def _block_keys(block: Block, size: int, expand: float) -> list[str]:
-    shapes, tail = _shapes(block, size), f"kernel:{block.kernel}-stride:{block.stride}-idskip:{int(block.residual)}"
-    se, hs = f"se:{int(block.se)}", f"hs:{int(block.act == 'h_swish')}"
+def _published(space: Space, where: str) -> list[tuple[str, Part]]:
+    """The parts of the largest network; one without keys is a `ProblemError`."""
+    if not has_keys(space):
+        raise ProblemError(f"{where}: tables describe MobileNetV3 and ProxylessNAS blocks, {space.name} has others")
+    return [(node.name, node.part) for node in space.graph(space.whole).nodes]
+
+
+def _conv_keys(name: str, part: Conv, size: int) -> list[str]:
+    if name == "stem":
+        prefixes = ("Conv", "first_conv")
+    else:
+        prefixes = ("Conv_1" if part.norm else "Conv_2", "final_expand_layer" if name == "final" else "feature_mix_layer")
+    return [f"{prefix}-{_shapes(part, size)}" for prefix in prefixes]
+
+
+def _block_keys(name: str, part: Inverted, size: int) -> list[str]:
+    shapes, tail = _shapes(part, size), f"kernel:{part.kernel}-stride:{part.stride}-idskip:{int(part.residual)}"
+    se, hs = f"se:{int(part.se)}", f"hs:{int(part.act == 'h_swish')}"
+    expand = f"{part.mid / part.in_channels:g}"
     return [
-        f"expanded_conv-{shapes}-expand:{block.mid}-{tail}-{se}-{hs}",
-        f"expanded_conv-{shapes}-expand:{expand:g}-{tail}",
-        f"MBConv-{shapes}-expand:{expand:g}-{tail}-{se}",
+        f"expanded_conv-{shapes}-expand:{part.mid}-{tail}-{se}-{hs}",
+        f"expanded_conv-{shapes}-expand:{expand}-{tail}",
+        f"MBConv-{shapes}-expand:{expand}-{tail}-{se}",
     ]
 
 
-def _shapes(part: Any, size: int) -> str:
+def _pool_keys(name: str, part: GlobalPool, size: int) -> list[str]:
+    return [f"AvgPool2D-input:{size}x{size}x{part.in_channels}-output:1x1x{part.in_channels}"]
+
+
+def _classifier_keys(name: str, part: Classifier, size: int) -> list[str]:
+    words = f"{part.in_channels}-output:{part.classes}"
+    return [f"Logits-input:1x1x{words}", f"classifier-input:{words}"]
+
+
+def _head_ms(table: Mapping[str, float], part: Part, size: int) -> float | None:
+    """What pooling and classifier take by tables without both: ProxylessNAS's time them as one, NSGANetV2's no pooling."""
+    if isinstance(part, GlobalPool):
+        both = f"Logits-input:{size}x{size}x{part.in_channels}-output:1000"
+        if size > 1 and both in table:
+            return table[both]
+        return 0.0 if any(key.startswith("feature_mix_layer-") for key in table) else None
+    if isinstance(part, Classifier) and _first(table, _classifier_keys("", part, size)) is None:
+        rest = f"x{part.in_channels}-output:{part.classes}"
+        return 0.0 if any(key.startswith("Logits-") and key.endswith(rest) for key in table) else None
+    return None
+
+
+def _shapes(part: Conv | Inverted, size: int) -> str:
     after = strided(size, part.stride)
     return f"input:{size}x{size}x{part.in_channels}-output:{after}x{after}x{part.out_channels}"
 
 
-def _head_keys(head: Head, size: int, has: Callable[[str], bool]) -> list[list[str]]:
-    """The keys of mixing, classifier and pooling; NSGANetV2's tables have no pooling."""
-    classifier = [f"Logits-input:1x1x{head.features}-output:1000", f"classifier-input:{head.features}-output:1000"]
-    if head.mix is None:
-        return [[f"Logits-input:{size}x{size}x{head.features}-output:1000", *classifier]]
-    channels = head.mix.in_channels
-    mix = f"input:1x1x{channels}-output:1x1x{head.mix.out_channels}"
-    keys = [[f"Conv_2-{mix}", f"feature_mix_layer-{mix}"], classifier]
-    pools = not has(keys[0][1])
-    return keys + [[f"AvgPool2D-input:{size}x{size}x{channels}-output:1x1x{channels}"]] * pools
+# Of each type of part, what makes its keys from the node's name, the part, and its input's side in pixels.
+KEYS: dict[type, Callable[[str, Any, int], list[str]]] = {
+    Conv: _conv_keys,
+    Inverted: _block_keys,
+    GlobalPool: _pool_keys,
+    Classifier: _classifier_keys,
+}

@@ -15,12 +15,12 @@ import numpy as np
 from ofa.genes import Genes
 from ofa.space import Space
 from search import predicted
+from search.costs.exact import CostTable
 from search.front import hypervolume, nondominated
 from search.islands.breeder import Breeder, Individual, Packed, elites
 from search.objective import Objective, minimised
 from search.predict.models import GaussianProcess
 from search.predict.predictor import architecture, totals
-from search.problem import CostTable
 
 INNER = 8000  # archs that the predicted search looks at for a batch
 CANDIDATES = 300  # of its front, of which a batch is picked

@@ -1,6 +1,6 @@
 """Predictors of what is slow to measure, learned from what was measured.
 
-Costs that are exact are never learned: `search.problem.CostTable` counts them.
+Costs that are exact are never learned: `search.costs.exact.CostTable` counts them.
 Shape letters in this file: B archs, G genes, F features, S stages, L block slots of all stages, K experts.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 from ofa import npz
 from ofa.genes import Genes
 from ofa.space import Space
+from search.costs.exact import CostTable
 from search.errors import PredictorError
 from search.predict.models import FITS, LOADS, Model
-from search.problem import CostTable
 
 Target = Literal["top1", "latency_ms"]
 

@@ -19,7 +19,7 @@ import numpy as np
 from ofa import npz
 from ofa.compiled import compiled
 from ofa.genes import Choices, Genes
-from ofa.space import MobileSpace, Space
+from ofa.space import Space
 from search.errors import ProblemError
 
 TUTORIAL = ("0", "2", "4", "6")
@@ -60,7 +60,7 @@ class PublishedPredictor:
         """Those of the space's resolutions that the predictor knows."""
         layers = _layers(data)
         assert layers is not None
-        if not isinstance(space, MobileSpace):
+        if not space.values("kernel"):
             return tuple(r for r in space.resolutions if r in RESNET_PX)
         last = FIRST_PX + (layers[0][0].shape[1] - 6 * len(space.slots) - 1) * STEP_PX
         return tuple(r for r in space.resolutions if FIRST_PX <= r <= last and (r - FIRST_PX) % STEP_PX == 0)
@@ -95,7 +95,7 @@ def _columns(space: Space, inputs: int, where: str) -> list[int]:
     resolutions: Sequence[int]
     kernels: Sequence[int]
     expands: Sequence[float]
-    if isinstance(space, MobileSpace):
+    if space.values("kernel"):
         resolutions = range(FIRST_PX, FIRST_PX + STEP_PX * (inputs - 6 * slots), STEP_PX)
         if slots != 20 or not resolutions:
             raise ProblemError(

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ofa.blocks import make_divisible, se_hidden
-from ofa.layers import ElasticConv, ElasticDepthwise, ElasticNorm, ElasticSqueezeExcite, he_fan_out
+from ofa.layers.base import ElasticConv, ElasticDepthwise, ElasticNorm, he_fan_out
+from ofa.layers.inverted import ElasticSqueezeExcite
+from ofa.parts.conv import make_divisible
+from ofa.parts.inverted import se_hidden
 
 
 def images(channels, size=9, seed=0):

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from ofa.blocks import mobile_block
-from ofa.layers import ElasticBlock, ElasticBottleneck
+from ofa.layers.bottleneck import ElasticBottleneck
+from ofa.layers.inverted import ElasticInverted
 from ofa.norms import calibrate
 from ofa.sorting import sort_channels
 from ofa.spaces import get_space
@@ -25,7 +25,7 @@ def images():
 def consumer(net, name):
     """The weights that consume the middle channels of a block."""
     layer = net.part(name)
-    return layer.narrow.weight if isinstance(layer, ElasticBlock) else layer.expand.weight
+    return layer.narrow.weight if isinstance(layer, ElasticInverted) else layer.expand.weight
 
 
 @pytest.mark.parametrize("name", ["digits", "ofa_mbv3_w0.5_32px", "ofa_proxyless_w1.3", "ofa_resnet50"])
@@ -46,7 +46,7 @@ def test_sorting_keeps_the_largest_networks_function(name):
 def test_channels_descend_by_the_l1_norm_of_what_consumes_them(name):
     net = network(name)
     sort_channels(net, net.space.expands[-1:])
-    blocks = [part for part, layer in net.parts.items() if isinstance(layer, ElasticBlock | ElasticBottleneck)]
+    blocks = [part for part, layer in net.parts.items() if isinstance(layer, ElasticInverted | ElasticBottleneck)]
     for part in blocks:
         if part != "first":
             assert (consumer(net, part).abs().sum((0, 2, 3)).diff() <= 0).all()
@@ -63,7 +63,7 @@ def test_a_trained_width_keeps_its_set_of_channels():
     before = net(x, arch, statistics)
     sort_channels(net, (2, 4))
     torch.testing.assert_close(net(x, arch, calibrate(net, arch, [x])), before, rtol=1e-5, atol=1e-6)
-    bound = mobile_block(space, 2, 1, 7, 2).mid
+    bound = space.block(2, 1, 7, 2).mid
     importance = consumer(net, "stage2_block1").abs().sum((0, 2, 3))
     assert (importance[:bound].diff() <= 0).all()
     assert (importance[bound:].diff() <= 0).all()

@@ -6,11 +6,12 @@ import pytest
 from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.spaces import get_space
+from search.costs.exact import CostTable
 from search.errors import InfeasibleError, ProblemError
 from search.front import hypervolume, nondominated
 from search.objective import MACS, PARAMS, TOP1, minimised
 from search.predicted import ALGORITHMS, search, solve
-from search.problem import CostTable, Limit, Problem, Term, recorded
+from search.problem import Limit, Problem, Term, recorded
 
 SPACE = get_space("digits")
 GENES, COSTS = Genes(SPACE), CostTable(SPACE, 10)

@@ -6,9 +6,10 @@ import pytest
 from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.algorithms.evolution import Evolution
+from search.costs.exact import CostTable
 from search.errors import InfeasibleError, ProblemError
 from search.objective import LATENCY, MACS, TOP1, Objective
-from search.problem import CostTable, Problem, Term
+from search.problem import Problem, Term
 from search.targets import STRATEGIES, prune, search
 
 SPACE = get_space("digits")

@@ -6,11 +6,12 @@ from typer.testing import CliRunner
 
 from cluster.errors import InputError
 from jobs.cli.main import app
-from jobs.tools.latency_table import compared, measure_table, part_key, table_ms
-from ofa.arch import Arch
-from ofa.blocks import mobile_block, parts
-from ofa.cost import strided
+from jobs.tools.latency_table import CLASSES, compared, measure_table
+from ofa.genes import Genes
+from ofa.graph import strided
 from ofa.spaces import get_space
+from search.costs.exact import node_tables
+from search.costs.latency import LatencyTable, TableLatency, keys
 
 DIGITS = get_space("digits")
 
@@ -19,29 +20,14 @@ def test_keys_are_those_of_the_published_table(reference):
     """Every part of every network of the space, at each of the table's resolutions; and nothing else is in the table."""
     table = json.loads((reference / "ofa" / "note10_latency_lut_w1.2.json").read_text())
     space = get_space("ofa_mbv3_w1.2")
+    nodes = node_tables(space, CLASSES)
     for resolution in (160, 224):
-        keys, size = set(), resolution
-        for name, part in parts(space, space.largest()):
-            if name.startswith("stage"):
-                stage, position = (int(word[5:]) for word in name.split("_"))
-                choices = [mobile_block(space, stage, position, k, e) for k in space.kernels for e in space.expands]
-            else:
-                choices = [part]
-            keys |= {part_key(name, choice, size) for choice in choices}
-            size = strided(size, part.stride)
-        published = {k for k in table[str(resolution)] if not k.startswith(("AvgPool", "Conv_2", "Logits"))}
-        assert keys == published
-
-
-def test_sums_of_the_published_table_are_its_published_latencies(reference):
-    """OFA²'s published front: networks and the latency that its authors got from this table."""
-    table = json.loads((reference / "ofa" / "note10_latency_lut_w1.2.json").read_text())
-    found = json.loads((reference / "ofa" / "ofa2_population.json").read_text())
-    space = get_space("ofa_mbv3_w1.2")
-    assert len(found["population"]) == 100
-    for row in found["population"]:
-        arch = Arch(row["r"], *(tuple(row[name]) for name in ("d", "ks", "e")))
-        assert table_ms(table, space, arch) == pytest.approx(row["latency_ms"], abs=1e-9)
+        made = {
+            keys(name, part, strided(resolution, stride))[0]
+            for name in nodes.names
+            for part, stride in filter(None, nodes.entries[name].values())
+        }
+        assert made == set(table[str(resolution)])
 
 
 def test_a_measured_table_holds_every_part_and_its_sums_rank_networks():
@@ -52,10 +38,11 @@ def test_a_measured_table_holds_every_part_and_its_sums_rank_networks():
         for entry in table[str(resolution)].values():
             assert entry["count"] > 0
             assert entry["mean"] > 0
-        for arch in (DIGITS.only(resolutions=(resolution,)).largest(), DIGITS.only(resolutions=(resolution,)).smallest()):
-            assert table_ms(table, DIGITS, arch) > 0
-    largest, smallest = DIGITS.uniform(32, 3, 5, 4), DIGITS.uniform(32, 1, 3, 1)
-    assert table_ms(table, DIGITS, largest) > table_ms(table, DIGITS, smallest)
+    space = DIGITS.only(resolutions=(24, 32))
+    archs = [space.smallest(), space.largest(), space.uniform(32, 3, 5, 4), space.uniform(32, 1, 3, 1)]
+    sums = TableLatency(LatencyTable.parse(json.dumps(table).encode(), "t.json"), space)(Genes(space).encode(archs))
+    assert (sums > 0).all()
+    assert sums[2] > sums[3]
     assert agreement.networks == 6
     assert -1 <= agreement.kendall_tau <= 1
     assert agreement.ratio > 0

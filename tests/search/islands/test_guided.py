@@ -5,11 +5,11 @@ import pytest
 
 from ofa.genes import Genes
 from ofa.spaces import get_space
+from search.costs.exact import CostTable
 from search.front import hypervolume
 from search.islands.breeder import Individual
 from search.islands.guided import Guided, exact_cost, hypervolume_greedy
 from search.objective import MACS, TOP1
-from search.problem import CostTable
 
 SPACE = get_space("digits")
 GENES = Genes(SPACE)

@@ -6,10 +6,10 @@ import pytest
 
 from ofa.genes import Genes
 from ofa.spaces import get_space
+from search.costs.exact import CostTable
 from search.front import hypervolume
 from search.islands.breeder import Individual, elites
 from search.islands.island import Island
-from search.problem import CostTable
 
 SPACE = get_space("digits")
 GENES, COSTS = Genes(SPACE), CostTable(SPACE, 10)

@@ -7,9 +7,9 @@ import pytest
 from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.spaces import get_space
+from search.costs.exact import CostTable
 from search.errors import PredictorError
 from search.predict.predictor import KINDS, Predictor, architecture, choices, cross_validated, fit, judge
-from search.problem import CostTable
 
 DIGITS = get_space("digits")
 

@@ -5,7 +5,7 @@ import pytest
 from ofa.cost import cost
 from ofa.genes import Genes
 from ofa.spaces import get_space
-from search.problem import CostTable
+from search.costs.exact import CostTable
 
 
 @pytest.mark.parametrize("name", ["digits", "ofa_mbv3_w1.2", "ofa_mbv3_w0.5_32px", "ofa_proxyless_w1.3", "ofa_resnet50"])

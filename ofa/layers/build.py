@@ -1,0 +1,32 @@
+"""Which elastic layer each type of part has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ofa.graph import Part
+from ofa.layers.base import Layer
+from ofa.layers.bottleneck import ElasticBottleneck
+from ofa.layers.conv import ElasticClassifier, ElasticGlobalPool, ElasticMaxPool, ElasticUnit
+from ofa.layers.inverted import ElasticInverted
+from ofa.parts.bottleneck import Bottleneck
+from ofa.parts.conv import Conv, MaxPool
+from ofa.parts.head import Classifier, GlobalPool
+from ofa.parts.inverted import Inverted
+from ofa.space import Space
+
+# By the type of a part: its layer, made from the largest part of its node, with uninitialised weights.
+LAYERS: dict[type, Callable[[Any, Space], Layer[Any]]] = {
+    Conv: ElasticUnit,
+    MaxPool: ElasticMaxPool,
+    Inverted: ElasticInverted,
+    Bottleneck: ElasticBottleneck,
+    GlobalPool: ElasticGlobalPool,
+    Classifier: ElasticClassifier,
+}
+
+
+def build(largest: Part, space: Space) -> Layer[Any]:
+    """The layer that can be `largest` and every smaller part of its node; the space says which there are."""
+    return LAYERS[type(largest)](largest, space)

@@ -1,0 +1,128 @@
+"""The family of MobileNetV3 and ProxylessNAS: inverted residual blocks of elastic kernel, expand ratio and depth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+from ofa.arch import Arch, Slot, slots
+from ofa.graph import Graph, Part, chain
+from ofa.parts.conv import Activation, Conv, make_divisible
+from ofa.parts.head import Classifier, GlobalPool
+from ofa.parts.inverted import Inverted
+from ofa.space import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A run of blocks at one size; the first block applies the stride and changes the width."""
+
+    width: int
+    stride: int
+    act: Activation
+    se: bool
+
+
+@dataclass(frozen=True)
+class MobileSpace(Space):
+    """Inverted residual blocks of elastic kernel, expansion and depth (Once-for-All, arXiv:1908.09791, sec. 3.2).
+
+    A stem convolution and one fixed block come before the stages. After them, MobileNetV3 has an expanding
+    convolution, pooling and a mixing layer without norm; ProxylessNAS (`final_width` None) has a single block that
+    is always there, a mixing convolution with norm, and pooling. Widths are channels.
+    """
+
+    stages: tuple[Stage, ...]
+    stage_slots: int
+    stem_width: int
+    stem_stride: int
+    final_width: int | None
+    feature_width: int
+    first_width: int | None = None  # of the fixed block, where it differs from the stem's
+    stem_act: Activation = "h_swish"
+    first_act: Activation = "relu"
+    eps: float = 1e-5  # of the norms
+    divisor: int = 8  # widened channels are rounded to a multiple of it
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert max(self.depths) <= self.stage_slots, self
+        assert self.resolutions and self.depths and self.kernels and self.expands
+
+    @property
+    def single_last(self) -> bool:
+        """Whether the last stage is one block that is always there."""
+        return self.final_width is None
+
+    @property
+    def stride(self) -> int:
+        return self.stem_stride * prod(stage.stride for stage in self.stages)
+
+    @cached_property
+    def depth_choices(self) -> tuple[tuple[int, ...], ...]:
+        elastic = len(self.stages) - self.single_last
+        return (self.depths,) * elastic + ((1,),) * self.single_last
+
+    @cached_property
+    def slots(self) -> tuple[Slot, ...]:
+        elastic = len(self.stages) - self.single_last
+        return slots(len(self.stages), elastic * self.stage_slots + self.single_last, kernels=True)
+
+    @cached_property
+    def whole(self) -> Arch:
+        full = tuple(max(slot.least for slot in self.slots if slot.entry == entry) for entry, _ in enumerate(self.stages))
+        count = len(self.slots)
+        return Arch(self.resolutions[-1], full, (max(self.kernels),) * count, (max(self.expands),) * count)
+
+    def build_graph(self, arch: Arch, exits: tuple[int, ...], classes: int) -> Graph:
+        return chain(self._parts(arch, classes))
+
+    def _parts(self, arch: Arch, classes: int) -> Iterator[tuple[str, Part]]:
+        first = self.first_width or self.stem_width
+        yield "stem", Conv(3, self.stem_width, 3, self.stem_stride, self.stem_act)
+        yield (
+            "first",
+            Inverted(
+                self.stem_width,
+                mid=self.stem_width,
+                out_channels=first,
+                kernel=3,
+                stride=1,
+                act=self.first_act,
+                se=False,
+                widens=False,
+                residual=first == self.stem_width,
+            ),
+        )
+        for slot, kernel, expand in zip(self.slots, arch.kernel, arch.expand, strict=True):
+            if arch.depth[slot.entry] >= slot.least:
+                yield slot.name, self.block(slot.stage, slot.position, kernel, expand)
+        width = self.stages[-1].width
+        if self.final_width is None:
+            yield "mix", Conv(width, self.feature_width, 1, 1, self.stem_act)
+            yield "average", GlobalPool(self.feature_width)
+        else:
+            yield "final", Conv(width, self.final_width, 1, 1, self.stem_act)
+            yield "average", GlobalPool(self.final_width)
+            yield "mix", Conv(self.final_width, self.feature_width, 1, 1, self.stem_act, norm=False)
+        yield "classifier", Classifier(self.feature_width, classes)
+
+    def block(self, stage: int, position: int, kernel: int, expand: float) -> Inverted:
+        """The block at a slot with this kernel size (pixels) and expand ratio (of its input's channels)."""
+        before = self.stages[stage - 1].width if stage else self.first_width or self.stem_width
+        here = self.stages[stage]
+        in_channels = here.width if position else before
+        stride = 1 if position else here.stride
+        return Inverted(
+            in_channels,
+            mid=make_divisible(round(in_channels * expand), self.divisor),
+            out_channels=here.width,
+            kernel=kernel,
+            stride=stride,
+            act=here.act,
+            se=here.se,
+            widens=True,
+            residual=stride == 1 and in_channels == here.width,
+        )

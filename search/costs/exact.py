@@ -1,0 +1,220 @@
+"""Sums over a network's nodes, for many archs at once: MACs, params, or what a latency table says.
+
+What a node costs depends on few genes, whatever the space. Which they are is found once by trying every value of
+every gene; each node then has a table with an entry for every combination of the genes that decide it.
+
+Shape letters in this file: B archs, G genes, N nodes, R resolutions, X entries of all tables, L block slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property, lru_cache
+from itertools import product
+
+import numpy as np
+
+from ofa.compiled import compiled
+from ofa.genes import Genes
+from ofa.graph import Cost, Part, strided
+from ofa.space import Space
+
+Entry = tuple[Part, int]  # what a node is, and the product of the strides before it
+Value = Callable[[str, Part, int, int], float]  # of a node's name, its part, its input's side and the images', in pixels
+
+_PROBES = 4  # random archs around which single genes are varied, beside the extremes
+_CHECKS = 30  # random archs whose nodes must be those of the tables
+
+
+class NodeTables:
+    """What each node of a space's networks can be, and which genes decide it; `tables` gives those of a space."""
+
+    def __init__(self, space: Space, classes: int) -> None:
+        self.space, self.classes, self.genes = space, classes, Genes(space)
+        rng = np.random.default_rng([*b"exact/probes"])
+        extremes = self.genes.encode([space.largest(), space.smallest()])
+        bases_BG = np.concatenate([extremes, self.genes.random(_PROBES, rng)])
+        decides: dict[str, set[int]] = {}
+        for base_G in bases_BG:
+            there = self._network(base_G)
+            for name in there:
+                decides.setdefault(name, set())
+            for gene, row_G in self._variants(base_G):
+                found = self._network(row_G)
+                for name in {**there, **found}:
+                    if there.get(name) != found.get(name):
+                        decides.setdefault(name, set()).add(gene)
+        self.decides = {name: sorted(found) for name, found in decides.items()}
+        # Global pooling is added last, as the published sums of latencies do: their last bits depend on the order.
+        nodes = sorted(space.build_graph(space.whole, space.exits, classes).nodes, key=lambda node: not node.part.stride)
+        order = {node.name: i for i, node in enumerate(nodes)}
+        self.names = sorted(self.decides, key=lambda name: order.get(name, len(order)))
+        self._places = {name: self._strides(name) for name in self.names}
+        self.entries: dict[str, dict[int, Entry | None]] = {name: {} for name in self.names}
+        for row_G in self._combinations(extremes[0]):
+            self._enter(row_G)
+        for row_G in self.genes.random(_CHECKS, rng):
+            there = self._network(row_G)
+            for name in self.names:
+                assert self.entries[name].get(self._place(name, row_G), ()) == there.get(name), (space.name, name)
+
+    def _network(self, row_G: np.ndarray) -> dict[str, Entry]:
+        [arch] = self.genes.decode(row_G[None])
+        graph = self.space.build_graph(arch, (), self.classes)
+        return {node.name: (node.part, graph.strides[node.name]) for node in graph.nodes}
+
+    def _variants(self, base_G: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The arch with each gene but the resolution at each other value."""
+        for gene, size in enumerate(self.genes.sizes_G.tolist()):
+            for choice in range(size if gene else 0):
+                if choice != base_G[gene]:
+                    row_G = base_G.copy()
+                    row_G[gene] = choice
+                    yield gene, self.genes.canonical(row_G[None])[0]
+
+    def _combinations(self, base_G: np.ndarray) -> Iterator[np.ndarray]:
+        """Archs in which every node is everything it can be: first many nodes at once, then what that left out."""
+        each = {name: list(product(*(range(self.genes.sizes_G[g]) for g in self.decides[name]))) for name in self.names}
+        for i in range(max(len(combinations) for combinations in each.values())):
+            row_G, taken = base_G.copy(), set()
+            for name, combinations in each.items():
+                for gene, choice in zip(self.decides[name], combinations[i % len(combinations)], strict=True):
+                    if gene not in taken:
+                        row_G[gene] = choice
+                        taken.add(gene)
+            yield self.genes.canonical(row_G[None])[0]
+        for name, combinations in each.items():
+            for combination in combinations:
+                row_G = base_G.copy()
+                row_G[self.decides[name]] = combination
+                row_G = self.genes.canonical(row_G[None])[0]
+                if self._place(name, row_G) not in self.entries[name]:
+                    yield row_G
+
+    def _enter(self, row_G: np.ndarray) -> None:
+        there = self._network(row_G)
+        for name in self.names:
+            self.entries[name][self._place(name, row_G)] = there.get(name)
+
+    def _strides(self, name: str) -> np.ndarray:
+        sizes = self.genes.sizes_G[self.decides[name]]
+        return np.concatenate([np.cumprod(sizes[:0:-1])[::-1], [1]])[: len(sizes)].astype(np.int64)
+
+    def _place(self, name: str, row_G: np.ndarray) -> int:
+        return int(row_G[self.decides[name]] @ self._places[name])
+
+    @cached_property
+    def varying(self) -> list[str]:
+        """The nodes that some gene decides."""
+        return [name for name in self.names if self.decides[name]]
+
+    @cached_property
+    def index(self) -> tuple[np.ndarray, ...]:
+        """For `_places`: the genes that decide varying nodes, their strides, where each node's begin, its first entry."""
+        genes = [gene for name in self.varying for gene in self.decides[name]]
+        strides = [stride for name in self.varying for stride in self._places[name]]
+        begin = np.cumsum([0, *(len(self.decides[name]) for name in self.varying)])
+        start = np.cumsum([0, *(self._width(name) for name in self.varying)])
+        return np.array(genes, dtype=np.int64), np.array(strides, dtype=np.int64), begin, start
+
+    def _width(self, name: str) -> int:
+        return int(np.prod(self.genes.sizes_G[self.decides[name]]))
+
+    def places(self, genes_BG: np.ndarray) -> np.ndarray:
+        """Which entry each varying node of canonical genes is: int64 [B, N]."""
+        places_BN = np.empty((len(genes_BG), len(self.varying)), dtype=np.int64)
+        _places(genes_BG, *self.index, places_BN)
+        return places_BN
+
+    def fill(self, value: Value) -> tuple[np.ndarray, np.ndarray]:
+        """Of each resolution the value of every entry of the varying nodes [R, X], and the sum of all others [R]."""
+        start = dict(zip(self.varying, self.index[3].tolist(), strict=False))
+        value_RX = np.zeros((len(self.space.resolutions), self.index[3][-1]))
+        fixed_R = np.zeros(len(self.space.resolutions))
+        for r, resolution in enumerate(self.space.resolutions):
+            for name in self.names:
+                for place, entry in self.entries[name].items():
+                    if entry is None:
+                        continue
+                    found = value(name, entry[0], strided(resolution, entry[1]), resolution)
+                    if name in start:
+                        value_RX[r, start[name] + place] = found
+                    else:
+                        fixed_R[r] += found
+        return value_RX, fixed_R
+
+    @cached_property
+    def slot_nodes(self) -> np.ndarray:
+        """Which varying nodes belong to which block slot: 0 or 1 [N, L]."""
+        found_NL = np.zeros((len(self.varying), len(self.space.slots)), dtype=np.int64)
+        for n, name in enumerate(self.varying):
+            for gene in self.decides[name]:
+                for genes in (self.genes.kernel, self.genes.expand):
+                    if genes.start <= gene < genes.stop:
+                        found_NL[n, gene - genes.start] = 1
+        return found_NL
+
+
+@lru_cache(maxsize=64)
+def node_tables(space: Space, classes: int = 1000) -> NodeTables:
+    """The tables of a space, made once; `classes` is the width of its classifiers."""
+    return NodeTables(space, classes)
+
+
+class Sums:
+    """The sum of `value` over the nodes of each of many archs."""
+
+    def __init__(self, nodes: NodeTables, value: Value) -> None:
+        self.nodes = nodes
+        value_RX, self._fixed_R = nodes.fill(value)
+        self._flat, self._stride = value_RX.reshape(-1), value_RX.shape[1]
+
+    def of_nodes(self, genes_BG: np.ndarray) -> np.ndarray:
+        """The value of every varying node of canonical genes: float64 [B, N], 0 where it is absent."""
+        resolution_B = genes_BG[:, 0].astype(np.int64)
+        return self._flat.take(self.nodes.places(genes_BG) + (resolution_B * self._stride)[:, None])
+
+    def __call__(self, genes_BG: np.ndarray) -> np.ndarray:
+        """The sums of canonical genes: float64 [B]; whole numbers are exact below 2^53."""
+        return np.asarray(self.of_nodes(genes_BG).sum(axis=1) + self._fixed_R[genes_BG[:, 0]])
+
+
+class CostTable:
+    """The exact MACs and params of many archs at once."""
+
+    def __init__(self, space: Space, classes: int) -> None:
+        self.space, self.genes = space, Genes(space)
+        self._macs, self._params = _costs(space, classes)
+
+    def __call__(self, genes_BG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """MACs and params [B] of canonical genes, as int64."""
+        return self._macs(genes_BG).astype(np.int64), self._params(genes_BG).astype(np.int64)
+
+    def block_macs(self, genes_BG: np.ndarray) -> np.ndarray:
+        """MACs of every block slot [B, L], 0 where it is not used."""
+        return np.asarray(self._macs.of_nodes(genes_BG) @ self._macs.nodes.slot_nodes)
+
+
+@lru_cache(maxsize=64)
+def _costs(space: Space, classes: int) -> tuple[Sums, Sums]:
+    nodes = node_tables(space, classes)
+
+    @cache
+    def cost(part: Part, size: int) -> Cost:
+        return part.cost(size)
+
+    return (
+        Sums(nodes, lambda _name, part, size, _resolution: cost(part, size).macs),
+        Sums(nodes, lambda _name, part, size, _resolution: cost(part, size).params),
+    )
+
+
+@compiled
+def _places(genes_BG, gene_D, stride_D, begin_N, start_N, places_BN):  # type: ignore[no-untyped-def]
+    """Fills `NodeTables.places`: the digits of an entry are the genes that decide it."""
+    for b in range(places_BN.shape[0]):
+        for n in range(places_BN.shape[1]):
+            place = start_N[n]
+            for d in range(begin_N[n], begin_N[n + 1]):
+                place += genes_BG[b, gene_D[d]] * stride_D[d]
+            places_BN[b, n] = place
