@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from cluster.config import STRICT, ConfigError, Count, NotNegativeInt
 from cluster.kube.lint import JOB_NAME, SAFE, LintError
 from cluster.kube.state import QUEUE
+from cluster.store import SCHEMES
 
 Doc = dict[str, Any]
 
@@ -193,7 +194,8 @@ def _find(doc: Any, text: str, path: str = "") -> str | None:
 
 def _check_store(url: str) -> None:
     parts = urlsplit(url)
-    if parts.scheme != "s3" or not parts.netloc:
+    scheme = SCHEMES.get(parts.scheme)
+    if scheme is None or not scheme.shared or not parts.netloc:
         raise ConfigError(f"--store {url}: pods cannot reach it; give s3://bucket/prefix")
     if "@" in parts.netloc or parts.query:
         raise ConfigError("--store: credentials do not belong in the URL; give s3://bucket/prefix")

@@ -24,8 +24,6 @@ class DirectoryStore:
         self.root = root.absolute()
         self.url = str(self.root)  # absolute: workers, which have other working directories, open it too
         self._swept = False
-        if self.root.exists() and not self.root.is_dir():
-            raise StoreError(f"{root}: is a file; a store is a directory or s3://bucket/prefix")
 
     def read(self, key: str) -> bytes:
         path = self._path(key)
@@ -59,8 +57,8 @@ class DirectoryStore:
     def keys(self, prefix: str = "") -> list[str]:
         top = self.root / PurePosixPath(prefix).parent if prefix and not prefix.endswith("/") else self.root / prefix
         found = []
-        for directory, names, files in os.walk(top):
-            names[:] = [name for name in names if name != _TEMPORARY]
+        for directory, names, files in os.walk(top, followlinks=True, onerror=self._unreadable):
+            names[:] = [name for name in names if name != _TEMPORARY and not _is_loop(self.root, Path(directory, name))]
             here = Path(directory).relative_to(self.root)
             found += [(here / name).as_posix() for name in files]
         return sorted(key for key in found if key.startswith(prefix))
@@ -72,6 +70,11 @@ class DirectoryStore:
             if parent == self.root or not parent.is_dir() or any(parent.iterdir()):
                 break
             parent.rmdir()
+
+    def _unreadable(self, error: OSError) -> None:
+        """A directory that is not there has no keys; one that cannot be read is a `StoreError`."""
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise StoreError(f"{error.filename}: cannot be listed: {error.strerror}; give this user the right to read it")
 
     def _path(self, key: str) -> Path:
         parts = PurePosixPath(key).parts
@@ -121,3 +124,11 @@ class DirectoryStore:
             pid = left.name.removeprefix(f"{os.uname().nodename}-").split("-")[0]
             if pid.isdigit() and not Path(f"/proc/{pid}").exists():
                 left.unlink(missing_ok=True)
+
+
+def _is_loop(root: Path, path: Path) -> bool:
+    """Whether a path below `root` is a symbolic link to a directory that contains it."""
+    if not path.is_symlink():
+        return False
+    target, above = path.resolve(), [parent.resolve() for parent in path.parents if parent.is_relative_to(root)]
+    return any(parent.is_relative_to(target) for parent in above)

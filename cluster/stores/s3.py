@@ -84,7 +84,7 @@ class S3Store:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
             for page in pages:
                 found += [item["Key"].removeprefix(self.prefix) for item in page.get("Contents", [])]
-        return sorted(found)
+        return sorted(key for key in found if key and not key.endswith("/"))  # consoles write such keys to show folders
 
     def delete(self, key: str) -> None:
         with suppress(MissingObject), self._explained(key):  # Google's buckets say so, S3's do not

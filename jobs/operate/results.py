@@ -10,23 +10,25 @@ import json
 import tomllib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
 from cluster.run import CONFIG, Run
-from cluster.store import open_store
+from cluster.store import open_store, scheme_of
 from cluster.stores.errors import MissingObject
 from cluster.texts import sha256
 from jobs import files
 
 
 def runs(store_url: str) -> list[str]:
-    """The ids of all runs in a store; a directory that is not there is an `InputError`."""
-    if "://" not in store_url and store_url and not Path(store_url).exists():
+    """The ids of all runs in a store; a store that is not there, or is itself a run, is an `InputError`."""
+    if not scheme_of(store_url).exists(store_url):
         raise InputError(f"{store_url}: there is no such directory; give the --store of a run")
-    found = [key.removesuffix(f"/{CONFIG}") for key in open_store(store_url).keys() if key.endswith(f"/{CONFIG}")]
+    keys = open_store(store_url).keys()
+    if CONFIG in keys:
+        raise InputError(f"{store_url}: is a run, not a store; leave out the last part, which is the run's id")
+    found = [key.removesuffix(f"/{CONFIG}") for key in keys if key.endswith(f"/{CONFIG}")]
     return [run for run in found if "/" not in run]
 
 
@@ -56,7 +58,10 @@ def verify(run: Run) -> list[str]:
 
 
 def pull(run: Run, to: str, reporter: Reporter) -> None:
-    """Copies a run, objects in parallel, each checked; what an earlier pull brought whole is not fetched again."""
+    """Copies a run, objects in parallel, each checked; objects that an earlier pull copied whole are not fetched again.
+
+    Raises a `StepError` if an object that a step recorded is damaged or missing; the records of steps are then not copied.
+    """
     target = open_store(to)
     digests = {key: digest for key, (_, digest) in run.recorded().items()}
     wanted = [key for key in run.keys() if not key.startswith("partial/")]
@@ -77,6 +82,8 @@ def pull(run: Run, to: str, reporter: Reporter) -> None:
 
     with reporter.track("pull", len(wanted), "objects") as tracker, ThreadPoolExecutor(8) as threads:
         for group in ([key for key in wanted if key not in records], records):  # records last: they say it is whole
+            if group is records and (lost := sorted(set(digests) - set(wanted))):
+                raise StepError(f"{run.url}/{lost[0]}: missing there; `ofa results verify` says what else is")
             for _ in threads.map(fetch, group):
                 tracker.advance()
     reporter.say(f"pulled {len(wanted)} objects to {to}/{run.id}")

@@ -27,7 +27,7 @@ from cluster.kube import lint
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api, NotThere
 from cluster.kube.rayjob import AUTOSCALER_CPUS, SUBMITTER_CPUS, WAITING_CPUS, Kube, Rendered, refuse_secrets, render
-from cluster.store import open_store
+from cluster.store import open_store, scheme_of
 from jobs.config import Experiment
 from jobs.images.source import reader_of_text
 
@@ -77,7 +77,7 @@ def check_size(experiment: Experiment) -> None:
     if train.device == "cuda" and gpus < train.workers:
         raise ConfigError(f"kube: groups have {gpus} GPUs, train.workers needs {train.workers}; set kube.train.gpus and max")
     reader = reader_of_text(experiment.data.source)
-    if not (reader is not None and reader.embedded) and not experiment.data.source.startswith("s3://"):
+    if not (reader is not None and reader.embedded) and not scheme_of(experiment.data.source).shared:
         raise ConfigError(f"data.source is {experiment.data.source!r}, which pods cannot reach; put it into a bucket")
 
 

@@ -1,4 +1,4 @@
-"""The same facts of every store: a directory, a mocked S3, and a real one."""
+"""The same facts of every store: a directory, a scheme that a test adds, a mocked S3, and a real one."""
 
 import errno
 import os
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import memory
 import pytest
 from uses import REAL_SERVER
 
@@ -19,6 +20,7 @@ from cluster.stores.errors import MissingObject, StoreError
 @pytest.fixture(
     params=[
         "directory",
+        "added",
         pytest.param("mock", marks=pytest.mark.server),
         pytest.param("real", marks=REAL_SERVER),
         pytest.param("google", marks=pytest.mark.server),
@@ -27,6 +29,9 @@ from cluster.stores.errors import MissingObject, StoreError
 def store(request, tmp_path, monkeypatch):
     if request.param == "directory":
         return open_store(str(tmp_path / "store"))
+    if request.param == "added":
+        memory.add_scheme(monkeypatch)
+        return open_store("memory://store")
     if request.param == "google":
         request.getfixturevalue("cloud_storage")
         return open_store(f"s3://results/google/{request.node.name}")
@@ -268,3 +273,60 @@ def test_a_relative_folder_is_the_same_store_from_every_working_directory(tmp_pa
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert open_store(store.url).read("a/b") == b"1"
+
+
+def test_a_scheme_that_is_not_there_is_told_which_are(monkeypatch):
+    with pytest.raises(StoreError, match="a store is a directory or s3://bucket/prefix, not memory://"):
+        open_store("memory://x")
+    memory.add_scheme(monkeypatch)
+    with pytest.raises(StoreError, match="a store is a directory or s3://bucket/prefix or memory://name, not ftp://"):
+        open_store("ftp://x")
+
+
+def test_a_directory_store_loads_no_library_of_another_scheme():
+    code = "import sys; from cluster.store import open_store; open_store('/tmp').keys('none/'); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "cluster.stores.directory" in loaded
+    assert not {"boto3", "botocore", "google", "google.auth", "cluster.stores.s3", "cluster.stores.google"} & set(loaded)
+
+
+def test_a_file_url_is_a_path_with_percent_escapes_and_a_tilde_is_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_store(f"file://{tmp_path}/a#b?c").url == f"{tmp_path}/a#b?c"
+    assert open_store(f"file://{tmp_path}/a%20b").url == f"{tmp_path}/a b"
+    assert open_store("~/runs").url == f"{tmp_path}/runs"
+
+
+def test_linked_directories_are_listed_and_loops_are_not_followed(tmp_path):
+    there, elsewhere = open_store(str(tmp_path / "store")), open_store(str(tmp_path / "elsewhere"))
+    there.write("a/1", b"1")
+    elsewhere.write("2", b"2")
+    (tmp_path / "store" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "store" / "a" / "up").symlink_to(tmp_path / "store")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "store" / "a")
+    assert there.read("linked/2") == b"2"
+    assert {"a/1", "linked/2", "linked/back/1"} == set(there.keys())
+
+
+def test_a_directory_that_cannot_be_listed_gets_a_line(tmp_path):
+    script = (
+        "import os, sys; from cluster.store import open_store; store = open_store(sys.argv[1])\n"
+        "os.getuid() or (os.setgroups([]), os.setgid(65534), os.setuid(65534))\n"
+        "try: print(store.keys())\nexcept Exception as e: print(type(e).__name__, e)"
+    )
+    open_store(str(tmp_path)).write("secret/1", b"1")
+    (tmp_path / "secret").chmod(0)
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    (tmp_path / "secret").chmod(0o755)
+    assert "StoreError" in done.stdout and "secret: cannot be listed: Permission denied" in done.stdout
+
+
+def test_keys_that_consoles_write_for_folders_are_no_objects(mock_s3, monkeypatch):
+    for name, value in mock_s3.items():
+        monkeypatch.setenv(name, value)
+    store = open_store("s3://results/folders")
+    for key in ("", "a/", "a/b"):
+        store.client.put_object(Bucket="results", Key=f"folders/{key}", Body=b"")
+    assert store.keys() == ["a/b"]
