@@ -7,7 +7,7 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 # One thread a process: the processes are as many as there are cores. Tests of one radosgw go to one of them.
 PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadgroup
 
-.PHONY: setup demo test test-unit test-all check docs bench bench-search bench-ensemble services
+.PHONY: setup demo test test-unit test-all check docs bench bench-search bench-ensemble bench-gpu services
 
 setup: .venv/installed
 
@@ -60,6 +60,10 @@ bench: setup
 	$(BIN)/python -m bench.draws
 	$(BIN)/python -m bench.training_rate --data $(DATA)
 	$(BIN)/python -m bench.progressive_shrinking --data $(DATA)
+
+# A machine with a GPU and torch, for at most eight minutes; installs nothing. OUT=DIR takes gpu.jsonl.
+bench-gpu:
+	$(PYTHON) -m bench.gpu --data $(DATA)
 
 # Searches and predictors beside the published figures; needs the folder of measurements by others (OFA_REFERENCE_DATA).
 bench-search: setup

@@ -1,0 +1,632 @@
+"""What a GPU gives, in one command of at most eight minutes: elastic steps, subset scores, evaluations, training.
+
+    python -m bench.gpu --data DIR --out gpu.jsonl        all parts, or those of --steps --subsets --evaluate --train
+    python -m bench.gpu --tiny                            all of it on the CPU in seconds, to test the command itself
+
+Needs torch, numpy, numba, pyarrow and pillow, and CIFAR-10's Parquet files in DIR (train-*.parquet, test-*.parquet; other
+images of 32 px in that layout do too); without DIR, images are synthetic and accuracies mean nothing. Every result is
+printed as a row of a Markdown table and appended to the file as a line of JSON as soon as it is there; a part that fails
+leaves the others' results, and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import random
+import statistics
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.tables import realistic
+from cluster.seeds import stream
+from ensemble.score import SubsetScorer
+from ofa.arch import Arch
+from ofa.decode import centre, decode
+from ofa.evaluate import Evaluator
+from ofa.extract import extract
+from ofa.images import Augment, Scale, Split, steps_per_epoch, torch_generator
+from ofa.phases import Phase
+from ofa.sorting import sort_channels
+from ofa.space import Space
+from ofa.spaces import get_space
+from ofa.supernet import Supernet
+from ofa.train import Learner, Recipe, Teacher, train_step
+
+SEED = 1
+CLASSES = 10
+AUGMENT = Augment(min_area=0.5, flip=True)  # as configs/cifar10.toml has it
+LR_BATCH = 128  # the batch that the learning rates below are meant for; they grow in proportion to it
+FAST_ENOUGH = 0.8  # of the best images/s: the smallest such batch is taken, because it makes the most updates
+SPARE = 0.9  # share of the time of a training that is planned; the rest is for what was not measured
+
+
+@dataclass(frozen=True, slots=True)
+class PhasePlan:
+    """A phase of a recipe: `epochs` in proportion to the other phases', `largest` the choices that are not open yet."""
+
+    name: str
+    epochs: int
+    lr: float
+    warmup_epochs: float = 1.0
+    distil: float = 0.0
+    sandwich: bool = False
+    largest: tuple[str, ...] = ()
+
+    def phase(self, space: Space, epochs: int, batch: int) -> Phase:
+        """This phase of `space`."""
+        smaller = space.only(**{name: getattr(space, name)[-1:] for name in self.largest})
+        return Phase(
+            self.name, smaller, epochs, self.warmup_epochs, self.lr, 1, False, self.distil, self.sandwich,
+            lr_scale=max(1.0, batch / LR_BATCH),
+        )  # fmt: skip
+
+
+# The phases of configs/cifar10.toml, and the whole space at once with the sandwich rule and in-place distillation.
+RECIPES = {
+    "largest alone, then progressive phases": (
+        PhasePlan("largest", 6, 0.1, largest=("depths", "kernels", "expands")),
+        PhasePlan("kernel", 2, 0.04, 0.1, 1.0, largest=("depths", "expands")),
+        PhasePlan("depth", 2, 0.04, 0.1, 1.0, largest=("expands",)),
+        PhasePlan("width", 5, 0.06, 0.1, 1.0),
+    ),
+    "whole space, sandwich": (PhasePlan("sandwich", 15, 0.1, sandwich=True),),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much each part does; `cases` of steps are (space, pixels, batch)."""
+
+    cases: tuple[tuple[str, int, int], ...]
+    step_archs: int  # random ones, beside the largest
+    rounds: int
+    space: str
+    batches: tuple[int, ...]
+    probe_steps: int
+    held_out: int
+    calibration: int
+    evaluation_batches: tuple[int, ...]
+    random_archs: int
+    members: int
+    table_images: int
+    masks: int
+    synthetic: tuple[int, int]  # images of the training and the test split, where there are none
+
+
+FULL = Sizes(
+    cases=(("ofa_mbv3_w1.0", 224, 128), ("ofa_mbv3_w0.5_32px", 32, 1024)),
+    step_archs=2,
+    rounds=30,
+    space="ofa_mbv3_w0.5_32px",
+    batches=(128, 256, 512, 1024),
+    probe_steps=12,
+    held_out=5000,
+    calibration=1024,
+    evaluation_batches=(500, 2500, 5000),
+    random_archs=10,
+    members=100,
+    table_images=20_000,
+    masks=8192,
+    synthetic=(50_000, 10_000),
+)
+TINY = Sizes(
+    cases=(("digits", 24, 4),),
+    step_archs=0,
+    rounds=1,
+    space="digits",
+    batches=(8, 16),
+    probe_steps=1,
+    held_out=40,
+    calibration=16,
+    evaluation_batches=(20,),
+    random_archs=2,
+    members=40,
+    table_images=200,
+    masks=64,
+    synthetic=(80, 40),
+)
+
+
+class Report:
+    """Rows as they come: Markdown on standard output, JSON lines in `path`."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.columns: tuple[str, ...] = ()
+
+    def line(self, text: str, **values: object) -> None:
+        """A line that is no row."""
+        self.columns = ()
+        print(f"\n{text}", flush=True)
+        self._keep(values)
+
+    def row(self, part: str, values: Mapping[str, object]) -> None:
+        """A row of the part's table; where the columns differ from the last row's a table begins."""
+        if tuple(values) != self.columns:
+            self.columns = tuple(values)
+            print(f"\n{part}\n\n| {' | '.join(values)} |\n|{'---|' * len(values)}")
+        print(f"| {' | '.join(map(_shown, values.values()))} |", flush=True)
+        self._keep({"part": part, **values})
+
+    def _keep(self, values: Mapping[str, object]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+
+def _shown(value: object) -> str:
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 4 if abs(value) < 1 else 3
+    return f"{value:,.{digits}f}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every part gets."""
+
+    report: Report
+    sizes: Sizes
+    device: torch.device
+    data: str  # a directory of Parquet files, or "" for synthetic images
+
+    @cached_property
+    def images(self) -> Images:
+        """Loaded at the first use."""
+        started = time.perf_counter()
+        images = load_images(self, get_space(self.sizes.space).resolutions[-1])
+        seconds = time.perf_counter() - started
+        self.report.line(f"{images.origin}; loaded in {seconds:.1f} s", images=images.origin, seconds=seconds)
+        return images
+
+    def wait(self) -> None:
+        """Until the device has done all it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def autocast(self, precision: str) -> Any:
+        """The forward pass in that precision."""
+        return torch.autocast(self.device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
+
+
+# Elastic steps
+
+
+def steps(bench: Bench, until: float) -> None:
+    """Forward and backward: elastic against the same network extracted, channels-last against contiguous images."""
+    sizes, device = bench.sizes, bench.device
+    todo = [(case, number) for case in sizes.cases for number in range(sizes.step_archs + 1)]
+    for done, ((name, pixels, batch), number) in enumerate(todo):
+        space = get_space(name).only(resolutions=(pixels,))
+        net = Supernet(space, 1000, torch.Generator().manual_seed(SEED)).to(device).train()
+        images = torch.randn(batch, 3, pixels, pixels, generator=torch.Generator().manual_seed(2)).to(device)
+        labels = torch.arange(batch, device=device)
+        rng = stream(SEED, "steps", name, number)
+        arch = space.sample(rng) if number else space.largest()
+        plain = extract(net, arch).to(device).train()
+        layouts = {"last": images.contiguous(memory_format=torch.channels_last), "flat": images.contiguous()}
+        works = {
+            (precision, layout, kind): partial(step, bench, precision, network, (x, *rest), labels)
+            for precision in ("float32", "bfloat16")
+            for layout, x in layouts.items()
+            for kind, network, rest in (("plain", plain, ()), ("elastic", net, (arch,)))
+        }
+        share = time.monotonic() + (until - time.monotonic()) / (len(todo) - done)
+        seconds = dict(zip(works, medians(bench, list(works.values()), sizes.rounds, share), strict=True))
+        for precision in ("float32", "bfloat16"):
+            elastic = seconds[precision, "last", "elastic"]
+            row = {
+                "space": name, "pixels": pixels, "batch": batch, "arch": f"random {number}" if number else "largest",
+                "precision": precision, "plain ms": seconds[precision, "last", "plain"] * 1e3, "elastic ms": elastic * 1e3,
+                "elastic / plain": elastic / seconds[precision, "last", "plain"],
+                "contiguous / channels-last": seconds[precision, "flat", "elastic"] / elastic,
+                "plain: contiguous / channels-last":
+                    seconds[precision, "flat", "plain"] / seconds[precision, "last", "plain"],
+                "float32 / this": seconds["float32", "last", "elastic"] / elastic,
+            }  # fmt: skip
+            bench.report.row("steps", row)
+
+
+def step(bench: Bench, precision: str, network: nn.Module, inputs: tuple[Any, ...], labels: Tensor) -> None:
+    """One forward and backward, without an update."""
+    network.zero_grad()
+    with bench.autocast(precision):
+        logits = network(*inputs)
+    F.cross_entropy(logits.float(), labels).backward()
+
+
+def medians(bench: Bench, works: Sequence[Callable[[], None]], rounds: int, until: float) -> list[float]:
+    """Median seconds of each of `works`, which take turns for `rounds` or until that time; two rounds warm up."""
+    taken: list[list[float]] = [[] for _ in works]
+    for done in range(rounds + 2):
+        if done > 2 and time.monotonic() > until:
+            break
+        for seconds, work in zip(taken, works, strict=True):
+            if done < 2:
+                work()
+            else:
+                seconds.append(timed(bench, work))
+    return [statistics.median(seconds) for seconds in taken]
+
+
+def timed(bench: Bench, work: Callable[[], object]) -> float:
+    """Seconds that `work` takes on the device, by its own clock where it has one."""
+    bench.wait()
+    if bench.device.type != "cuda":
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    work()
+    end.record()
+    bench.wait()
+    return float(start.elapsed_time(end)) / 1e3
+
+
+# Subset scores
+
+
+def subsets(bench: Bench, until: float) -> None:
+    """Subsets scored by matrix products on the device, against the tables on the CPU: the counts must be equal."""
+    sizes = bench.sizes
+    table = realistic(members=sizes.members, images=sizes.table_images)
+    arrays = table.classes_MNK, table.probs_MNK, table.labels_N
+    here, there = SubsetScorer(*arrays), SubsetScorer(*arrays, device=str(bench.device))
+    rng = np.random.default_rng(SEED)
+    unequal = 0
+    for warm in (here.correct, there.correct_weighted):  # compiles, builds tables, loads the device's library
+        warm(np.eye(sizes.members, dtype=bool))
+    for share in (0.03, 0.1, 0.5):
+        masks = rng.random((sizes.masks, sizes.members)) < share
+        (cpu, cpu_s), (device, device_s) = clocked(here, here.correct, masks), clocked(there, there.correct_weighted, masks)
+        unequal += int((cpu != device).sum())
+        row = {
+            "members of a subset": round(share * sizes.members), "images": sizes.table_images, "CPU threads": here.threads,
+            "CPU subsets/s": len(masks) / cpu_s, f"{bench.device.type} subsets/s": len(masks) / device_s,
+            "ratio": cpu_s / device_s, "same counts": bool((cpu == device).all()),
+        }  # fmt: skip
+        bench.report.row("subsets", row)
+        if time.monotonic() > until:
+            break
+    assert not unequal, f"subsets: {unequal} counts of the device differ from the CPU's exact ones"
+
+
+def clocked(scorer: SubsetScorer, score: Callable[[np.ndarray], np.ndarray], masks: np.ndarray) -> tuple[np.ndarray, float]:
+    """The counts, which are on the CPU, and the seconds they took."""
+    started = time.perf_counter()
+    counts = score(masks)
+    return counts, time.perf_counter() - started
+
+
+# Images
+
+
+@dataclass(frozen=True)
+class Images:
+    """Splits on the device; the held-out one is of the training images. origin: what they are, in words."""
+
+    train: Split
+    held_out: Split
+    test: Split
+    scale: Scale
+    classes: int
+    origin: str
+
+
+def load_images(bench: Bench, side: int) -> Images:
+    """CIFAR-10 from Parquet, or synthetic images of as many."""
+    if bench.data:
+        train, test = (read_parquet(Path(bench.data), split, side) for split in ("train", "test"))
+        origin = f"{len(train)} training and {len(test)} test images of {bench.data}"
+    else:
+        train, test = (
+            synthetic(count, side, name) for count, name in zip(bench.sizes.synthetic, ("train", "test"), strict=True)
+        )
+        origin = "synthetic images: accuracies mean nothing"
+    order = torch.randperm(len(train), generator=torch_generator(stream(SEED, "held out")))
+    held, rest = order[: bench.sizes.held_out], order[bench.sizes.held_out :]
+    scale = Scale.of(train[rest[:10_000]])
+    there = [Split(s.pixels.to(bench.device), s.labels.to(bench.device)) for s in (train[rest], train[held], test)]
+    return Images(there[0], there[1], there[2], scale, int(train.labels.max()) + 1, origin)
+
+
+def read_parquet(folder: Path, split: str, side: int) -> Split:
+    """The images of `split`-*.parquet, decoded, each as its central square of `side` pixels."""
+    files = sorted(folder.glob(f"{split}-*.parquet"))
+    assert files, f"{folder}: there is no {split}-*.parquet; give the folder of CIFAR-10's Parquet files, or no --data"
+    tables = [pq.read_table(file, columns=["image", "label"]) for file in files]
+
+    def pixels(data: bytes) -> np.ndarray:
+        return centre(decode(data)[0], side)
+
+    stored = [data for table in tables for data in table["image"].combine_chunks().field("bytes").to_pylist()]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        decoded = np.stack(list(threads.map(pixels, stored, chunksize=256)))
+    labels = np.concatenate([table["label"].to_numpy() for table in tables]).astype(np.int64)
+    return Split(torch.from_numpy(decoded), torch.from_numpy(labels))
+
+
+def synthetic(count: int, side: int, name: str) -> Split:
+    """Noise about a picture of each of ten classes."""
+    pictures = torch.rand(CLASSES, 3, side, side, generator=torch_generator(stream(SEED, "pictures")))
+    labels = torch.arange(count) % CLASSES
+    noise = torch.rand(count, 3, side, side, generator=torch_generator(stream(SEED, "noise", name)))
+    return Split(((pictures[labels] + 3 * noise) * (255 / 4)).to(torch.uint8), labels)
+
+
+# Evaluations
+
+
+def evaluate(bench: Bench, until: float) -> None:
+    """Sub-networks evaluated a second on the held-out images, each calibrated before; weights are random."""
+    sizes, images = bench.sizes, bench.images
+    space = get_space(sizes.space)
+    net = Supernet(space, images.classes, torch.Generator().manual_seed(SEED)).to(bench.device)
+    todo = [(batch, precision) for batch in sizes.evaluation_batches for precision in ("float32", "bfloat16")]
+    for done, (batch, precision) in enumerate(todo):
+        evaluator = Evaluator(net, images.scale, images.train[: sizes.calibration], batch)
+        rng = stream(SEED, "evaluate")  # the same sub-networks for each
+        share = time.monotonic() + (until - time.monotonic()) / (len(todo) - done)
+        count, started = -1, time.perf_counter()
+        with bench.autocast(precision):
+            while count < 2 or time.monotonic() < share:
+                evaluator.top1(space.sample(rng), images.held_out)
+                count += 1
+                if count == 0:  # the first one warms up
+                    started = time.perf_counter()
+        rate = count / (time.perf_counter() - started)
+        row = {
+            "batch": batch, "precision": precision, "images": len(images.held_out), "calibration images": sizes.calibration,
+            "evaluations": count, "evaluations/s": rate, "images/s": rate * (len(images.held_out) + sizes.calibration),
+        }  # fmt: skip
+        bench.report.row("evaluate", row)
+
+
+# Training
+
+
+def train(bench: Bench, until: float) -> None:
+    """The space trained from nothing by each recipe for as many epochs as fit, then evaluated on the test split."""
+    space = get_space(bench.sizes.space)
+    batch, seconds = fastest(bench, space)
+    for done, (name, plans) in enumerate(RECIPES.items()):
+        share = time.monotonic() + (until - time.monotonic()) / (len(RECIPES) - done)
+        trained(bench, space, name, plans, batch, seconds[batch], share)
+
+
+def fastest(bench: Bench, space: Space) -> tuple[int, dict[int, dict[str, float]]]:
+    """The smallest batch near the best images/s over all phases; and for each batch the seconds of a step by phase."""
+    images = bench.images
+    seconds: dict[int, dict[str, float]] = {}
+    rates: dict[int, float] = {}
+    plans = [plan for plans in RECIPES.values() for plan in plans]
+    for batch in bench.sizes.batches:
+        learner, teacher = start(bench, space), teacher_of(bench, start(bench, space).net)
+        seconds[batch], waits = {}, []
+        for plan in plans:
+            phase = plan.phase(space, 1, batch)
+            given = teacher if plan.distil else None
+            some = partial(some_steps, learner, phase, images, given, batch)
+            some(2)
+            seconds[batch][plan.name] = timed(bench, partial(some, bench.sizes.probe_steps)) / bench.sizes.probe_steps
+            waits += synchronisations(bench, partial(some, 1))
+        rates[batch] = sum(plan.epochs for plan in plans) * batch / sum(seconds[batch][p.name] * p.epochs for p in plans)
+        each = {f"{plan.name} images/s": batch / seconds[batch][plan.name] for plan in plans}
+        row = {
+            "batch": batch, **each, "all images/s": rates[batch], "synchronisations a step": len(waits) / len(plans),
+        }  # fmt: skip
+        bench.report.row("train: batches", row)
+        for place in sorted(set(waits)):
+            bench.report.line(f"a step waits for the GPU at {place}", part="train: batches", waits_at=place)
+    best = max(rates.values())
+    return next(batch for batch in sorted(rates) if rates[batch] >= FAST_ENOUGH * best), seconds
+
+
+def some_steps(learner: Learner, phase: Phase, images: Images, teacher: Teacher | None, batch: int, count: int) -> Tensor:
+    """The first steps of an epoch; the sum of their losses, on the device."""
+    total = torch.zeros((), device=learner.net.device)
+    for number, (loss, _) in enumerate(epoch_steps(learner, phase, 0, images, teacher, batch)):
+        total += loss
+        if number + 1 == count:
+            break
+    return total
+
+
+def epoch_steps(
+    learner: Learner, phase: Phase, epoch: int, images: Images, teacher: Teacher | None, batch: int
+) -> Iterator[tuple[Tensor, int]]:
+    """Loss and images of each step of an epoch, with nothing read back from the device: a copy would wait for it."""
+    device = learner.net.device
+    generator = torch.Generator(device).manual_seed(stream(SEED, "images", phase.name, epoch).getrandbits(63))
+    order = torch.randperm(len(images.train), generator=generator, device=device)
+    per_epoch = steps_per_epoch(len(images.train), batch)
+    for number in range(per_epoch):
+        part = images.train[order[number * batch : (number + 1) * batch]]
+        x = AUGMENT(part.pixels, images.scale, generator)
+        lr = phase.lr_at(epoch * per_epoch + number, per_epoch)
+        rng = stream(SEED, "arch", phase.name, epoch, number)
+        yield train_step(learner, phase, x, part.labels, teacher, lr, rng), len(part)
+
+
+def synchronisations(bench: Bench, work: Callable[[], object]) -> list[str]:
+    """Where `work` waited for a GPU, file and line, once each time."""
+    bench.wait()
+    if bench.device.type != "cuda":
+        work()
+        return []
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            work()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return [f"{Path(w.filename).name}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
+
+
+def start(bench: Bench, space: Space) -> Learner:
+    """A new supernet with its optimiser; on a GPU the forward pass is in bfloat16."""
+    net = Supernet(space, bench.images.classes, torch.Generator().manual_seed(SEED)).to(bench.device)
+    recipe = Recipe(0.9, 1e-4, label_smoothing=0.0, clip_norm=5.0, bfloat16=bench.device.type == "cuda")
+    return Learner(net, recipe, average=lambda gradient: None)
+
+
+def teacher_of(bench: Bench, net: Supernet) -> Teacher:
+    """The largest network as it is now."""
+    return Teacher(evaluator(bench, copy.deepcopy(net)))
+
+
+def evaluator(bench: Bench, net: Supernet) -> Evaluator:
+    """Of trained networks, calibrated on training images."""
+    images = bench.images
+    return Evaluator(net, images.scale, images.train[: bench.sizes.calibration], max(bench.sizes.evaluation_batches))
+
+
+def trained(
+    bench: Bench, space: Space, name: str, plans: Sequence[PhasePlan], batch: int,
+    step_s: Mapping[str, float], until: float,
+) -> None:  # fmt: skip
+    """One recipe, planned to end at `until` with its evaluation; what takes longer than planned is cut at an epoch's end."""
+    learner, images = start(bench, space), bench.images
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(bench.device)
+    archs = reference_archs(space, bench.sizes.random_archs)
+    evaluation_s = 1.5 * len(archs) * timed(bench, partial(evaluator(bench, learner.net).top1, archs[0], images.test))
+    per_epoch = steps_per_epoch(len(images.train), batch)
+    time_s = SPARE * (until - time.monotonic() - evaluation_s)
+    scale = time_s / (per_epoch * sum(plan.epochs * step_s[plan.name] for plan in plans))
+    phases = [plan.phase(space, max(1, int(scale * plan.epochs)), batch) for plan in plans]
+    started, teacher, epochs, before = time.perf_counter(), None, 0, phases[0].space
+    for phase in phases:
+        learner.reset_momentum()
+        if phase.space.expands != before.expands:
+            sort_channels(learner.net, before.expands)
+        before = phase.space
+        for epoch in range(phase.epochs):
+            epoch_start, loss, seen = time.perf_counter(), torch.zeros((), device=bench.device), 0
+            for one, count in epoch_steps(learner, phase, epoch, images, teacher if phase.distil else None, batch):
+                loss += one
+                seen += count
+            mean = loss.item() / per_epoch  # waits for the epoch's end
+            epoch_s = time.perf_counter() - epoch_start
+            epochs += 1
+            if time.monotonic() + epoch_s + evaluation_s > until:
+                break
+        row = {
+            "recipe": name, "phase": phase.name, "epochs": epoch + 1, "planned": phase.epochs, "batch": batch,
+            "images/s": seen / epoch_s, "loss": mean,
+        }  # fmt: skip
+        bench.report.row("train: phases", row)
+        if teacher is None and len(phases) > 1:
+            teacher = teacher_of(bench, learner.net)
+    bench.wait()
+    seconds = time.perf_counter() - started
+    score = partial(evaluator(bench, learner.net).top1, split=images.test)
+    smallest, middle, largest, *several = (score(arch) for arch in archs)
+    memory = torch.cuda.max_memory_allocated(bench.device) / 2**30 if bench.device.type == "cuda" else 0.0
+    row = {
+        "recipe": name, "batch": batch, "epochs": epochs, "updates": epochs * per_epoch, "seconds": seconds,
+        "images/s": epochs * per_epoch * batch / seconds, "memory GiB": memory, "smallest": smallest, "middle": middle,
+        "largest": largest, f"mean of {len(several)}": statistics.mean(several),
+    }  # fmt: skip
+    bench.report.row("train: test top-1", row)
+
+
+def reference_archs(space: Space, count: int) -> list[Arch]:
+    """The smallest, a middle and the largest network at the largest resolution, and `count` random ones."""
+    side = space.resolutions[-1]
+    middle = space.uniform(
+        side, max(space.depths), space.kernels[len(space.kernels) // 2], space.expands[len(space.expands) // 2]
+    )
+    rng = random.Random("progressive shrinking")  # those of bench.progressive_shrinking
+    return [replace(space.smallest(), resolution=side), middle, space.largest(), *(space.sample(rng) for _ in range(count))]
+
+
+# The command
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of the bench: `run(bench, until)`, its share of the time (what one leaves goes on to those after it)."""
+
+    run: Callable[[Bench, float], None]
+    share: float
+    images: bool = False  # it needs them
+
+
+PARTS = {
+    "steps": Part(steps, 0.17),
+    "subsets": Part(subsets, 0.15),
+    "evaluate": Part(evaluate, 0.08, images=True),
+    "train": Part(train, 0.6, images=True),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the parts that were asked for; 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="", help="folder of CIFAR-10's Parquet files; without it images are synthetic")
+    parser.add_argument("--minutes", type=float, help="for all parts together (default 8, with --tiny 0.2)")
+    parser.add_argument("--out", type=Path, help="JSON lines (default: gpu.jsonl in the folder $OUT, or else in runs)")
+    parser.add_argument("--device", help="default cuda, with --tiny cpu")
+    parser.add_argument("--tiny", action="store_true", help="very little of each part, to test the command")
+    for part in PARTS:
+        parser.add_argument(f"--{part}", action="store_true", help=f"run {part} (default: all parts)")
+    options = parser.parse_args(argv)
+    started = time.monotonic()
+    device = torch.device(options.device or ("cpu" if options.tiny else "cuda"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        parser.error("torch finds no CUDA device here; use --tiny to test the command, or --device cpu")
+    out = options.out or Path(os.environ.get("OUT", "runs")) / "gpu.jsonl"
+    if options.tiny and device.type == "cpu":
+        torch.set_num_threads(1)
+    bench = Bench(Report(out), TINY if options.tiny else FULL, device, options.data)
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    about = {"device": machine, "torch": torch.__version__, "cuda": torch.version.cuda, "cores": os.cpu_count()}
+    bench.report.line(", ".join(f"{name} {value}" for name, value in about.items()) + f"; JSON lines in {out}", **about)
+    chosen = [part for part in PARTS if getattr(options, part)] or list(PARTS)
+    minutes = options.minutes or (0.2 if options.tiny else 8.0)
+    return run(bench, chosen, started + 60 * minutes)
+
+
+def run(bench: Bench, chosen: Sequence[str], end: float) -> int:
+    """Every chosen part until `end` (of the monotonic clock), whatever becomes of the others; 1 if one failed."""
+    failed = False
+    for number, name in enumerate(chosen):
+        try:
+            if PARTS[name].images:
+                assert bench.images  # loaded before the rest of the time is divided
+            now = time.monotonic()
+            share = PARTS[name].share / sum(PARTS[other].share for other in chosen[number:])
+            PARTS[name].run(bench, now + (end - now) * share)
+        except Exception as error:
+            failed = True
+            traceback.print_exc()
+            cause = f"{type(error).__name__}: {error}".splitlines()[0]
+            bench.report.line(f"{name} failed: {cause}", part=name, error=cause)
+    left = end - time.monotonic()
+    bench.report.line(f"done, {left:.0f} s left", failed=failed, seconds_left=left)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
