@@ -4,8 +4,9 @@ BIN := .venv/bin
 # Options for every call of pytest: make test PYTEST_OPTIONS=--durations=25
 PYTEST_OPTIONS ?=
 PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
-# One thread a process: the processes are as many as there are cores. Tests of one radosgw go to one of them.
+# Tests that share a server, a Ray or a run go to one process (tests/uses.py).
 PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadgroup
+IN_TWO = $(PYTEST) -n 2 --dist loadgroup
 
 .PHONY: setup demo test test-unit test-all check docs bench bench-search bench-ensemble bench-gpu services
 
@@ -28,19 +29,19 @@ services:
 
 # Tests are marked by what they use beyond their process (pyproject.toml, tests/uses.py). Those without a mark, in at most 4 minutes:
 MARKED := cluster or server or browser or whole_run
-ALONE := cluster or browser or whole_run
+MANY := cluster or browser or whole_run
 test-unit: setup
 	$(PARALLEL) -m "not slow and not ($(MARKED))"
 
-# All but the slow ones: what shares a machine in parallel, then what wants all of it.
+# All but the slow ones: first what takes a process a core, then what starts processes itself, two at a time (the demo alone).
 test: setup services
-	$(PARALLEL) -m "not slow and not ($(ALONE))"
-	$(PYTEST) -m "not slow and ($(ALONE))"
+	$(PARALLEL) -m "not slow and not ($(MANY))"
+	$(IN_TWO) -m "not slow and ($(MANY))"
 
 # Those too that take minutes each.
 test-all: setup services
-	$(PARALLEL) -m "not ($(ALONE))"
-	$(PYTEST) -m "$(ALONE)"
+	$(PARALLEL) -m "not ($(MANY))"
+	$(IN_TWO) -m "$(MANY)"
 
 check: setup
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ pytest_plugins = ["kube.fixtures"]  # an imitation of Kubernetes, for tests of s
 
 
 GUARD = uses.Guard()
+MACHINE = uses.Machine()
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
@@ -27,6 +28,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         uses.mark(item)
         if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before a test's time starts
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    if not uses.marks(item) - {"server"}:
+        return (yield)
+    with MACHINE.shared():
+        return (yield)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -79,6 +88,12 @@ def s3_environment(port: int) -> dict[str, str]:
         "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
     }
+
+
+@pytest.fixture(scope="session")
+def machine() -> uses.Machine:
+    """`machine.alone()` for what is measured, or wants all cores."""
+    return MACHINE
 
 
 @pytest.fixture(scope="session")

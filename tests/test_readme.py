@@ -22,6 +22,7 @@ from ofa.export import from_safetensors
 from ofa.spaces import get_space
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.timeout(1500)  # waits for tests of other processes, then for the demo
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -42,8 +43,9 @@ class Demo:
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    return Demo(tmp_path_factory.mktemp("readme") / "repository")
+def demo(tmp_path_factory, machine):
+    with machine.alone():
+        return Demo(tmp_path_factory.mktemp("readme") / "repository")
 
 
 class TestTheDemo:

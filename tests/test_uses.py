@@ -1,8 +1,13 @@
 """Tests start only what their marks say, so that the quick ones can be told from the rest."""
 
+import fcntl
+import os
 import socket
 import subprocess
 import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import uses
@@ -44,6 +49,54 @@ def test_a_test_that_is_not_marked_starts_no_ray():
         pytest.skip("tests before this one have Ray here")
     with pytest.raises(uses.NotMarked):
         ray.init(num_cpus=1, include_dashboard=False)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+import uses
+began, leave, left = map(Path, sys.argv[1:])
+with uses.Machine(began.parent).shared():
+    began.touch()
+    while not leave.exists():
+        time.sleep(0.01)
+    left.touch()
+"""
+
+
+def test_who_wants_the_whole_machine_waits_for_tests_of_other_processes(tmp_path):
+    for name in ("uses.py", "conftest.py"):
+        (tmp_path / name).touch()
+    began, leave, left = (tmp_path / name for name in ("began", "leave", "left"))
+    command = [sys.executable, "-c", HOLDER, str(began), str(leave), str(left)]
+    other = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(Path(uses.__file__).parent)})
+    while not began.exists():
+        assert other.poll() is None
+        time.sleep(0.01)
+    mine = uses.Machine(tmp_path)
+    with mine.shared():
+        threading.Timer(0.2, leave.touch).start()
+        with mine.alone():
+            assert left.exists()
+            assert not can_enter(tmp_path)
+        assert can_enter(tmp_path)
+    assert other.wait(timeout=60) == 0
+
+
+def can_enter(folder):
+    """Whether a test of another process could start now."""
+    with open(folder / "conftest.py") as room:
+        try:
+            fcntl.flock(room, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@pytest.mark.xdist_group("one")
+def test_tests_of_a_group_go_to_one_process(request):
+    """By their ids, which pytest-xdist reads."""
+    assert request.node.nodeid.endswith("@one") or not request.config.getoption("loadgroup", False)
 
 
 @pytest.mark.server

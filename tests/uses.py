@@ -6,9 +6,12 @@ A test that starts what it is not marked with fails there, so `make test-unit`, 
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sys
-from collections.abc import Sequence
-from pathlib import PurePath
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
 
 import pytest
 
@@ -21,12 +24,45 @@ FIXTURES = {
     "tiny_run": "whole_run",
     "demo": "whole_run",
 }
-ONE_PROCESS = pytest.mark.xdist_group("radosgw")
-REAL_SERVER = (pytest.mark.server, ONE_PROCESS)  # of a parameter with which a test asks for `radosgw` as it runs
+SHARED = ("demo", "tiny_run", "radosgw", "ray_cluster")  # made once: who asks for it goes to one process of pytest-xdist
+REAL_SERVER = (pytest.mark.server, pytest.mark.xdist_group("radosgw"))  # of tests that ask for `radosgw` as they run
 MARKS = tuple(dict.fromkeys(FIXTURES.values()))
 # Commands of ofa that train, or start Ray for a step of a run.
 WHOLE = {"run", "train", "measure", "fit", "validate", "predict", "report", "export", "eval", "finetune", "serve", "tune",
          "transfer"}  # fmt: skip
+
+
+class Machine:
+    """Shares this machine between the processes of tests: many at a time, or one that has all of it.
+
+    Locks of two files of a folder. Whoever wants all of it keeps others from starting while it waits for those that run.
+    """
+
+    def __init__(self, folder: Path = Path(__file__).parent) -> None:
+        self.door, self.room = (os.open(folder / name, os.O_RDONLY) for name in ("uses.py", "conftest.py"))
+
+    def _enter(self, how: int) -> None:
+        fcntl.flock(self.door, fcntl.LOCK_EX)
+        fcntl.flock(self.room, how)
+        fcntl.flock(self.door, fcntl.LOCK_UN)
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        self._enter(fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.flock(self.room, fcntl.LOCK_UN)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside `shared`: no test of another process runs meanwhile."""
+        fcntl.flock(self.room, fcntl.LOCK_UN)
+        self._enter(fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self.room, fcntl.LOCK_SH)
 
 
 class NotMarked(AssertionError):
@@ -71,12 +107,18 @@ def use_of(words: Sequence[str]) -> str | None:
 
 
 def mark(item: pytest.Item) -> None:
-    """Adds the marks of the fixtures that a test asks for; tests of one radosgw go to one process of pytest-xdist."""
-    for name in getattr(item, "fixturenames", ()):
+    """Adds the marks of the fixtures that a test asks for, and the process of pytest-xdist in which they are."""
+    names = getattr(item, "fixturenames", ())
+    for name in names:
         if name in FIXTURES:
             item.add_marker(FIXTURES[name])
-        if name == "radosgw":
-            item.add_marker(ONE_PROCESS)
+    shared = [name for name in SHARED if name in names]
+    if shared and item.get_closest_marker("xdist_group") is None:
+        item.add_marker(pytest.mark.xdist_group(shared[0]))
+    group = item.get_closest_marker("xdist_group")
+    if group is not None and item.config.getoption("loadgroup", False) and not hasattr(item, "_nodeid"):
+        # pytest-xdist 3.8 adds a test's group to `_nodeid`, which pytest 9.2 no longer has: its groups would do nothing
+        item._id = type(item._id).parse(f"{item.nodeid}@{group.args[0]}")
 
 
 def marks(item: pytest.Item) -> set[str]:
