@@ -1,8 +1,8 @@
-"""A thin client of a Kubernetes apiserver: JSON in, JSON out, and errors in one line.
+"""A thin client of a Kubernetes API server: JSON in, JSON out, one line for each error.
 
-Where the cluster is and who asks (kubeconfig with its exec plugins, or the pod's service account) is the business of the
-`kubernetes` package, which is imported here and nowhere else; so are TLS and proxies. Its generated methods are not used:
-they send list bodies as merge patches, and their watch hides what it lost.
+The `kubernetes` package, imported here and nowhere else, finds the cluster and the credentials (kubeconfig with its exec
+plugins, or the pod's service account) and handles TLS and proxies. Its generated methods are not used: they send list bodies
+as merge patches, and their watch hides which changes it lost.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ class NotThere(InputError):
 
 
 class Conflict(InputError):
-    """The object is there already, or somebody else has changed it meanwhile."""
+    """The object exists already, or was changed by another client since it was read."""
 
 
 class Expired(InputError):
-    """A watch cannot go on from there: too much has happened since."""
+    """A watch cannot resume from this resource version: it is too old."""
 
 
 class Lost(StepError):
-    """The connection broke, or the server was not able to answer: worth another try."""
+    """The connection broke, or the server failed temporarily: the request may be repeated."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Api:
 
     @classmethod
     def connect(cls, namespace: str, context: str | None = None) -> Api:
-        """The cluster of a kubeconfig (KUBECONFIG, ~/.kube/config), or the one that this process runs in."""
+        """Connects to the cluster of a kubeconfig (KUBECONFIG, ~/.kube/config), or to the one that this process runs in."""
         from kubernetes import client, config
         from yaml import YAMLError
 
@@ -87,6 +87,7 @@ class Api:
     # One object, or a list of them
 
     def get(self, kind: str, name: str) -> Doc:
+        """The object `name`; `NotThere` if there is none."""
         return self.request("GET", self.path(kind, name))
 
     def find(self, kind: str, name: str) -> Doc | None:
@@ -97,23 +98,27 @@ class Api:
             return None
 
     def list(self, kind: str, *, labels: str = "", fields: str = "") -> list[Doc]:
+        """The objects of a kind that match the selectors."""
         return self.request("GET", self.path(kind), labelSelector=labels, fieldSelector=fields).get("items") or []
 
     def create(self, doc: Doc, *, dry_run: bool = False) -> Doc:
+        """Creates an object and returns it as stored; `Conflict` if its name is taken."""
         return self.request("POST", self.path(doc["kind"]), doc, **_writing(dry_run))
 
     def replace(self, doc: Doc) -> Doc:
-        """Puts `doc` there; `Conflict` if it has changed since its resourceVersion."""
+        """Replaces an object; `Conflict` if it was changed since the resourceVersion in `doc`."""
         return self.request("PUT", self.path(doc["kind"], doc["metadata"]["name"]), doc, **_writing(False))
 
     def merge(self, kind: str, name: str, patch: Doc) -> Doc:
-        """Merges `patch` in; never one with a list, which would replace the whole list."""
+        """Applies a merge patch; it must hold no list, since that would replace the whole list."""
         return self.request("PATCH", self.path(kind, name), patch, **_writing(False))
 
     def delete(self, kind: str, name: str) -> None:
+        """Deletes an object; `NotThere` if there is none."""
         self.request("DELETE", self.path(kind, name), {"propagationPolicy": "Background"})
 
     def path(self, kind: str, name: str = "", under: str = "") -> str:
+        """The URL path of a kind, or of one object of it."""
         group, plural = PLACES[kind]
         whole = f"{group}/namespaces/{quote(self.namespace)}/{plural}"
         return "/".join(part for part in (whole, quote(name, safe=":"), under) if part)
@@ -121,10 +126,10 @@ class Api:
     # Streams
 
     def watch(self, kind: str, name: str) -> Iterator[Doc | None]:
-        """The object now and after every change, None where it is not there (any more); goes on over lost connections.
+        """Yields the object now and after every change (None while it does not exist); reconnects after lost connections.
 
-        A watch resumes where it broke off. If that is too long ago (410), or breaks off again and again, the object is
-        read anew: then changes in between are not seen, the last one always is.
+        A watch resumes where the connection broke. If that resource version has expired (410), or the connection breaks
+        repeatedly, the object is read anew: intermediate changes are then missed, the latest state never is.
         """
         version, wait_s = "", 0.0
         while True:
@@ -164,7 +169,7 @@ class Api:
             yield event
 
     def lines(self, path: str, **query: str) -> Iterator[bytes]:
-        """An answer line by line, as long as it comes."""
+        """Yields the lines of a streamed response as they arrive."""
         with self._answer("GET", path, None, query, timeout_s=WATCH_S + 60) as answer:
             rest = b""
             for piece in answer.stream(2**16, decode_content=True):
@@ -176,9 +181,9 @@ class Api:
     # Everything else
 
     def request(self, method: str, path: str, body: Doc | None = None, *, token: str | None = None, **query: str) -> Doc:
-        """What the server answers; an error status is an exception with the server's words.
+        """Sends a request and returns the decoded response; an error status raises with the server's message.
 
-        token: for Ray's dashboard behind the server's proxy, which keeps the usual header to itself.
+        token: for Ray's dashboard behind the API server's proxy, which does not forward the usual header.
         """
         with self._answer(method, path, body, query, timeout_s=TIMEOUT_S, token=token) as answer:
             data = answer.data
@@ -247,7 +252,7 @@ def _json(data: bytes) -> Doc:
 
 
 def _error(code: int, status: Doc, asked: str) -> InputError | StepError:
-    """The server's words as one line, and what to do."""
+    """The error for a response: the server's message in one line, and what to do."""
     words = " ".join(str(status.get("message") or status.get("reason") or f"HTTP {code}").split())
     if code == 404:
         return NotThere(f"{asked}: {words}")

@@ -1,8 +1,8 @@
-"""What a cluster would refuse, or accept and then get wrong, said before anything is sent.
+"""Finds what a cluster would refuse, or accept and execute wrongly, before anything is submitted.
 
 Three kinds of rules: the strict schema of KubeRay's CRDs (unknown fields, types, ranges), what only KubeRay's operator
-checks (its utils/validation.go, and its webhook's name rules), and what nobody checks: K8sJobMode pastes the entrypoint
-unquoted into a line of bash. Every complaint is one line that starts with the path of what is wrong.
+checks (its utils/validation.go, and its webhook's name rules), and what nothing checks: K8sJobMode pastes the entrypoint
+unquoted into a line of bash. Every message is one line that starts with the path of the field.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _DNS_1123 = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
 class LintError(InputError):
-    """A manifest that must not be sent."""
+    """A manifest that must not be submitted."""
 
 
 def check(doc: Doc) -> None:
-    """Nothing if `doc`, a RayJob or a RayCluster, will do; else a `LintError` with its first mistake."""
+    """Raises a `LintError` with the first mistake of `doc`, a RayJob or a RayCluster."""
     found = next(mistakes(doc), None)
     if found is not None:
         raise LintError(f"{doc.get('kind', 'manifest')}: {found}")
 
 
 def mistakes(doc: Doc) -> Iterator[str]:
-    """What is wrong, a line each: all that the schema says, or, where that is nothing, what the operator would."""
+    """All mistakes, one line each: those of the schema, or if there are none, those that the operator would report."""
     kind = doc.get("kind")
     if kind not in ("RayJob", "RayCluster") or doc.get("apiVersion") != "ray.io/v1":
         yield f"kind: {doc.get('apiVersion')} {kind} is neither a RayJob nor a RayCluster of ray.io/v1"
@@ -54,7 +54,7 @@ def mistakes(doc: Doc) -> Iterator[str]:
 
 
 def schema_mistakes(doc: Doc) -> Iterator[str]:
-    """What an apiserver refuses with fieldValidation=Strict."""
+    """The mistakes that an API server refuses with fieldValidation=Strict."""
     errors = sorted(
         _validator(doc["kind"]).iter_errors(_without_nulls(doc)), key=lambda e: [str(p) for p in e.absolute_path]
     )
@@ -79,7 +79,7 @@ def _validator(kind: str) -> Any:
 
 
 def _duplicates(validator: Any, list_type: str, items: Any, here: Doc) -> Iterator[ValidationError]:
-    """Lists of type map have distinct keys, those of type set distinct items."""
+    """Lists of type map must have distinct keys, those of type set distinct items."""
     if not isinstance(items, list) or list_type not in ("map", "set"):
         return
     properties, names = here.get("items", {}).get("properties", {}), here.get("x-kubernetes-list-map-keys", [])
@@ -126,7 +126,7 @@ def _nearest(name: str, allowed: Mapping[str, Any]) -> str | None:
 
 
 def path_of(parts: Sequence[Any]) -> str:
-    """`spec.workerGroupSpecs[0].maxReplicas`."""
+    """The path of a field as text, such as `spec.workerGroupSpecs[0].maxReplicas`."""
     path = ""
     for part in parts:
         path = f"{path}[{part}]" if isinstance(part, int) else _join(path, str(part))
@@ -138,7 +138,7 @@ def _join(path: str, name: str) -> str:
 
 
 def _without_nulls(doc: Any) -> Any:
-    """As the apiserver reads it: a null is a field that is not there."""
+    """`doc` as the API server reads it: a null is an absent field."""
     if isinstance(doc, Mapping):
         return {key: _without_nulls(value) for key, value in doc.items() if value is not None}
     return [_without_nulls(item) for item in doc] if isinstance(doc, list) else doc
@@ -216,7 +216,7 @@ def _job_mistakes(spec: Doc) -> Iterator[str]:
 
 
 def entrypoint_mistakes(entrypoint: str) -> Iterator[str]:
-    """A line of bash gets it unquoted: only plain words may stand there, the first of them a program."""
+    """The entrypoint is pasted unquoted into bash: only plain words are allowed, the first of them a program."""
     for word in entrypoint.split(" "):
         if not SAFE.fullmatch(word):
             odd = next((c for c in word if not SAFE.fullmatch(c)), " ")

@@ -1,8 +1,8 @@
-"""A run as KubeRay wants it: a RayJob and the ConfigMap with its settings, from a few numbers.
+"""Renders a run for KubeRay: a RayJob, and a ConfigMap with its settings.
 
-One simple argv is the entrypoint, all parameters are in the mounted file, and credentials come by the pods' identity or from
-Secrets that are named here and never read. Pods satisfy the namespace's restricted pod security. KubeRay itself adds
-probes, /dev/shm, the wait for the head, `ray start` and the autoscaler's container.
+The entrypoint is one simple argv and all parameters are in the mounted file. Credentials come from the pods' identity or
+from Secrets that are named here and never read. Pods satisfy the restricted pod security standard. KubeRay itself adds
+probes, /dev/shm, the init container that waits for the head, `ray start` and the autoscaler container.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SPOT_LABELS = {  # what clouds call nodes that may be taken away
 
 @dataclass(frozen=True)
 class Head:
-    """The pod of the driver and of Ray's own processes; no task or actor runs there."""
+    """The pod of the driver and of Ray's own processes; tasks and actors are not scheduled on it."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
     cpus: Count = 2
@@ -54,7 +54,7 @@ class Head:
 
 @dataclass(frozen=True)
 class Group:
-    """A group of equal worker pods, as many as are needed between `min` and `max`."""
+    """A group of equal worker pods, between `min` and `max` of them."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
     min: NotNegativeInt = 0
@@ -67,7 +67,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Kube:
-    """How `ofa submit` places a run on Kubernetes; this section has no part in the run's id."""
+    """How `ofa submit` places a run on Kubernetes; this section is not part of the run's id."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
     namespace: str = "ofa"
@@ -85,32 +85,35 @@ class Kube:
 
     @property
     def groups(self) -> dict[str, Group]:
+        """The worker groups by name."""
         return {"train": self.train, "search": self.search}
 
     def least(self, group: Group) -> int:
-        """Pods of a group that are always there."""
+        """The number of pods of a group that always exist."""
         return group.max if self.queue else group.min
 
 
 @dataclass(frozen=True)
 class Rendered:
-    """What `ofa submit` sends."""
+    """The objects that `ofa submit` creates."""
 
     job: Doc
     config: Doc
 
     @property
     def name(self) -> str:
+        """The RayJob's name, which is the run's."""
         name: str = self.job["metadata"]["name"]
         return name
 
     @property
     def docs(self) -> list[Doc]:
+        """The objects in the order of their creation."""
         return [self.config, self.job]
 
 
 def job_name(run_id: str) -> str:
-    """The RayJob of a run: a DNS-1035 name that fits; one that is such a name already stays."""
+    """The RayJob's name for a run id: a valid DNS-1035 name; an id that is one already is kept."""
     name = re.sub(r"[^a-z0-9-]+", "-", run_id.lower()).strip("-")
     name = name if name[:1].isalpha() else f"run-{name}"
     if len(name) > JOB_NAME:  # the hash at the end is what tells runs apart
@@ -125,7 +128,7 @@ def render(
 ) -> Rendered:
     """The objects of a run. code_url: an archive of the code in the store, instead of that in the image.
 
-    The same arguments give the same objects; their hash is in an annotation.
+    The same arguments give the same objects; their hash is stored in an annotation.
     """
     _check_store(store_url)
     name, image = job_name(run_id), kube.image or f"ofa-cluster:{version}"
@@ -164,7 +167,7 @@ def render(
 
 
 def refuse_secrets(rendered: Rendered, environment: Mapping[str, str]) -> None:
-    """A `LintError` if the value of a secret of this environment stands anywhere in what would be sent."""
+    """Raises a `LintError` if the value of a secret of this environment occurs in the rendered objects."""
     for name, value in secrets(environment).items():
         for doc in rendered.docs:
             if (path := _find(doc, value)) is not None:
@@ -173,7 +176,7 @@ def refuse_secrets(rendered: Rendered, environment: Mapping[str, str]) -> None:
 
 
 def secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables whose values nobody may see."""
+    """The environment variables whose values must not be shown."""
     secret = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|PRIVATE|(ACCESS|API)_?KEY(?!_ID)", re.I)
     return {
         name: value

@@ -1,7 +1,7 @@
-"""Runs on a cluster with KubeRay: submit, follow, scale, stop, and what goes wrong meanwhile.
+"""Runs on a cluster with KubeRay: submit, follow, scale, stop, and report what keeps them from running.
 
-A run is one RayJob, named by its run id. KubeRay makes its RayCluster, a new one for every retry and after every pause; so
-nothing here holds on to a cluster's name, and what is to last is in the run's store.
+A run is one RayJob, named by its run id. KubeRay creates its RayCluster, a new one for every retry and after every pause; so
+no function here keeps a cluster's name, and everything that must last is in the run's store.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONTAINERS = {"submitter": "ray-job-submitter", "head": "ray-head", "worker": "r
 
 
 def find(api: Api, run: str) -> Doc:
-    """The RayJob of a run, given its run id or the RayJob's own name."""
+    """The RayJob of a run, by its run id or the RayJob's own name."""
     job = api.find("RayJob", job_name(run))
     if job is None:
         there = [j["metadata"]["name"] for j in jobs(api)]
@@ -43,7 +43,7 @@ def find(api: Api, run: str) -> Doc:
 
 
 def jobs(api: Api) -> list[Doc]:
-    """All RayJobs that `ofa submit` made."""
+    """All RayJobs that `ofa submit` created."""
     return api.list("RayJob", labels=",".join(f"{key}={value}" for key, value in PART_OF.items()))
 
 
@@ -51,7 +51,7 @@ def jobs(api: Api) -> list[Doc]:
 
 
 def submit(api: Api, rendered: Rendered) -> Literal["created", "unchanged"]:
-    """Lint, the server's own dry run, then the RayJob with its ConfigMap; asking for the same again changes nothing."""
+    """Lints, runs the server's dry run, then creates the RayJob and its ConfigMap; the same run again changes nothing."""
     lint.check(rendered.job)
     there = api.find("RayJob", rendered.name)
     if there is None:
@@ -60,7 +60,7 @@ def submit(api: Api, rendered: Rendered) -> Literal["created", "unchanged"]:
         api.create(rendered.job, dry_run=True)
         try:
             there = api.create(rendered.job)
-        except Conflict:  # somebody else was faster
+        except Conflict:  # another client created it first
             there = api.get("RayJob", rendered.name)
         else:
             _create_config(api, rendered, there)
@@ -78,7 +78,7 @@ def submit(api: Api, rendered: Rendered) -> Literal["created", "unchanged"]:
 
 
 def _create_config(api: Api, rendered: Rendered, job: Doc) -> None:
-    """The settings' ConfigMap, which goes when the RayJob goes; pods wait for it."""
+    """Creates the ConfigMap of the settings, owned by the RayJob and deleted with it; pods wait for it."""
     config = copy.deepcopy(rendered.config)
     owner = {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": rendered.name, "uid": job["metadata"]["uid"]}
     config["metadata"]["ownerReferences"] = [owner]
@@ -99,7 +99,7 @@ def _uid(doc: Doc) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A moment of a run: its state, the RayJob (None once it is gone), and what is in its way."""
+    """An observation of a run: its state, the RayJob (None once it is deleted), and what keeps it from running."""
 
     state: State
     job: Doc | None
@@ -107,7 +107,7 @@ class Seen:
 
 
 def follow(api: Api, name: str, *, look_s: float = LOOK_S, timeout_s: float | None = None) -> Iterator[Seen]:
-    """The run's moments, each that differs from the one before, until it has ended or time is up."""
+    """Yields an observation for every change of the run until it has ended or the timeout is reached."""
     changes: queue.Queue[Doc | Exception | None] = queue.Queue()
     stop = threading.Event()
     threading.Thread(target=_watch, args=(api, name, changes, stop), daemon=True).start()
@@ -151,7 +151,7 @@ def _watch(api: Api, name: str, changes: queue.Queue[Doc | Exception | None], st
 
 
 def troubles(api: Api, job: Doc) -> list[str]:
-    """What keeps pods of a run from running, a line each: pods that cannot start, and warnings about what has no pod."""
+    """What keeps the pods of a run from running, one line each: pods that cannot start, and warnings about other objects."""
     found = [line for pod in pods(api, job) for line in pod_troubles(pod)]
     cluster = (job.get("status") or {}).get("rayClusterName", "")
     names = {job["metadata"]["name"], cluster} - {""}
@@ -177,7 +177,7 @@ def pod_troubles(pod: Doc) -> Iterator[str]:
 
 
 def pods(api: Api, job: Doc, role: Role | None = None) -> list[Doc]:
-    """The pods of a run's present cluster, and its submitter."""
+    """The pods of a run's current cluster, and its submitter."""
     cluster, name = (job.get("status") or {}).get("rayClusterName", ""), job["metadata"]["name"]
     found: list[Doc] = []
     if role in (None, "submitter"):
@@ -189,7 +189,7 @@ def pods(api: Api, job: Doc, role: Role | None = None) -> list[Doc]:
 
 
 def events(api: Api, job: Doc) -> list[Doc]:
-    """What Kubernetes and KubeRay said of a run's objects, oldest first."""
+    """The events of a run's objects, oldest first."""
     cluster, name = (job.get("status") or {}).get("rayClusterName", ""), job["metadata"]["name"]
     # KubeRay names everything of a run by the run: <run>-xxxxx is a cluster or the submitter's pod, <run>-xxxxx-... its pods
     ours = re.compile(rf"{re.escape(name)}(-[a-z0-9]{{5}}(-.*)?)?" + (f"|{re.escape(cluster)}(-.*)?" if cluster else ""))
@@ -198,6 +198,7 @@ def events(api: Api, job: Doc) -> list[Doc]:
 
 
 def event_time(event: Doc) -> str:
+    """The time of an event as text."""
     time: str = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or ""
     return time
 
@@ -207,7 +208,7 @@ def event_time(event: Doc) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """A worker group's limits before and after, and the CPUs that all groups then may have."""
+    """A worker group's limits before and after, and the CPUs that all groups may have then."""
 
     group: str
     before: tuple[int, int]
@@ -217,10 +218,10 @@ class Scaled:
 
 
 def scale(api: Api, job: Doc, group: str, least: int | None, most: int | None) -> Scaled:
-    """Changes a group of the run's RayCluster: the RayJob's own spec is never read again by KubeRay.
+    """Changes a group of the run's RayCluster; KubeRay does not read the RayJob's own spec again.
 
-    With the autoscaler `minReplicas` is how many pods come now and `maxReplicas` how many may; it reads both every few
-    seconds. Everybody writes to this object, so a refused change is made again on what is there then.
+    With the autoscaler, `minReplicas` is the number of pods now and `maxReplicas` the upper limit; it reads both every few
+    seconds. Other clients write to this object too, so a refused change is applied again to the current version.
     """
     name, state = job["metadata"]["name"], state_of(job)
     if QUEUE in job["metadata"].get("labels", {}):
@@ -268,10 +269,10 @@ def _cpus(group: Doc) -> int:
 
 
 def cancel(api: Api, job: Doc, *, now: bool = False) -> str:
-    """Stops a run, whose results stay; says how.
+    """Stops a run and returns how; its results are kept.
 
-    Gently: Ray sends the driver SIGTERM, and the RayJob stays to tell. That goes through the dashboard, which wants Ray's
-    token; where it cannot be reached, or with `now`, the RayJob is deleted, and KubeRay sends the signal.
+    Ray sends SIGTERM to the driver, and the RayJob stays for its status. That request goes through the dashboard and needs
+    Ray's token; where the dashboard cannot be reached, or with `now`, the RayJob is deleted, and KubeRay sends the signal.
     """
     name, status, why = job["metadata"]["name"], job.get("status") or {}, ""
     if state_of(job).ended and not now:
@@ -288,7 +289,7 @@ def cancel(api: Api, job: Doc, *, now: bool = False) -> str:
 
 
 def ray_token() -> str | None:
-    """Ray's token of this user, from where Ray's own commands have it."""
+    """Ray's authentication token of this user, from where Ray's own commands read it."""
     if "RAY_AUTH_TOKEN" in os.environ:
         return os.environ["RAY_AUTH_TOKEN"]
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
@@ -296,7 +297,7 @@ def ray_token() -> str | None:
 
 
 def pause(api: Api, job: Doc) -> None:
-    """Gives a run's cluster back; what is not in its store yet is done again after `resume`."""
+    """Releases a run's cluster; work that was not uploaded is repeated after `resume`."""
     name, state = job["metadata"]["name"], state_of(job)
     if QUEUE in job["metadata"].get("labels", {}):
         raise InputError(f"{name}: Kueue decides when it runs; deactivate its Workload instead (spec.active: false)")
@@ -306,7 +307,7 @@ def pause(api: Api, job: Doc) -> None:
 
 
 def resume(api: Api, job: Doc) -> None:
-    """Gives a paused run a new cluster, on which it goes on from its store."""
+    """Gives a paused run a new cluster, on which it continues from its store."""
     name, state = job["metadata"]["name"], state_of(job)
     if state.name != "Paused":
         raise InputError(f"{name}: is {state}, not paused; `ofa retry` starts an ended run again")
@@ -314,7 +315,7 @@ def resume(api: Api, job: Doc) -> None:
 
 
 def retry(api: Api, job: Doc, *, timeout_s: float = 120.0) -> Doc:
-    """Starts an ended run again as a new RayJob of the same settings; it goes on from its store."""
+    """Starts an ended run again as a new RayJob with the same settings; it continues from its store."""
     name, state = job["metadata"]["name"], state_of(job)
     if not state.ended:
         raise InputError(f"{name}: is {state}, it has not ended; cancel it first")
@@ -355,7 +356,7 @@ def retry(api: Api, job: Doc, *, timeout_s: float = 120.0) -> Doc:
 
 
 def logs(api: Api, job: Doc, role: Role, *, follow: bool = False, tail: int = 0) -> Iterator[str]:
-    """What a run's pods of that role say, line by line; of several pods each line says whose. Nothing if there is none."""
+    """Yields the log lines of a run's pods of that role; with several pods each line names its pod. Nothing without pods."""
     there = [pod for pod in pods(api, job, role) if (pod.get("status") or {}).get("phase") != "Pending"]
     if follow and there:
         there = [max(there, key=lambda pod: pod["metadata"].get("creationTimestamp", ""))] if role != "worker" else there
@@ -370,7 +371,7 @@ def logs(api: Api, job: Doc, role: Role, *, follow: bool = False, tail: int = 0)
 
 
 def pod_log(api: Api, pod: str, role: Role, *, follow: bool = False, tail: int = 0) -> Iterator[str]:
-    """The lines of one pod; a follower whose connection breaks goes on where it was."""
+    """Yields the lines of one pod; with `follow`, a broken connection is resumed where it broke."""
     path, seen, since = api.path("Pod", pod, "log"), 0, ""  # lines with the last timestamp, and that timestamp
     while True:
         skip = seen
@@ -402,7 +403,7 @@ def _ended(api: Api, pod: str) -> bool:
 
 
 def _together(api: Api, names: list[str], role: Role, tail: int) -> Iterator[str]:
-    """Several pods followed at once."""
+    """Follows several pods at once."""
     lines: queue.Queue[str | None] = queue.Queue()
 
     def one(name: str) -> None:
@@ -424,7 +425,7 @@ def _together(api: Api, names: list[str], role: Role, tail: int) -> Iterator[str
 
 
 def results_of(job: Doc) -> tuple[str, str]:
-    """Where a run's results are: the store and the run's id."""
+    """The store and the run id where a run's results are."""
     url = job["metadata"].get("annotations", {}).get(RESULTS, "")
     store, _, run_id = url.rpartition("/")
     if not store:

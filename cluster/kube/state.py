@@ -1,7 +1,7 @@
-"""One state that can be trusted, out of what KubeRay and Ray each say of a job.
+"""One state of a run, derived from the statuses of KubeRay and of Ray.
 
-`jobDeploymentStatus` is KubeRay's word on the cluster and the submission, `jobStatus` Ray's on the job. Neither tells
-alone: `Complete` also ends a stopped job, `RUNNING` stays where the cluster is lost, `ValidationFailed` never changes.
+`jobDeploymentStatus` is KubeRay's status of cluster and submission, `jobStatus` Ray's of the job. Neither suffices alone:
+`Complete` also follows a stopped job, `RUNNING` remains where the cluster is lost, `ValidationFailed` never changes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TIMED_OUT = 2
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a run is doing, why, and in the cluster's own words."""
+    """The state of a run, its reason, and the cluster's own message."""
 
     name: Name
     reason: str = ""
@@ -29,12 +29,12 @@ class State:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come by itself."""
+        """Whether the state is final until a user acts."""
         return self.name in EXIT
 
     @property
     def exit_code(self) -> int:
-        """What `ofa wait` ends with."""
+        """The exit code of `ofa wait`."""
         return EXIT[self.name]
 
     def __str__(self) -> str:
@@ -45,7 +45,7 @@ GONE = State("Gone", message="there is no such RayJob in the cluster")
 
 
 def state_of(job: Mapping[str, Any]) -> State:
-    """The state of a RayJob as the cluster returns it."""
+    """The state of a RayJob as the API server returns it."""
     spec, status = job.get("spec", {}), job.get("status") or {}
     ray, deployed = status.get("jobStatus", ""), status.get("jobDeploymentStatus", "")
     reason, message = status.get("reason", ""), status.get("message", "")
@@ -54,7 +54,7 @@ def state_of(job: Mapping[str, Any]) -> State:
 
     if deployed == "ValidationFailed":
         return State("Invalid", reason if reason != "ValidationFailed" else "", message)
-    if ray == "SUCCEEDED":  # also where KubeRay is a moment behind, or met its deadline while it tidied up
+    if ray == "SUCCEEDED":  # also where KubeRay lags behind, or reached its deadline during clean-up
         return State("Succeeded", "", "")
     if ray == "STOPPED" and deployed not in ("Suspending", "Suspended", "Retrying"):
         return State("Stopped", "", message)

@@ -1,8 +1,8 @@
-"""What is missing for runs on a cluster, and how to get it.
+"""Check what is missing for runs on a cluster, and print how to get it.
 
     ofa doctor --store s3://bucket/prefix
 
-Looks only, but for one small object that it writes to the store and removes.
+Only reads, except for one small object that it writes to the store and deletes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SETUP = "kubectl apply -k k8s/overlays/local, eks or gke"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: whether it is as it should be, what was found, and what to do if it is not."""
+    """One check: its name, whether it passed, what was found, and what to do if it failed."""
 
     name: str
     ok: bool
@@ -43,7 +43,7 @@ class Check:
 
 
 def checks(namespace: str, context: str | None, store: str | None) -> Iterator[Check]:
-    """Everything, from this machine to the bucket; what cannot be looked at for want of something else is left out."""
+    """All checks, from this machine to the bucket; a check whose precondition failed is left out."""
     yield from local()
     try:
         api = Api.connect(namespace, context)
@@ -60,7 +60,7 @@ def checks(namespace: str, context: str | None, store: str | None) -> Iterator[C
 
 
 def local() -> Iterator[Check]:
-    """Versions on this machine."""
+    """Checks versions on this machine."""
     python = sys.version_info[:2]
     found = ".".join(map(str, sys.version_info[:3]))
     yield Check("Python", (3, 11) <= python <= (3, 12), found, "use Python 3.11 or 3.12")
@@ -75,7 +75,7 @@ def local() -> Iterator[Check]:
 
 
 def kuberay(api: Api) -> Iterator[Check]:
-    """Whether KubeRay is there, and new enough for what is sent."""
+    """Checks that KubeRay is installed in a version that supports the submitted fields."""
     path, advice = "apis/apiextensions.k8s.io/v1/customresourcedefinitions/rayjobs.ray.io", "install KubeRay 1.6 or later"
     try:
         crd = api.request("GET", path)
@@ -95,7 +95,7 @@ def kuberay(api: Api) -> Iterator[Check]:
 
 
 def permissions(api: Api) -> Iterator[Check]:
-    """Every right that a command needs, asked of the server."""
+    """Asks the server for every permission that a command needs."""
     for (group, resource, sub), verbs in NEEDS.items():
         name, missing = f"{resource}/{sub}" if sub else resource, []
         for verb in verbs:
@@ -110,7 +110,7 @@ def permissions(api: Api) -> Iterator[Check]:
 
 
 def namespaced(api: Api) -> Iterator[Check]:
-    """The accounts that pods run as; Secrets are nobody's business here."""
+    """Checks the service accounts of the pods; Secrets are not read."""
     for name in ACCOUNTS:
         try:
             there = api.find("ServiceAccount", name) is not None
@@ -122,7 +122,7 @@ def namespaced(api: Api) -> Iterator[Check]:
 
 
 def bucket(store: str) -> Check:
-    """Writes, reads and removes an object, with the credentials of this machine; pods have their own."""
+    """Writes, reads and deletes an object with the credentials of this machine; pods have their own."""
     key, data = f"doctor-{uuid.uuid4().hex}", b"ofa doctor"
     try:
         opened = open_store(store)

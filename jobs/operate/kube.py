@@ -1,9 +1,9 @@
-"""Runs on a cluster, as their users see them: list, status, wait, events, logs, scale, cancel, pause, resume, retry.
+"""Operations on runs on a cluster: list, status, wait, events, logs, scale, cancel, pause, resume, retry.
 
     ofa status digits-1a2b3c4d --watch
     ofa logs digits-1a2b3c4d --follow
 
-Each function takes the cluster and a run's id. What the cluster has forgotten is looked up in the run's store.
+Each function takes the cluster and a run's id. A run whose RayJob was deleted is looked up in its store.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Row = dict[str, Any]
 
 
 def listing(api: Api) -> list[Row]:
-    """One row a run, the newest first."""
+    """One row for each run, newest first."""
     rows = [row(job) for job in kuberay.jobs(api)]
     return sorted(rows, key=lambda r: r["created"], reverse=True)
 
 
 def row(job: dict[str, Any]) -> Row:
-    """A run in short."""
+    """The summary of a run."""
     state, status, metadata = state_of(job), job.get("status") or {}, job["metadata"]
     return {
         "run": metadata["name"],
@@ -52,13 +52,14 @@ def row(job: dict[str, Any]) -> Row:
 
 
 def age_s(created: str | None) -> int:
+    """The seconds since an object was created; 0 without a time."""
     if not created:
         return 0
     return int((datetime.now(UTC) - datetime.fromisoformat(created.replace("Z", "+00:00"))).total_seconds())
 
 
 def status(api: Api, run: str, store: str | None = None) -> Row:
-    """A run with what is in its way and its pods; of one that the cluster has forgotten what its store knows."""
+    """A run with its pods and what keeps it from running; of a run whose RayJob was deleted, the state in its store."""
     try:
         job = kuberay.find(api, run)
     except NotThere:
@@ -73,7 +74,7 @@ def status(api: Api, run: str, store: str | None = None) -> Row:
 
 
 def state_in_store(store: str, run_id: str) -> State:
-    """How a run ended, from what its last driver noted; `Gone` if it never began or was killed."""
+    """How a run ended according to its last driver's record; `Gone` if there is none or the driver was killed."""
     run = the_run(store, run_id)
     numbers = attempts(run.store, run.id)
     if not numbers:
@@ -87,20 +88,20 @@ def state_in_store(store: str, run_id: str) -> State:
 
 
 def follow(
-    api: Api, run: str, hear: Callable[[Seen], None], *, timeout_s: float | None = None, until: tuple[str, ...] = ()
+    api: Api, run: str, changed: Callable[[Seen], None], *, timeout_s: float | None = None, until: tuple[str, ...] = ()
 ) -> Seen:
-    """Tells of every change until the run has ended, is in one of the states `until`, or time is up; returns the last."""
+    """Calls `changed` for every change until the run has ended, is in a state of `until`, or the timeout is reached."""
     name = kuberay.find(api, run)["metadata"]["name"]
     last = Seen(GONE, None)
     for last in kuberay.follow(api, name, timeout_s=timeout_s):
-        hear(last)
+        changed(last)
         if last.state.name in until:
             break
     return last
 
 
 def logs(api: Api, run: str, role: Role, *, follow: bool, tail: int, store: str | None) -> Iterator[str]:
-    """What the run's pods say; once they are gone, what its driver left in the store."""
+    """The log lines of the run's pods; once they are deleted, the driver's log in the store."""
     try:
         job = kuberay.find(api, run)
     except NotThere:
@@ -120,7 +121,7 @@ def logs(api: Api, run: str, role: Role, *, follow: bool, tail: int, store: str 
 
 
 def log_in_store(store: str, run_id: str, role: Role, tail: int) -> Iterator[str]:
-    """What the driver of the last attempt said; only the driver's words outlive the pods."""
+    """The driver's log of the last attempt; logs of other pods do not outlive the pods."""
     if role == "worker":
         raise InputError(f"{run_id}: its worker pods are gone, and their logs with them; the driver's: `ofa logs {run_id}`")
     opened, last = open_store(store), None
@@ -134,7 +135,7 @@ def log_in_store(store: str, run_id: str, role: Role, tail: int) -> Iterator[str
 
 
 def events(api: Api, run: str) -> list[Row]:
-    """What Kubernetes and KubeRay said, oldest first."""
+    """The events of a run's objects, oldest first."""
     return [
         {
             "time": kuberay.event_time(event),
@@ -157,7 +158,7 @@ def scale(
     evaluations: int | None = None,
     store: str | None = None,
 ) -> Row:
-    """Changes a worker group, and asks the run's search for as many evaluators; or gives it another budget."""
+    """Changes a worker group and the search's number of evaluators, or the search's budget."""
     if group is None and least is None and most is None and evaluations is None:
         raise InputError("ofa scale: give --group with --min or --max, or --evaluations")
     if (group is None) != (least is None and most is None):
@@ -181,22 +182,26 @@ def scale(
 
 
 def cancel(api: Api, run: str, *, now: bool = False) -> str:
+    """Stops a run and returns how; its results are kept."""
     return kuberay.cancel(api, kuberay.find(api, run), now=now)
 
 
 def pause(api: Api, run: str) -> str:
+    """Releases a run's cluster and returns a line that says so."""
     job = kuberay.find(api, run)
     kuberay.pause(api, job)
     return f"{job['metadata']['name']}: pausing, its cluster goes; `ofa resume {job['metadata']['name']}` goes on"
 
 
 def resume(api: Api, run: str) -> str:
+    """Gives a paused run a new cluster and returns a line that says so."""
     job = kuberay.find(api, run)
     kuberay.resume(api, job)
     return f"{job['metadata']['name']}: goes on from its store on a new cluster"
 
 
 def retry(api: Api, run: str) -> str:
+    """Submits an ended run again and returns a line with the number of the submission."""
     made = kuberay.retry(api, kuberay.find(api, run))
     number = made["metadata"]["annotations"][SUBMISSION]
     return f"{made['metadata']['name']}: submitted again (number {number}), goes on from its store"

@@ -1,9 +1,9 @@
-"""Hand a run to KubeRay: render, lint, plan, the server's dry run, create.
+"""Submit a run to KubeRay: render, lint, plan, the server's dry run, create.
 
     ofa submit configs/digits.toml --store s3://bucket/prefix
     ofa submit configs/digits.toml --store s3://bucket/prefix --dry-run --output yaml
 
-Leaves a RayJob, named by the run's id, and a ConfigMap with its settings. The same command again changes nothing.
+Creates a RayJob, named by the run's id, and a ConfigMap with its settings. The same command again changes nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GIB = 2**30
 
 
 def rendered(experiment: Experiment, store_url: str, environment: Mapping[str, str], code_url: str = "") -> Rendered:
-    """The run's objects, linted; a `ConfigError` or `LintError` says what cannot work."""
+    """The run's objects, linted; settings that cannot work are a `ConfigError` or `LintError`."""
     check_size(experiment)
     # on a cluster the driver joins what is there, and what is not there yet the autoscaler brings
     placed = replace(experiment, ray=replace(experiment.ray, autoscales=not experiment.kube.queue))
@@ -54,6 +54,7 @@ def rendered(experiment: Experiment, store_url: str, environment: Mapping[str, s
 
 
 def installed(package: str) -> str:
+    """The version of an installed package; a missing one is an `InputError`."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -61,7 +62,7 @@ def installed(package: str) -> str:
 
 
 def check_size(experiment: Experiment) -> None:
-    """Whether the groups can ever hold what the run asks of Ray."""
+    """Raises a `ConfigError` if the groups can never hold what the run requests of Ray."""
     kube, train = experiment.kube, experiment.train
     for name, group in kube.groups.items():
         if group.min > group.max:
@@ -89,7 +90,7 @@ def as_text(made: Rendered, output: Literal["yaml", "json"]) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Long texts as blocks, and nothing by reference."""
+    """Writes long texts as blocks, and no references."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -107,7 +108,7 @@ _Dumper.add_representer(str, _text)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Equal pods of a run: how many, and what each takes."""
+    """Equal pods of a run: their number and the resources of each."""
 
     what: str
     least: int
@@ -119,17 +120,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run takes at once and at most, and what the namespace says to that."""
+    """The resources of a run at the start and at most, and notes on the namespace's quota."""
 
     rows: tuple[Row, ...]
     image: str
     notes: tuple[str, ...]
 
     def total(self, name: str, *, most: bool) -> float:
+        """The sum of a resource over all pods; `most` with every group at its maximum."""
         count = "most" if most else "least"
         return sum(getattr(row, count) * (1 if name == "pods" else getattr(row, name)) for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
+        """The plan as a JSON document."""
         names = ("pods", "cpus", "memory_gib", "gpus")
         return {
             "image": self.image,
@@ -141,7 +144,7 @@ class Plan:
 
 
 def plan(kube: Kube, image: str, api: Api | None) -> Plan:
-    """With the containers that KubeRay adds; a run that the namespace's quota can never hold is an `InputError`."""
+    """The plan with the containers that KubeRay adds; one that exceeds the namespace's quota is an `InputError`."""
     scaler = 0.0 if kube.queue else AUTOSCALER_CPUS
     rows = [
         Row("head" if kube.queue else "head + autoscaler", 1, 1, kube.head.cpus + scaler, kube.head.memory_gib + scaler),
@@ -158,7 +161,7 @@ def plan(kube: Kube, image: str, api: Api | None) -> Plan:
 
 
 def quota_notes(made: Plan, api: Api) -> list[str]:
-    """What the namespace's quotas say."""
+    """Notes on the namespace's quotas; a quota that the run can never satisfy is an `InputError`."""
     try:
         quotas = api.list("ResourceQuota")
     except InputError as error:
@@ -199,7 +202,7 @@ def quantity(text: str | int | float) -> float:
 
 
 def ship(folder: str, store_url: str) -> str:
-    """Uploads what git tracks in `folder` as `<store>/code/<sha256>.zip`, once, and says where."""
+    """Uploads the files that git tracks in `folder` as `<store>/code/<sha256>.zip`, once; returns its URL."""
     listed = subprocess.run(["git", "-C", folder, "ls-files", "-z"], capture_output=True, check=False)
     if listed.returncode:
         raise InputError(f"--code {folder}: is no git checkout; only what git tracks is shipped")
@@ -217,7 +220,7 @@ def ship(folder: str, store_url: str) -> str:
 
 
 def submit(api: Api, made: Rendered) -> Literal["created", "unchanged"]:
-    """Creates the run's objects, or finds them as they should be."""
+    """Creates the run's objects, or reports that they exist unchanged."""
     try:
         return kuberay.submit(api, made)
     except NotThere as error:
