@@ -24,13 +24,13 @@ import torch.multiprocessing as processes
 from torch import Tensor
 
 from cluster.progress import Reporter
-from cluster.runtime.training import Worker
+from cluster.runtime.workers import Worker
 from jobs.config import Experiment, load
 from jobs.images.dataset import Dataset
 from jobs.images.dataset import load as load_data
 from jobs.images.source import open_source
 from jobs.images.streaming import read_piece
-from jobs.train import recipe
+from jobs.train import plan_of
 from ofa.images import torch_generator
 from ofa.supernet import Supernet
 from ofa.train import Learner, train_step
@@ -85,9 +85,9 @@ def work(rank: int, world: int, port: int, sets: list[str], draws: str, answers:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     config = load(CONFIG, sets)
-    me = Worker(rank, 1 if draws == "apart" else world, lambda letter: None)
+    me = Worker(rank, 1 if draws == "apart" else world, lambda event: None)
     net = Supernet(config.search_space, 10, torch.Generator().manual_seed(1))
-    learner = Learner(net, recipe(config), me.average)
+    learner = Learner(net, plan_of(config, 10).recipe, me.average)
     side, count = config.search_space.resolutions[-1], config.train.batch // 2
     images = torch.randn(count, 3, side, side).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(count) % 10
@@ -98,7 +98,7 @@ def work(rank: int, world: int, port: int, sets: list[str], draws: str, answers:
                 torch.distributed.barrier()
                 start = time.perf_counter()
             rng = random.Random(f"{step}" if draws == "shared" else f"{step}/{rank}")
-            train_step(learner, phase, images, labels, None, 1e-6, rng)
+            train_step(learner, phase.lessons(rng), images, labels, None, 1e-6)
         torch.distributed.barrier()
         found[phase.name] = world * count * STEPS / (time.perf_counter() - start)
     if rank == 0:
@@ -126,7 +126,7 @@ def inputs(config: Experiment, rounds: int) -> dict[str, float]:
 
 def augmented(data: Dataset, config: Experiment, seed: int) -> int:
     """Augments some dozens of batches; the number of images."""
-    augment, count = data.augment(config), config.train.batch // 2
+    augment, count = data.augment(config.data), config.train.batch // 2
     total = 0
     for at in range(50):
         pixels: Tensor = data.train.pixels[at * count : (at + 1) * count]

@@ -16,6 +16,7 @@ from cluster.config import STRICT, ConfigError, Count
 from cluster.kube.rayjob import Kube
 from jobs.images.source import reader_of_text
 from ofa.arch import Arch, ArchError
+from ofa.draws import Draw, Given, Sandwich, Uniform
 from ofa.phases import Phase
 from ofa.space import Space
 from ofa.spaces import get_space
@@ -89,11 +90,19 @@ class PhaseConfig:
             kernels=self.kernels or space.kernels or None,
             expands=self.expands or space.expands,
         )
-        archs = tuple(smaller.checked(Arch.from_key(name)) for name in self.archs)
+        draw: Draw = Sandwich(self.subnets) if self.sandwich else Uniform(self.subnets, self.largest)
+        if self.archs:
+            draw = Given(tuple(smaller.checked(Arch.from_key(name)) for name in self.archs))
         return Phase(
-            self.name, smaller, self.epochs, self.warmup_epochs, self.lr, self.subnets, self.largest, self.distil,
-            self.sandwich, archs, lr_scale,
-        )  # fmt: skip
+            name=self.name,
+            space=smaller,
+            epochs=self.epochs,
+            lr=self.lr,
+            warmup_epochs=self.warmup_epochs,
+            draw=draw,
+            distil=self.distil,
+            lr_scale=lr_scale,
+        )
 
 
 @dataclass(frozen=True)
@@ -254,7 +263,7 @@ def _check(experiment: Experiment) -> None:
         )
     if phases[0].distil and not train.weights:
         raise ConfigError(f"train.phases: {names[0]!r} comes first and has no teacher yet; set its distil to 0")
-    both = next((phase.name for phase in phases if phase.sandwich and phase.largest), None)
+    both = next((phase.name for phase in train.phases if phase.sandwich and phase.largest), None)
     if both is not None:
         raise ConfigError(f"train.phases: {both!r}: sandwich trains the largest network anyway; leave out largest")
     held = (experiment.data.selection, experiment.data.test)

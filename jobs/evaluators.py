@@ -16,9 +16,9 @@ from jobs import files
 from jobs.config import Experiment
 from jobs.images.dataset import Dataset, read_only_tensor
 from jobs.job import Job
-from jobs.train import evaluator
 from ofa.arch import Arch
 from ofa.cost import cost
+from ofa.evaluate import Evaluator
 from ofa.images import Split
 from ofa.record import Measured
 from ofa.supernet import Supernet
@@ -40,6 +40,12 @@ def load_supernet(config: Experiment, classes: int, weights: Mapping[str, np.nda
     tensors = {name: read_only_tensor(array) for name, array in weights.items()}
     net.load_state_dict(tensors, assign=True)
     return net.eval().requires_grad_(False)
+
+
+def trained_evaluator(job: Job, step: Step) -> Evaluator:
+    """Evaluates the run's trained supernet in this process; its weights are noted as an input of `step`."""
+    net, setting = load_supernet(job.config, job.data.classes, read_weights(step, job.config)), job.config.measure
+    return job.data.evaluator(net, setting.calibration_images, setting.batch)
 
 
 def evaluators(job: Job) -> Pool:
@@ -92,13 +98,14 @@ class Scorer:
         self.data = Dataset.of(arrays)
         weights = {name.removeprefix(_WEIGHT): array for name, array in arrays.items() if name.startswith(_WEIGHT)}
         self.space = config.search_space
-        self.evaluator = evaluator(config, self.data, load_supernet(config, self.data.classes, weights))
+        net, setting = load_supernet(config, self.data.classes, weights), config.measure
+        self.evaluator = self.data.evaluator(net, setting.calibration_images, setting.batch)
 
     def measure(self, arch: Arch) -> Measured:
         """The arch on the selection split, with its exact costs."""
         macs, params = cost(self.space, arch, self.data.classes)
-        score = self.evaluator.top1(arch, self.data.selection)
-        return Measured(arch, score, macs, params, split="selection")
+        top1 = self.evaluator.top1(arch, self.data.selection)
+        return Measured(arch, top1, macs, params, split="selection")
 
     @torch.no_grad()
     def tables(self, question: Part) -> tuple[np.ndarray, np.ndarray]:

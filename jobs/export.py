@@ -13,9 +13,8 @@ from torch import nn
 from cluster.errors import StepError
 from cluster.run import Step
 from jobs import files
-from jobs.evaluators import load_supernet, read_weights
+from jobs.evaluators import trained_evaluator
 from jobs.job import Job
-from jobs.train import evaluator
 from ofa.arch import Arch
 from ofa.evaluate import Evaluator
 from ofa.export import (
@@ -41,15 +40,15 @@ def export(job: Job) -> None:
     step = job.run.begin("export")
     front = Front.from_json(step.read_json(files.FRONT))
     ensembles = step.read_json(files.ENSEMBLES)
-    score = _score(job, step)
+    evaluator = trained_evaluator(job, step)
     objectives = (TOP1, MACS)
     chosen = front.members[knee(minimised(objectives, values(objectives, front.members)))]
     members = best_ensemble(ensembles)["members"]
     archs = [front.members[index].arch for index in members]
     with job.reporter.track("export", 2, "networks") as tracker:
-        write(job, step, score, "knee", [chosen.arch])
+        write(job, step, evaluator, "knee", [chosen.arch])
         tracker.advance()
-        write(job, step, score, "ensemble", archs, ballot_of(job, ensembles))
+        write(job, step, evaluator, "ensemble", archs, ballot_of(job, ensembles))
         tracker.advance()
     step.finish(job.config.seed, knee=chosen.arch.key, ensemble=[arch.key for arch in archs])
     job.reporter.say(
@@ -65,7 +64,7 @@ def export_arch(job: Job, arch: Arch) -> None:
     if job.run.finished(step_name):
         return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')} is there already")
     step = job.run.begin(step_name)
-    write(job, step, _score(job, step), name, [arch])
+    write(job, step, trained_evaluator(job, step), name, [arch])
     step.finish(job.config.seed)
     return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')}, .safetensors and .json")
 
@@ -88,15 +87,15 @@ def ballot_of(job: Job, ensembles: dict) -> Ballot:
     )
 
 
-def write(job: Job, step: Step, score: Evaluator, name: str, archs: list[Arch], ballot: Ballot = ALIKE) -> None:
+def write(job: Job, step: Step, evaluator: Evaluator, name: str, archs: list[Arch], ballot: Ballot = ALIKE) -> None:
     """`archs` as one network under `name`, if ONNX Runtime agrees with PyTorch about it on real images."""
-    members = [extract(score.net, arch, score.statistics(arch)) for arch in archs]
+    members = [extract(evaluator.net, arch, evaluator.statistics(arch)) for arch in archs]
     network: nn.Module = members[0] if len(archs) == 1 else Vote(members, [a.resolution for a in archs], ballot)
     side = archs[0].resolution if len(archs) == 1 else job.config.search_space.resolutions[-1]
-    description = Description(job.config.space, job.data.classes, tuple(archs), score.scale, side, ballot)
+    description = Description(job.config.space, job.data.classes, tuple(archs), evaluator.scale, side, ballot)
     program = to_program(network.eval(), side)
     onnx, pt2 = to_onnx(program), to_pt2(program)
-    images = next(score.batches(job.data.selection[:64], side))
+    images = next(evaluator.batches(job.data.selection[:64], side))
     differences = {
         "onnx_difference": onnx_difference(onnx, network, images),
         "pt2_difference": pt2_difference(pt2, network, images),
@@ -111,8 +110,3 @@ def write(job: Job, step: Step, score: Evaluator, name: str, archs: list[Arch], 
     step.write(files.subnet(name, ".onnx"), onnx)
     step.write(files.subnet(name, ".pt2"), pt2)
     step.write_json(files.subnet(name, ".json"), {**description.to_json(), **differences})
-
-
-def _score(job: Job, step: Step) -> Evaluator:
-    weights = read_weights(step, job.config)
-    return evaluator(job.config, job.data, load_supernet(job.config, job.data.classes, weights))

@@ -22,14 +22,14 @@ SCALE = "partial/scale.json"  # evaluators and evaluations that a search under w
 PREDICTION_PARTS = "partial/predict/"
 
 
-def supernet(phase: str) -> File:
-    """The weights at the end of a phase."""
-    return File(checkpoint.weights(SUPERNET, phase), "train")
+def supernet(phase: str, folder: str = SUPERNET) -> File:
+    """The weights at the end of a phase of the training in `folder`."""
+    return File(checkpoint.weights(folder, phase), "train")
 
 
-def supernet_meta(phase: str) -> File:
+def supernet_meta(phase: str, folder: str = SUPERNET) -> File:
     """What a phase was and how training went."""
-    return File(checkpoint.meta(SUPERNET, phase), "train")
+    return File(checkpoint.meta(folder, phase), "train")
 
 
 def predictions(split: str) -> File:

@@ -13,7 +13,7 @@ from jobs.job import Job
 
 # Of each step: the file that does it, and the function there. Imported when it runs: some need seconds for that.
 STEPS = {
-    "train": ("jobs.train", "train"),
+    "train": ("jobs.train", "train_supernet"),
     "measure": ("jobs.measure", "measure"),
     "fit": ("jobs.fit", "fit_predictors"),
     "search": ("jobs.search", "search"),

@@ -13,15 +13,15 @@ import torch
 from cluster.errors import StepError
 from cluster.texts import machine
 from jobs import files
-from jobs.evaluators import load_supernet, read_weights
+from jobs.evaluators import trained_evaluator
 from jobs.job import Job
-from jobs.train import evaluator
 from ofa.evaluate import Evaluator, top1
 from ofa.extract import extract
 from ofa.genes import Genes
 from ofa.images import Split
 from ofa.latency import measure_latencies
 from ofa.record import Measured
+from ofa.threads import torch_threads
 from search.front import Front
 from search.predict.predictor import Predictor
 
@@ -29,19 +29,17 @@ from search.predict.predictor import Predictor
 def validate(job: Job) -> None:
     config, step, space = job.config, job.run.begin("validate"), job.config.search_space
     front = Front.from_json(step.read_json(files.FRONT))
-    net = load_supernet(config, job.data.classes, read_weights(step, config))
     rows_BG = Genes(space).encode([member.arch for member in front.members])
     predictors = [
         Predictor.from_npz(step.read(file), space, file.key) for file in (files.PREDICTOR, files.LATENCY_PREDICTOR)
     ]
     predicted_top1, predicted_ms = (predictor.predict(rows_BG).tolist() for predictor in predictors)
-    score = evaluator(config, job.data, net)
-    torch.set_num_threads(1)
+    evaluator = trained_evaluator(job, step)
     plain = []
-    with job.reporter.track("validate", len(front.members), "networks") as tracker:
+    with torch_threads(1), job.reporter.track("validate", len(front.members), "networks") as tracker:
         for member in front.members:
-            network = extract(net, member.arch, score.statistics(member.arch))
-            _must_agree(member, top1_of(network, score, job.data.selection, member.arch.resolution))
+            network = extract(evaluator.net, member.arch, evaluator.statistics(member.arch))
+            _must_agree(member, top1_of(network, evaluator, job.data.selection, member.arch.resolution))
             plain.append((network, member.arch.resolution))
             tracker.advance()
     setting = config.measure
@@ -66,9 +64,9 @@ def validate(job: Job) -> None:
 
 
 @torch.inference_mode()
-def top1_of(network: torch.nn.Module, score: Evaluator, split: Split, resolution: int) -> float:
+def top1_of(network: torch.nn.Module, evaluator: Evaluator, split: Split, resolution: int) -> float:
     """The fraction of `split` that a plain network names right."""
-    return top1(torch.cat([network(images) for images in score.batches(split, resolution)]), split.labels)
+    return top1(torch.cat([network(images) for images in evaluator.batches(split, resolution)]), split.labels)
 
 
 def _must_agree(member: Measured, found: float) -> None:

@@ -10,6 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ofa.threads import torch_threads
+
 
 class Latency(NamedTuple):
     """Milliseconds for one image: the median, and half the distance between the quartiles."""
@@ -40,10 +42,8 @@ def times_ms(
     Each gets `runs` timed runs, in `rounds` turns with the others, so that a machine that slows down for a while
     does not slow down one module; a turn starts with untimed runs.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
     found: list[list[float]] = [[] for _ in modules]
-    try:
+    with torch_threads(threads):
         for _ in range(rounds):
             for (module, shape), times in zip(modules, found, strict=True):
                 x = torch.zeros(1, *shape)
@@ -52,6 +52,4 @@ def times_ms(
                     module(x)
                     if run >= warm_up:
                         times.append((time.perf_counter() - start) * 1e3)
-    finally:
-        torch.set_num_threads(before)
     return found

@@ -1,12 +1,15 @@
-"""A phase of training is data: which choices are open, for how long, at which rate."""
+"""What a training is, as data: its phases, its recipe, its plan."""
 
 from __future__ import annotations
 
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from ofa.arch import Arch
+from ofa.draws import Draw, Lesson, Uniform
 from ofa.space import Space
 
 
@@ -14,49 +17,109 @@ from ofa.space import Space
 class Phase:
     """One step of progressive shrinking (Once-for-All, arXiv:1908.09791, sec. 3.3 and app. B).
 
-    `space` is what sub-networks are drawn from, `subnets` how many a step, and with `largest` every step also
-    trains the largest network. `distil` weighs the largest network's soft labels, as the first phase left it, against
-    the true ones; 0 is without a teacher. With `sandwich` every step trains the largest, the smallest and `subnets`
-    others, and all but the largest learn from what it says in this step alone (BigNAS's rule with in-place
-    distillation, arXiv:2003.11142, sec. 3.1; AlphaNet, arXiv:2102.07954, trains so too). `archs`, where given, are all
-    that is drawn. The rate of large batches is `lr_scale` times `lr`, warmed up from `lr` itself (arXiv:1706.02677).
+    Every step trains what `draw` samples from `space`. `distil` weighs the soft labels of a teacher, the largest
+    network, against the true ones; 0 is without a teacher. Its weights are those of the `teacher`: "first", those that
+    training starts from, or without them those that the first phase left; "previous", those that the phase before left.
+    The learning rate of large batches is `lr_scale` times `lr`, warmed up from `lr` itself (arXiv:1706.02677).
     """
 
     name: str
     space: Space
     epochs: int
-    warmup_epochs: float
     lr: float
-    subnets: int
-    largest: bool
-    distil: float
-    sandwich: bool = False
-    archs: tuple[Arch, ...] = ()
+    warmup_epochs: float = 0.0
+    draw: Draw = field(default_factory=Uniform)
+    distil: float = 0.0
+    teacher: Literal["first", "previous"] = "first"
     lr_scale: float = 1.0
 
-    def draw(self, rng: random.Random) -> list[Arch]:
-        """The sub-networks of one step: one resolution for all, everything else each on its own."""
-        if self.archs:
-            return [rng.choice(self.archs)]
-        here = self.space.only(resolutions=[rng.choice(self.space.resolutions)])
-        sampled = [here.sample(rng) for _ in range(self.subnets)]
-        if self.sandwich:
-            return [here.largest(), here.smallest(), *sampled]
-        return [here.largest(), *sampled] if self.largest else sampled
+    def lessons(self, rng: random.Random) -> list[Lesson]:
+        """The sub-networks of one step and what each learns from."""
+        drawn = self.draw.lessons(self.space, rng)
+        if not self.distil:
+            return drawn
+        return [replace(one, learns_from="teacher", distil=self.distil) if one.learns_from == "labels" else one
+                for one in drawn]  # fmt: skip
 
     @property
     def extremes(self) -> tuple[Arch, Arch]:
         """The largest and the smallest network that this phase trains."""
-        if self.archs:
-            return self.archs[-1], self.archs[0]
-        return self.space.largest(), self.space.smallest()
+        return self.draw.extremes(self.space)
 
-    def lr_at(self, step: int, steps_per_epoch: int) -> float:
-        """Linear warm-up from `lr`, or a hundredth of an unscaled rate; then a cosine down to 0 at the phase's end."""
-        total, warmup = self.epochs * steps_per_epoch, self.warmup_epochs * steps_per_epoch
+    def lr_at(self, step: float, warmup: float, total: float) -> float:
+        """The learning rate at `step` of `total`: linear warm-up for `warmup` steps, then a cosine down to 0.
+
+        The warm-up starts from `lr`, or from a hundredth of a learning rate that is not scaled.
+        """
         peak = self.lr * self.lr_scale
         if step < warmup and self.lr_scale > 1:
             return self.lr + (peak - self.lr) * step / warmup
         if step < warmup:
             return peak * max(0.01, step / warmup)
         return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+# The learning rate at a step of a phase, by the phases, the phase's number, the step in it, and the steps of an epoch.
+Schedule = Callable[[Sequence[Phase], int, int, int], float]
+
+
+def by_phase(phases: Sequence[Phase], number: int, step: int, steps_per_epoch: int) -> float:
+    """Every phase has its own warm-up and its own cosine down to 0."""
+    phase = phases[number]
+    return phase.lr_at(step, phase.warmup_epochs * steps_per_epoch, phase.epochs * steps_per_epoch)
+
+
+def over_all(phases: Sequence[Phase], number: int, step: int, steps_per_epoch: int) -> float:
+    """One cosine over all phases, times each phase's own peak; only the first phase's warm-up counts."""
+    before = sum(phase.epochs for phase in phases[:number]) * steps_per_epoch
+    total = sum(phase.epochs for phase in phases) * steps_per_epoch
+    return phases[number].lr_at(before + step, phases[0].warmup_epochs * steps_per_epoch, total)
+
+
+SCHEDULES: dict[str, Schedule] = {"phase": by_phase, "whole": over_all}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What stays the same in every phase of a training: optimiser, losses, precision."""
+
+    momentum: float
+    weight_decay: float  # not on norms and biases
+    label_smoothing: float
+    clip_norm: float  # gradient-norm clipping threshold
+    distil_loss: Literal["ce", "mse"] = "ce"  # a name in `ofa.losses.DISTIL_LOSSES`
+    gradients: Literal["mean", "sum"] = "mean"  # of a step's sub-networks; the published code takes the sum
+    dropout: float = 0.0  # of the features before the classifier
+    bfloat16: bool = False  # autocast of the forward pass; weights and sums stay float32
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A training: everything that decides its result but the images and the number of workers.
+
+    weights: the URL of a trained supernet's `weights.safetensors` to start from; without it weights are sampled.
+    own_draws: every worker samples sub-networks of its own in a step; otherwise all train the same.
+    keep_momentum: momentum is kept from phase to phase; otherwise each phase starts without.
+    """
+
+    space: Space
+    classes: int
+    phases: tuple[Phase, ...]
+    recipe: Recipe
+    batch: int  # images a step, of all workers together
+    seed: int
+    weights: str = ""
+    schedule: str = "phase"  # a name in `SCHEDULES`
+    keep_momentum: bool = False
+    own_draws: bool = True
+    teacher_norm: Literal["own", "batch"] = "own"  # see `ofa.teacher.Teacher`
+    calibration_images: int = 512  # of the training split, for batch-norm statistics
+    evaluation_batch: int = 128
+    validate_every: int = 5  # epochs between evaluations on the selection split
+    validate_images: int = 10000  # of it, at most
+    device: str = "cpu"
+    threads: int = 1  # CPU threads of each worker
+
+    def lr_at(self, number: int, step: int, steps_per_epoch: int) -> float:
+        """The learning rate at `step` (from 0) of phase `number`."""
+        return SCHEDULES[self.schedule](self.phases, number, step, steps_per_epoch)

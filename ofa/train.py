@@ -1,39 +1,65 @@
-"""Training steps of a supernet: several sub-networks, one reduction of gradients, one update."""
+"""Training a supernet: the loop over phases, epochs and steps, and the update of one step.
+
+It knows neither Ray nor a store: images, random streams, teachers and what follows the training are arguments, so
+the same loop runs in a test, in one process on a GPU machine, and on Ray's workers.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from ofa.arch import Arch
-from ofa.evaluate import Evaluator
-from ofa.images import resize
-from ofa.norms import by_batch
-from ofa.phases import Phase
+from ofa.draws import Lesson
+from ofa.images import resize, torch_generator
+from ofa.losses import loss_of
+from ofa.phases import Phase, Plan, Recipe
+from ofa.sorting import sort_channels
 from ofa.supernet import Supernet
+from ofa.teacher import Teacher
 
 Average = Callable[[Tensor], None]  # replaces a tensor by its mean over all workers
+Streams = Callable[..., random.Random]  # an independent generator for a purpose, by names and numbers
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """What stays the same in every phase."""
+class Position:
+    """The next step to do: of a phase and an epoch, all from 0."""
 
-    momentum: float
-    weight_decay: float
-    label_smoothing: float
-    clip_norm: float
-    distil_loss: Literal["ce", "mse"] = "ce"  # against the teacher's probabilities, or its logits
-    gradients: Literal["mean", "sum"] = "mean"  # of a step's sub-networks; the published code takes the sum
-    dropout: float = 0.0  # of the features before the classifier
-    bfloat16: bool = False  # autocast of the forward pass; weights and sums stay float32
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+
+
+START = Position()
+
+
+class Feed(Protocol):
+    """One worker's part of the training images."""
+
+    steps_per_epoch: int
+
+    def epoch(self, phase: str, epoch: int, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(step, augmented images [N, 3, S, S] at the largest resolution, labels [N]) from step `start` on."""
+        ...
+
+
+class Observer:
+    """What follows a training; it does nothing here."""
+
+    def step_done(self, number: int, loss: Tensor) -> None:
+        """After every update of phase `number`; `loss` is the mean over the worker's sub-networks."""
+
+    def epoch_done(self, number: int) -> None:
+        """After every epoch of phase `number`."""
+
+    def phase_done(self, number: int) -> None:
+        """After phase `number`."""
 
 
 class Learner:
@@ -52,7 +78,7 @@ class Learner:
         self.reset_momentum()
 
     def reset_momentum(self) -> None:
-        """Forgets the past steps, as every phase does when it starts."""
+        """Starts the optimiser anew, without the momentum of past steps."""
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
@@ -64,39 +90,40 @@ class Learner:
         self,
         images: Tensor,
         labels: Tensor,
-        archs: Sequence[Arch],
+        lessons: Sequence[Lesson],
         lr: float,
         *,
         teacher: Tensor | None = None,
-        distil: float = 0.0,
-        in_place: bool = False,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """One update by the gradients of `archs`, all at the resolution of `images`; the mean loss.
+        """One update by the gradients of `lessons`, all at the resolution of `images`; the mean of their losses.
 
-        teacher: its logits [N, classes], weighed by `distil` against the labels. in_place: the first of `archs` learns
-        from the labels, the others from what it says. generator: draws the dropped features.
+        images: [N, 3, R, R], labels: [N]. teacher: its logits [N, classes], for lessons that learn from it.
+        generator: samples the dropped features.
         """
         self.net.train()
         self.gradient.zero_()
         drop = None if generator is None or not self.recipe.dropout else partial(self._drop, generator=generator)
         total, first = torch.zeros((), device=self.net.device), None
-        for arch in archs:
+        for lesson in lessons:
             with torch.autocast(self.net.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
-                logits = self.net(images, arch, drop=drop)
+                logits = self.net(images, lesson.arch, drop=drop)
             logits = logits.float()
-            if first is not None:
-                loss = self._soft_loss(logits, first)
-            else:
-                loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
-                if teacher is not None:
-                    loss = loss + distil * self._soft_loss(logits, teacher)
-                first = logits.detach() if in_place else None
-            loss = loss / len(archs)
+            loss = loss_of(
+                lesson,
+                logits,
+                labels,
+                teacher_NC=teacher,
+                first_NC=first,
+                distil_loss=self.recipe.distil_loss,
+                label_smoothing=self.recipe.label_smoothing,
+            )
+            first = logits.detach() if first is None else first
+            loss = loss / len(lessons)
             loss.backward()
             total += loss.detach()
         if self.recipe.gradients == "sum":
-            self.gradient *= len(archs)
+            self.gradient *= len(lessons)
         self.average(self.gradient)
         norm = self.gradient.norm()
         # chosen on the device: an `if` would wait for a GPU in every step
@@ -105,11 +132,6 @@ class Learner:
             group["lr"] = lr
         self.optimizer.step()
         return total
-
-    def _soft_loss(self, logits: Tensor, teacher: Tensor) -> Tensor:
-        if self.recipe.distil_loss == "mse":
-            return F.mse_loss(logits, teacher)
-        return F.cross_entropy(logits, teacher.softmax(1))
 
     def _drop(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """Each feature left out with the recipe's probability, the others raised to the same mean."""
@@ -135,43 +157,62 @@ class Learner:
                 self.optimizer.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device, copy=True)
 
 
-class Teacher:
-    """The largest network, frozen: evaluation mode with statistics of its own at every resolution.
+def train_phases(
+    plan: Plan,
+    learner: Learner,
+    feed: Feed,
+    streams: Streams,
+    enter: Callable[[int, Supernet], Teacher | None],
+    observer: Observer,
+    *,
+    start: Position = START,
+    rank: int = 0,
+) -> None:
+    """Trains the learner's network by `plan`, from the step `start` to the end.
 
-    in_training_mode: normalised by each batch's own statistics instead, as the published code does.
+    enter: the teacher of a phase by its number, called before each (`ofa.teacher.Teachers.enter`). rank: of this
+    worker, which samples crops and (with `plan.own_draws`) sub-networks of its own.
     """
+    for number in range(start.phase, len(plan.phases)):
+        phase = plan.phases[number]
+        here = start if number == start.phase else Position(number)
+        teacher = enter(number, learner.net)
+        if here.epoch == here.step == 0:
+            _open(plan, learner, number)
+        for epoch in range(here.epoch, phase.epochs):
+            for step, images, labels in feed.epoch(phase.name, epoch, here.step if epoch == here.epoch else 0):
+                lr = plan.lr_at(number, epoch * feed.steps_per_epoch + step, feed.steps_per_epoch)
+                lessons = phase.lessons(streams("arch", phase.name, epoch, step, *((rank,) if plan.own_draws else ())))
+                dropped = torch_generator(streams("drop", phase.name, epoch, step, rank))
+                observer.step_done(number, train_step(learner, lessons, images, labels, teacher, lr, dropped))
+            observer.epoch_done(number)
+        observer.phase_done(number)
 
-    def __init__(self, evaluator: Evaluator, *, in_training_mode: bool = False) -> None:
-        self.net = evaluator.net.eval().requires_grad_(False)
-        largest = self.net.space.largest()
-        self.archs = {r: replace(largest, resolution=r) for r in self.net.space.resolutions}
-        self.statistics = {} if in_training_mode else {r: evaluator.statistics(arch) for r, arch in self.archs.items()}
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits [N, classes]."""
-        resolution = images.shape[-1]
-        arch = self.archs[resolution]
-        if not self.statistics:
-            return self.net.run(images, arch, by_batch)
-        return self.net(images, arch, self.statistics[resolution])
+def _open(plan: Plan, learner: Learner, number: int) -> None:
+    """What happens once before the first step of a phase."""
+    if not plan.keep_momentum:
+        learner.reset_momentum()
+    if number and _expands(plan.phases[number - 1]) != _expands(plan.phases[number]):
+        sort_channels(learner.net, _expands(plan.phases[number - 1]))
+
+
+def _expands(phase: Phase) -> tuple[float, ...]:
+    return phase.space.expands
 
 
 def train_step(
     learner: Learner,
-    phase: Phase,
+    lessons: Sequence[Lesson],
     images: Tensor,
     labels: Tensor,
     teacher: Teacher | None,
     lr: float,
-    rng: random.Random,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draws this worker's sub-networks and makes one update; the mean loss over them."""
-    archs = phase.draw(rng)
+    """One update on the images, resized to the lessons' resolution; the mean loss over the lessons."""
     device = learner.net.device
-    images, labels = resize(images.to(device), archs[0].resolution), labels.to(device)
-    said = teacher(images) if teacher is not None and phase.distil else None
-    return learner.step(
-        images, labels, archs, lr, teacher=said, distil=phase.distil, in_place=phase.sandwich, generator=generator
-    )
+    images, labels = resize(images.to(device), lessons[0].arch.resolution), labels.to(device)
+    taught = teacher is not None and any(lesson.learns_from == "teacher" for lesson in lessons)
+    soft = teacher(images) if teacher is not None and taught else None
+    return learner.step(images, labels, lessons, lr, teacher=soft, generator=generator)

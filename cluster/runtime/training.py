@@ -1,4 +1,4 @@
-"""The same training loop on several Ray Train workers, or in this process alone."""
+"""A training loop on several Ray Train workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import ray
@@ -16,77 +16,59 @@ import ray.train.torch
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from cluster.errors import InputError, NoSpace, StepError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Report = Callable[[dict[str, Any]], None]
+from cluster.runtime.workers import Event, Loop, Worker
 
 
-@dataclass(frozen=True, slots=True)
-class Worker:
-    """One of `world` workers that train together; alone it needs no process group."""
-
-    rank: int
-    world: int
-    report: Report  # says how it goes; only the first worker's words are shown
-
-    def average(self, tensor: Tensor) -> None:
-        """Replaces `tensor` by its mean over all workers."""
-        if self.world > 1:
-            import torch.distributed
-
-            torch.distributed.all_reduce(tensor)
-            tensor /= self.world
-
-
-Loop = Callable[[Worker, Mapping[str, np.ndarray]], None]
-
-
-class _Mailbox:
-    """Words from the workers to the driver."""
+class _Channel:
+    """An actor that carries events, and an error that ends the training, from the workers to the driver."""
 
     def __init__(self) -> None:
-        self.letters: list[dict[str, Any]] = []
-        self.refused: InputError | NoSpace | None = None
+        self.events: list[Event] = []
+        self.error: InputError | NoSpace | None = None
 
-    def refuse(self, why: InputError | NoSpace) -> None:
-        self.refused = why
+    def fail(self, error: InputError | NoSpace) -> None:
+        self.error = error
 
-    def refusal(self) -> InputError | NoSpace | None:
-        return self.refused
+    def failure(self) -> InputError | NoSpace | None:
+        return self.error
 
-    def put(self, letter: dict[str, Any]) -> None:
-        self.letters.append(letter)
+    def put(self, event: Event) -> None:
+        self.events.append(event)
 
-    def take(self) -> list[dict[str, Any]]:
-        letters, self.letters = self.letters, []
-        return letters
+    def take(self) -> list[Event]:
+        events, self.events = self.events, []
+        return events
 
 
 def train_on_ray(
-    loop: Loop, arrays: Mapping[str, np.ndarray], workers: int, max_failures: int, hear: Report, *, gpu: bool = False
+    loop: Loop,
+    arrays: Mapping[str, np.ndarray],
+    on_event: Callable[[Event], None],
+    *,
+    workers: int,
+    max_failures: int = 0,
+    gpu: bool = False,
 ) -> None:
     """Runs `loop` on `workers` Ray Train workers (gloo; with `gpu` one GPU each and nccl) until all return.
 
     When a worker dies all are started again, at most `max_failures` times; the loop continues from what it
     saved. An `InputError` or `NoSpace` in a worker is nothing that another try mends: it is raised here. arrays: shared
-    through the object store. hear: gets every report, here in the driver.
+    through the object store. on_event: gets the events of all workers, in the driver, on a thread of its own.
     """
-    mailbox: Any = ray.remote(num_cpus=0)(_Mailbox).remote()
+    channel: Any = ray.remote(num_cpus=0)(_Channel).remote()
     shared = ray.put(dict(arrays))
     ended = threading.Event()
-    listener = threading.Thread(target=_listen, args=(mailbox, hear, ended))
-    listener.start()
+    delivery = threading.Thread(target=_deliver, args=(channel, on_event, ended))
+    delivery.start()
     try:
         for attempt in range(max_failures + 1):
             trainer = _Trainer(
                 _on_worker,
-                train_loop_config={"loop": loop, "arrays": shared, "mailbox": mailbox},
+                train_loop_config={"loop": loop, "arrays": shared, "channel": channel},
                 scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu),
                 torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
                 run_config=ray.train.RunConfig(
-                    storage_path=tempfile.mkdtemp(prefix="ofa-train-"),  # Ray's own notes; checkpoints go to our store
+                    storage_path=tempfile.mkdtemp(prefix="ofa-train-"),  # Ray's own files; checkpoints go to our store
                     failure_config=ray.train.FailureConfig(max_failures=max_failures - attempt),
                 ),
             )
@@ -96,10 +78,10 @@ def train_on_ray(
             _free_places()
     finally:
         ended.set()
-        listener.join()
-    refusal: InputError | NoSpace | None = ray.get(mailbox.refusal.remote())
-    if refusal is not None:
-        raise refusal
+        delivery.join()
+    error: InputError | NoSpace | None = ray.get(channel.failure.remote())
+    if error is not None:
+        raise error
     if failure is not None:
         raise StepError(f"training failed on {workers} workers: {failure.reason}")
 
@@ -111,7 +93,7 @@ class _Failure:
 
 
 def _fit(trainer: Any) -> _Failure | None:
-    """Trains; a failure comes back as words, for its traceback would hold the dead training's CPUs."""
+    """Trains; a failure comes back as text, because its traceback would hold the dead training's CPUs."""
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -121,7 +103,7 @@ def _fit(trainer: Any) -> _Failure | None:
 
 
 def _free_places() -> None:
-    """Gives back the CPUs that a training which Ray gave up while starting it still holds."""
+    """Gives back the CPUs that are still held by a training which Ray gave up while starting it."""
     job = ray.get_runtime_context().get_job_id()
     for name, group in ray.util.placement_group_table().items():
         if name.endswith(job) and group["state"] != "REMOVED":
@@ -135,27 +117,27 @@ class _Trainer(ray.train.torch.TorchTrainer):
 
 def _on_worker(config: dict[str, Any]) -> None:
     """What Ray Train runs on each worker."""
-    context = ray.train.get_context()
-    mailbox = config["mailbox"]
+    context, channel = ray.train.get_context(), config["channel"]
 
-    def report(letter: dict[str, Any]) -> None:
-        mailbox.put.remote(letter)
+    def report(event: Event) -> None:
+        channel.put.remote(event)
 
     worker = Worker(context.get_world_rank(), context.get_world_size(), report)
-    if ray.get(mailbox.refusal.remote()) is not None:
+    if ray.get(channel.failure.remote()) is not None:
         return
     try:
         config["loop"](worker, ray.get(config["arrays"]))
     except (InputError, NoSpace) as error:
-        ray.get(mailbox.refuse.remote(error))
+        ray.get(channel.fail.remote(error))
         raise
 
 
-def _listen(mailbox: Any, hear: Report, ended: threading.Event) -> None:
+def _deliver(channel: Any, on_event: Callable[[Event], None], ended: threading.Event) -> None:
+    """Passes events on until training has ended."""
     while True:
         last = ended.wait(0.3)
-        for letter in ray.get(mailbox.take.remote()):
-            hear(letter)
+        for event in ray.get(channel.take.remote()):
+            on_event(event)
         if last:
             return
 

@@ -18,14 +18,17 @@ import torch
 from torch import Tensor
 
 from cluster.progress import Reporter
-from cluster.runtime.training import Worker
+from cluster.runtime.workers import Worker
 from cluster.seeds import stream
-from jobs.config import Experiment
+from jobs.config import Data, Experiment
 from jobs.images.decoding import DataError, DecodingCounts
 from jobs.images.source import open_source
 from jobs.images.stored import Images, Source, StoredImages
 from jobs.images.streaming import streamed
+from ofa.evaluate import Evaluator
 from ofa.images import Augment, Scale, Split, shards
+from ofa.phases import Plan
+from ofa.supernet import Supernet
 
 SPLITS = ("train", "selection", "test")
 SCALE_IMAGES = 10_000  # training images from which the mean and deviation of colours are computed
@@ -72,24 +75,27 @@ class Dataset:
         return Scale.of(self.sample[:SCALE_IMAGES])
 
     def batches(
-        self, config: Experiment, phase: str, epoch: int, worker: Worker, counts: DecodingCounts, start: int
+        self, plan: Plan, images: Data, phase: str, epoch: int, worker: Worker, counts: DecodingCounts, start: int
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(step, pixels uint8 [N, 3, S, S], labels [N]) of this worker's part of an epoch's batches, from step `start` on.
 
         counts: of streamed images that cannot be decoded; a `DataError` if they are more than it allows.
         """
         if self.stored is not None:
-            return streamed(self.stored, config, phase, epoch, worker, counts, start)
-        order = stream(config.seed, "data", phase, epoch)
-        parts = shards(len(self.train), config.train.batch, order, rank=worker.rank, world=worker.world)
+            return streamed(self.stored, plan, images, phase, epoch, worker, counts, start)
+        order = stream(plan.seed, "data", phase, epoch)
+        parts = shards(len(self.train), plan.batch, order, rank=worker.rank, world=worker.world)
         return ((n, self.train.pixels[i], self.train.labels[i]) for n, i in enumerate(parts) if n >= start)
 
-    def augment(self, config: Experiment) -> Augment:
+    def augment(self, images: Data) -> Augment:
         """The augmentation in the training process; streamed images are cropped and mirrored where they are decoded."""
-        data = config.data
-        crop = self.stored is None
-        colours = (data.brightness, data.contrast, data.saturation)
-        return Augment(data.min_crop if crop else 1.0, data.flip and crop, crop, colours, data.randaugment, data.magnitude)
+        crop, colours = self.stored is None, (images.brightness, images.contrast, images.saturation)
+        area, flip = (images.min_crop, images.flip) if crop else (1.0, False)
+        return Augment(area, flip, crop, colours, images.randaugment, images.magnitude)
+
+    def evaluator(self, net: Supernet, calibration_images: int, batch: int) -> Evaluator:
+        """Evaluates sub-networks of `net`, each with batch-norm statistics from the first training images."""
+        return Evaluator(net, self.scale, self.sample[:calibration_images], batch)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The images as arrays, to share between processes."""

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from cluster.runtime.rows import stream as stream_rows
-from cluster.runtime.training import Worker
+from cluster.runtime.workers import Worker
 from cluster.seeds import stream
-from jobs.config import Data, Experiment
+from jobs.config import Data
 from jobs.images.decoding import DataError, DecodingCounts, decode_file
 from jobs.images.stored import StoredImages
 from ofa.decode import CorruptImage, random_crop
 from ofa.images import steps_per_epoch
+from ofa.phases import Plan
 
 MIXED_GROUPS = 4  # groups of a stored split whose images are shuffled together
 
@@ -25,7 +26,14 @@ Piece = tuple[int, np.ndarray, int]
 
 
 def streamed(
-    stored: StoredImages, config: Experiment, phase: str, epoch: int, worker: Worker, counts: DecodingCounts, start: int
+    stored: StoredImages,
+    plan: Plan,
+    images: Data,
+    phase: str,
+    epoch: int,
+    worker: Worker,
+    counts: DecodingCounts,
+    start: int,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """(step, pixels uint8 [N, 3, S, S], labels [N]) of this worker's part of an epoch, from step `start` on.
 
@@ -33,11 +41,11 @@ def streamed(
     the epoch reads them again, so every worker makes the same number of steps. Files that cannot be decoded are recorded
     in `counts`; a `DataError` if they are more than it allows.
     """
-    steps, rows = steps_per_epoch(len(stored), config.train.batch), config.train.batch // worker.world
-    pieces = plan(stored, config.seed, phase, epoch, worker, skip=start * rows, rows=steps * rows)
-    names = f"{config.seed}/{phase}/{epoch}/{worker.rank}"
-    read = partial(read_piece, stored, config.data, config.search_space.resolutions[-1], names)
-    readers = max(1, config.data.readers // worker.world)
+    steps, rows = steps_per_epoch(len(stored), plan.batch), plan.batch // worker.world
+    pieces = pieces_of(stored, plan.seed, phase, epoch, worker, skip=start * rows, rows=steps * rows)
+    names = f"{plan.seed}/{phase}/{epoch}/{worker.rank}"
+    read = partial(read_piece, stored, images, plan.space.resolutions[-1], names)
+    readers = max(1, images.readers // worker.world)
     batches = stream_rows(pieces, read, rows, readers)
     for step, batch in zip(range(start, steps), batches, strict=False):
         for failure in filter(None, batch["corrupt"].tolist()):
@@ -45,7 +53,9 @@ def streamed(
         yield step, torch.from_numpy(batch["pixels"].copy()), torch.from_numpy(batch["label"].copy())
 
 
-def plan(stored: StoredImages, seed: int, phase: str, epoch: int, worker: Worker, *, skip: int, rows: int) -> list[Piece]:
+def pieces_of(
+    stored: StoredImages, seed: int, phase: str, epoch: int, worker: Worker, *, skip: int, rows: int
+) -> list[Piece]:
     """The pieces that this worker reads in an epoch for `rows` images, without the first `skip` of them."""
     groups = stored.groups()
     stream(seed, "data", phase, epoch).shuffle(groups)

@@ -11,24 +11,22 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ensemble.honest import interval
-from jobs.evaluators import load_supernet, read_weights
+from jobs.evaluators import trained_evaluator
 from jobs.job import Job
-from jobs.train import evaluator
 from ofa.arch import Arch
 from ofa.cost import cost
 
 
 def evaluate(job: Job, archs: Sequence[Arch], split: str) -> Iterator[dict[str, Any]]:
     """Of each arch: top-1 (a fraction) on `split` with its 95 % interval, MACs and params."""
-    config, space = job.config, job.config.search_space
+    space = job.config.search_space
     for arch in archs:
         space.checked(arch)
-    weights = read_weights(job.run.begin("eval"), config)
-    score = evaluator(config, job.data, load_supernet(config, job.data.classes, weights))
+    evaluator = trained_evaluator(job, job.run.begin("eval"))
     images = job.data.splits[split]
     for arch in archs:
         macs, params = cost(space, arch, job.data.classes)
-        top1 = score.top1(arch, images)
+        top1 = evaluator.top1(arch, images)
         yield {
             "arch": arch.to_json(),
             "key": arch.key,

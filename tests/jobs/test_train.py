@@ -14,12 +14,13 @@ from cluster.checkpoint import Checkpoints
 from cluster.config import ConfigError
 from cluster.progress import Reporter
 from cluster.run import Run
-from cluster.runtime.training import Worker
+from cluster.runtime.workers import Worker
 from jobs import files
 from jobs.config import load
 from jobs.images.dataset import load as load_data
 from jobs.tools.finetune import tuned
-from jobs.train import train_loop
+from jobs.train import plan_of
+from jobs.workers import trainer
 
 TINY = str(helpers.TINY)
 
@@ -39,7 +40,6 @@ def tiny():
 def train(config, arrays, store, stop_after=None):
     """Trains to the end, or until so many steps of this process are saved; the last phase's weights."""
     run = Run.open(str(store), config.id, "", code="test")
-    torch_threads = torch.get_num_threads()
     saved = 0
 
     class Stopping(Checkpoints):
@@ -50,15 +50,18 @@ def train(config, arrays, store, stop_after=None):
             if saved == stop_after:
                 raise Stop
 
-    import jobs.train
-
-    original, jobs.train.Checkpoints = jobs.train.Checkpoints, Stopping
+    original, trainer.Checkpoints = trainer.Checkpoints, Stopping
     try:
-        train_loop(config, str(store), "test", Worker(rank=0, world=1, report=lambda letter: None), arrays)
+        work(config, arrays, store, Worker(rank=0, world=1, report=lambda event: None))
     finally:
-        jobs.train.Checkpoints = original
-        torch.set_num_threads(torch_threads)
+        trainer.Checkpoints = original
     return safetensors.torch.load(run.raw(files.supernet(config.phases[-1].name).key))
+
+
+def work(config, arrays, store, worker):
+    """One worker's whole training, in this process."""
+    place = trainer.Place(str(store), config.id, "test", files.SUPERNET, checkpoint_s=config.train.checkpoint_s)
+    trainer.loop(plan_of(config, 10), config.data, place, worker, arrays)
 
 
 def same(one, other):
@@ -110,18 +113,15 @@ def test_training_goes_on_with_another_number_of_workers(tiny, tmp_path):
         train(config, arrays, tmp_path, stop_after=2)
     two = replace(config, train=replace(config.train, workers=2))
     assert two.id == config.id
-    letters = []
-    threads = [
-        threading.Thread(target=train_loop, args=(two, str(tmp_path), "test", Pair(rank, 2, letters.append), arrays))
-        for rank in (0, 1)
-    ]
+    events = []
+    threads = [threading.Thread(target=work, args=(two, arrays, tmp_path, Pair(rank, 2, events.append))) for rank in (0, 1)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     run = Run.at(str(tmp_path), config.id, "")
     history = json.loads(run.raw(files.supernet_meta(config.phases[-1].name).key))["history"]
-    assert letters[0]["resumed"] and letters[0]["done"] == 2
+    assert events[0].resumed and events[0].done == 2
     assert [row["epoch"] for row in history] == [1, 2]
     assert all(0 < row["loss"] < 6 for row in history)  # two cross-entropies, of chance each 2.3
 

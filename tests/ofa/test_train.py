@@ -6,20 +6,26 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ofa.draws import Given, Lesson, Sandwich, Uniform
 from ofa.evaluate import Evaluator, top1
 from ofa.images import Scale, Split
-from ofa.phases import Phase
+from ofa.phases import Phase, Recipe, by_phase
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
-from ofa.train import Learner, Recipe, Teacher, train_step
+from ofa.teacher import Teacher
+from ofa.train import Learner, train_step
 
 SPACE = get_space("digits")
 RECIPE = Recipe(momentum=0.9, weight_decay=1e-2, label_smoothing=0.1, clip_norm=1e9)
-PHASE = Phase("width", SPACE, epochs=2, warmup_epochs=1, lr=0.1, subnets=2, largest=True, distil=0.0)
+PHASE = Phase("width", SPACE, epochs=2, lr=0.1, warmup_epochs=1, draw=Uniform(2, largest=True))
 
 
 def alone(tensor):
     """One worker's mean is its own."""
+
+
+def drawn(phase, seed):
+    return [lesson.arch for lesson in phase.lessons(random.Random(seed))]
 
 
 def network(seed=0):
@@ -41,7 +47,7 @@ def test_a_step_is_torchs_sgd_on_the_mean_loss():
     groups = [{"params": decayed, "weight_decay": 1e-2}, {"params": others, "weight_decay": 0.0}]
     sgd = torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True)
     for _ in range(2):
-        learner.step(images, labels, archs, 0.05)
+        learner.step(images, labels, [Lesson(arch) for arch in archs], 0.05)
         sgd.zero_grad(set_to_none=False)
         losses = [F.cross_entropy(net.train()(images, arch), labels, label_smoothing=0.1) for arch in archs]
         (sum(losses) / 2).backward()
@@ -62,7 +68,7 @@ def test_gradients_are_averaged_over_workers_before_the_update():
     recipe = replace(RECIPE, weight_decay=0.0)
     learner = Learner(network(), recipe, average)
     before = [p.clone() for p in learner.net.parameters()]
-    learner.step(*batch(), [SPACE.smallest()], 0.1)
+    learner.step(*batch(), [Lesson(SPACE.smallest())], 0.1)
     assert len(seen) == 1
     assert seen[0].abs().sum() > 0
     assert all(torch.equal(a, b) for a, b in zip(before, learner.net.parameters(), strict=True))
@@ -72,7 +78,7 @@ def test_long_gradients_are_clipped():
     recipe = replace(RECIPE, clip_norm=1e-3, weight_decay=0.0)
     learner = Learner(network(), recipe, alone)
     before = torch.cat([p.detach().flatten().clone() for p in learner.net.parameters()])
-    learner.step(*batch(), [SPACE.smallest()], 1.0)
+    learner.step(*batch(), [Lesson(SPACE.smallest())], 1.0)
     after = torch.cat([p.detach().flatten() for p in learner.net.parameters()])
     assert (after - before).norm().item() == pytest.approx(1.9e-3, rel=1e-3)  # nesterov's first step is (1 + 0.9) gradients
 
@@ -93,24 +99,24 @@ def test_state_continues_to_the_same_weights():
     images, labels = batch()
     straight = Learner(network(), RECIPE, alone)
     for _ in range(4):
-        straight.step(images, labels, [SPACE.smallest()], 0.05)
+        straight.step(images, labels, [Lesson(SPACE.smallest())], 0.05)
     first = Learner(network(), RECIPE, alone)
     for _ in range(2):
-        first.step(images, labels, [SPACE.smallest()], 0.05)
+        first.step(images, labels, [Lesson(SPACE.smallest())], 0.05)
     second = Learner(network(seed=9), RECIPE, alone)
     second.load({name: tensor.clone() for name, tensor in first.state().items()})
     for _ in range(2):
-        second.step(images, labels, [SPACE.smallest()], 0.05)
+        second.step(images, labels, [Lesson(SPACE.smallest())], 0.05)
     assert all(torch.equal(a, b) for a, b in zip(straight.net.parameters(), second.net.parameters(), strict=True))
 
 
 def test_a_step_draws_one_resolution_and_different_networks():
-    archs = PHASE.draw(random.Random(0))
+    archs = drawn(PHASE, 0)
     assert len(archs) == 3
     assert len({a.resolution for a in archs}) == 1
     assert archs[0] == replace(SPACE.largest(), resolution=archs[0].resolution)
     assert archs[1] != archs[2]
-    resolutions = {PHASE.draw(random.Random(seed))[0].resolution for seed in range(30)}
+    resolutions = {drawn(PHASE, seed)[0].resolution for seed in range(30)}
     assert resolutions == set(SPACE.resolutions)
 
 
@@ -119,7 +125,7 @@ def test_learning_lowers_the_loss():
     generator = torch.Generator().manual_seed(3)
     labels = torch.arange(64) % 10
     images = torch.randn(10, 3, 32, 32, generator=generator)[labels] + 0.3 * torch.randn(64, 3, 32, 32, generator=generator)
-    losses = [train_step(learner, PHASE, images, labels, None, 0.1, rng).item() for _ in range(30)]
+    losses = [train_step(learner, PHASE.lessons(rng), images, labels, None, 0.1).item() for _ in range(30)]
     assert sum(losses[-5:]) < 0.7 * sum(losses[:5])
 
 
@@ -143,7 +149,7 @@ def test_distillation_adds_the_soft_cross_entropy():
     logits = net(images, arch)
     hard = F.cross_entropy(logits, labels, label_smoothing=0.1)
     distilled = -(soft * logits.log_softmax(1)).sum(1).mean()
-    loss = Learner(network(), RECIPE, alone).step(images, labels, [arch], 0.0, teacher=said, distil=0.5)
+    loss = Learner(network(), RECIPE, alone).step(images, labels, [Lesson(arch, "teacher", 0.5)], 0.0, teacher=said)
     torch.testing.assert_close(loss, (hard + 0.5 * distilled).detach())
 
 
@@ -154,19 +160,20 @@ def test_distillation_by_logits_is_their_squared_error():
     expected = F.cross_entropy(logits, labels, label_smoothing=0.1) + 0.5 * (logits - said).square().mean()
     learner = Learner(network(), replace(RECIPE, distil_loss="mse"), alone)
     torch.testing.assert_close(
-        learner.step(images, labels, [SPACE.smallest()], 0.0, teacher=said, distil=0.5), expected.detach()
+        learner.step(images, labels, [Lesson(SPACE.smallest(), "teacher", 0.5)], 0.0, teacher=said), expected.detach()
     )
 
 
 def test_the_sandwich_teaches_all_others_by_what_the_largest_says():
     """The gradient is that of: the largest by labels, the others by its soft labels alone, which get no gradient."""
     images, labels = batch()
-    phase = replace(PHASE, sandwich=True, largest=False)
-    archs = [replace(arch, resolution=24) for arch in phase.draw(random.Random(0))]
+    lessons = replace(PHASE, draw=Sandwich(2)).lessons(random.Random(0))
+    lessons = [replace(lesson, arch=replace(lesson.arch, resolution=24)) for lesson in lessons]
+    archs = [lesson.arch for lesson in lessons]
     assert archs[0] == replace(SPACE.largest(), resolution=24) and archs[1] == replace(SPACE.smallest(), resolution=24)
     assert len(archs) == 4
     learner, net = Learner(network(), RECIPE, alone), network().train()
-    loss = learner.step(images, labels, archs, 0.0, in_place=True)
+    loss = learner.step(images, labels, lessons, 0.0)
     outputs = [net(images, arch) for arch in archs]
     soft = outputs[0].detach().softmax(1)
     losses = [F.cross_entropy(outputs[0], labels, label_smoothing=0.1), *(F.cross_entropy(o, soft) for o in outputs[1:])]
@@ -182,7 +189,7 @@ def test_summed_gradients_are_the_mean_ones_times_the_networks():
     gradients = []
     for way in ("mean", "sum"):
         learner = Learner(network(), replace(RECIPE, gradients=way), alone)
-        learner.step(*batch(), [SPACE.smallest(), SPACE.uniform(24, 2, 5, 2)], 0.0)
+        learner.step(*batch(), [Lesson(SPACE.smallest()), Lesson(SPACE.uniform(24, 2, 5, 2))], 0.0)
         gradients.append(learner.gradient.clone())
     torch.testing.assert_close(gradients[1], 2 * gradients[0])
 
@@ -194,17 +201,18 @@ def test_dropout_is_drawn_from_its_stream_and_keeps_the_mean():
     assert sorted(dropped.unique().tolist()) == pytest.approx([0, 1 / 0.75])
     assert dropped.mean().item() == pytest.approx(1, abs=0.02)
     losses = [
-        learner.step(*batch(), [SPACE.smallest()], 0.0, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
+        learner.step(*batch(), [Lesson(SPACE.smallest())], 0.0, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 1, 2)
     ]
     assert losses[0] == losses[1] != losses[2]
-    assert losses[0] != learner.step(*batch(), [SPACE.smallest()], 0.0)
+    assert losses[0] != learner.step(*batch(), [Lesson(SPACE.smallest())], 0.0)
 
 
 def test_bfloat16_changes_the_gradient_a_little_and_weights_stay_float32():
     gradients = []
     for bfloat16 in (False, True):
         learner = Learner(network(), replace(RECIPE, bfloat16=bfloat16), alone)
-        learner.step(*batch(), [SPACE.smallest()], 0.01)
+        learner.step(*batch(), [Lesson(SPACE.smallest())], 0.01)
         assert all(p.dtype == torch.float32 for p in learner.net.parameters())
         gradients.append(learner.gradient.clone())
     assert not torch.equal(*gradients)
@@ -213,12 +221,12 @@ def test_bfloat16_changes_the_gradient_a_little_and_weights_stay_float32():
 
 def test_a_phase_of_one_network_trains_only_its_weights():
     arch = SPACE.smallest()
-    phase = replace(PHASE, archs=(arch,))
-    assert phase.draw(random.Random(0)) == [arch] and phase.extremes == (arch, arch)
+    phase = replace(PHASE, draw=Given((arch,)))
+    assert drawn(phase, 0) == [arch] and phase.extremes == (arch, arch)
     learner = Learner(network(), replace(RECIPE, weight_decay=0.0), alone)
     before = {name: p.clone() for name, p in learner.net.named_parameters()}
     images, labels = batch(resolution=arch.resolution)
-    train_step(learner, phase, images, labels, None, 0.1, random.Random(0))
+    train_step(learner, phase.lessons(random.Random(0)), images, labels, None, 0.1)
     changed = {n for n, p in learner.net.named_parameters() if not torch.equal(p, before[n])}
     graph = SPACE.graph(arch)
     used = {node.name for node in graph.nodes} - graph.heads - {"average"}
@@ -231,7 +239,7 @@ def test_a_phase_of_one_network_trains_only_its_weights():
 def test_rates_of_large_batches_grow_from_the_unscaled_one():
     """As published: warm-up from lr to lr times the workers' share, then a cosine to 0."""
     phase = replace(PHASE, lr_scale=32.0)
-    rates = [phase.lr_at(step, 10) for step in range(20)]
+    rates = [by_phase([phase], 0, step, 10) for step in range(20)]
     assert rates[0] == pytest.approx(0.1)
     assert rates[5] == pytest.approx((0.1 + 3.2) / 2)
     assert max(rates) == rates[10] == pytest.approx(3.2)
@@ -242,7 +250,7 @@ def test_a_teacher_in_training_mode_goes_by_each_batch():
     evaluator = Evaluator(network(), Scale.of(split), split, 40)
     x = torch.randn(8, 3, 24, 24)
     largest = replace(SPACE.largest(), resolution=24)
-    assert torch.equal(Teacher(evaluator, in_training_mode=True)(x), network().train()(x, largest))
+    assert torch.equal(Teacher(evaluator, norm="batch")(x), network().train()(x, largest))
 
 
 def test_statistics_are_remembered_until_a_weight_changes():
@@ -252,14 +260,14 @@ def test_statistics_are_remembered_until_a_weight_changes():
     first = evaluator.statistics(SPACE.smallest())
     assert evaluator.statistics(SPACE.smallest()) is first
     learner = Learner(net, RECIPE, alone)
-    learner.step(*batch(), [SPACE.smallest()], 0.1)
+    learner.step(*batch(), [Lesson(SPACE.smallest())], 0.1)
     second = evaluator.statistics(SPACE.smallest())
     assert second is not first
     assert any(not torch.equal(first[name][0], second[name][0]) for name in first)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing():
-    rates = [PHASE.lr_at(step, 10) for step in range(20)]
+    rates = [by_phase([PHASE], 0, step, 10) for step in range(20)]
     assert rates[0] == pytest.approx(0.001)
     assert rates[:11] == sorted(rates[:11])
     assert max(rates) == rates[10] == pytest.approx(0.1)

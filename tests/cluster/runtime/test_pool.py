@@ -13,6 +13,7 @@ from cluster.runtime.pool import Lost, Pool, Remote
 from cluster.runtime.session import session
 from cluster.runtime.tasks import ray_map
 from cluster.runtime.training import train_on_ray
+from cluster.runtime.workers import Progressed
 
 
 class Adder:
@@ -173,7 +174,7 @@ def averaged(worker, arrays):
     tensor = torch.full((3,), float(worker.rank))
     worker.average(tensor)
     if worker.rank == 0:
-        worker.report({"mean": tensor.tolist(), "world": worker.world, "base": int(arrays["base"][0])})
+        worker.report(Progressed(int(arrays["base"][0]), f"mean {tensor.tolist()} of {worker.world}"))
 
 
 def dying(folder, after_s, worker, arrays):
@@ -191,19 +192,18 @@ def broken(worker, arrays):
 
 
 @pytest.mark.parametrize("after_s", [0, 1])
-def test_workers_average_and_the_driver_hears_them(ray_cluster, tmp_path, after_s):
+def test_workers_average_and_the_driver_gets_their_events(ray_cluster, tmp_path, after_s):
     """Although one dies, while Ray is still starting it or later."""
-    heard = []
-    train_on_ray(
-        partial(dying, str(tmp_path), after_s), {"base": np.array([4])}, workers=2, max_failures=1, hear=heard.append
-    )
+    events = []
+    loop = partial(dying, str(tmp_path), after_s)
+    train_on_ray(loop, {"base": np.array([4])}, events.append, workers=2, max_failures=1)
     assert (tmp_path / "died").exists()
-    assert heard == [{"mean": [0.5] * 3, "world": 2, "base": 4}]
+    assert events == [Progressed(4, "mean [0.5, 0.5, 0.5] of 2")]
 
 
 def test_a_training_that_cannot_work_is_a_failed_step_with_its_reason(ray_cluster):
     with pytest.raises(StepError, match=r"training failed on 1 workers: .*this loop is broken") as caught:
-        train_on_ray(broken, {}, workers=1, max_failures=0, hear=print)
+        train_on_ray(broken, {}, print, workers=1)
     assert "\n" not in str(caught.value)
 
 

@@ -5,19 +5,20 @@ import pytest
 
 from cluster.errors import InputError, NoSpace, StepError
 from cluster.runtime.training import train_on_ray
+from cluster.runtime.workers import Progressed
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def trained(loop, tmp_path, max_failures):
-    """Runs `loop`, which leaves a file for every start; the reports, and how often the first worker was started."""
-    letters = []
+    """Runs `loop`, which leaves a file for every start; the events, and how often the first worker was started."""
+    events = []
     arrays = {"folder": np.frombuffer(str(tmp_path).encode(), np.uint8)}
     try:
-        train_on_ray(loop, arrays, 2, max_failures, letters.append)
+        train_on_ray(loop, arrays, events.append, workers=2, max_failures=max_failures)
     finally:
         starts = len(list(tmp_path.iterdir()))
-    return letters, starts
+    return events, starts
 
 
 @pytest.mark.parametrize("kind", [InputError, pytest.param(NoSpace, marks=pytest.mark.slow)])
@@ -37,7 +38,7 @@ def test_what_no_other_try_mends_ends_training_at_once(tmp_path, kind):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_another_failure_is_tried_again_and_reports_arrive(tmp_path):
+def test_another_failure_is_tried_again_and_events_arrive(tmp_path):
     def loop(worker, arrays):
         import pathlib
         import uuid
@@ -47,10 +48,10 @@ def test_another_failure_is_tried_again_and_reports_arrive(tmp_path):
             (folder / uuid.uuid4().hex).touch()
             if len(list(folder.iterdir())) == 1:
                 raise OSError("a disk that is slow to come up")
-            worker.report({"done": worker.world})
+            worker.report(Progressed(worker.world))
 
-    letters, starts = trained(loop, tmp_path, max_failures=2)
-    assert letters == [{"done": 2}]
+    events, starts = trained(loop, tmp_path, max_failures=2)
+    assert events == [Progressed(2)]
     assert starts == 2
 
 

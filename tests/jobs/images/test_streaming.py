@@ -11,11 +11,12 @@ import pytest
 import torch
 from pictures import content, experiment, loaded, spoilt, write_parquet
 
-from cluster.runtime.training import Worker
+from cluster.runtime.workers import Worker
 from cluster.store import open_store
 from jobs.images.decoding import DataError, DecodingCounts
 from jobs.images.source import open_source
-from jobs.images.streaming import plan, streamed
+from jobs.images.streaming import pieces_of, streamed
+from jobs.train import plan_of
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 def worker(rank=0, world=1):
-    return Worker(rank, world, lambda letter: None)
+    return Worker(rank, world, lambda event: None)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def stored(tmp_path):
 
 def epoch(stored, config, rank=0, world=1, start=0, number=0, limit=0):
     counts = DecodingCounts("here", limit)
-    batches = list(streamed(stored, config, "a", number, worker(rank, world), counts, start))
+    batches = list(streamed(stored, plan_of(config, 3), config.data, "a", number, worker(rank, world), counts, start))
     return batches, counts
 
 
@@ -66,7 +67,7 @@ def test_an_epoch_that_is_taken_up_in_its_middle_goes_on_with_the_same_batches(s
 
 def test_workers_read_groups_of_their_own_and_make_the_same_number_of_steps(stored):
     """With nine groups of seven, one worker has five and one four of them, too few for its part."""
-    pieces = [plan(stored, 1, "a", 0, worker(rank, 2), skip=0, rows=29) for rank in (0, 1)]
+    pieces = [pieces_of(stored, 1, "a", 0, worker(rank, 2), skip=0, rows=29) for rank in (0, 1)]
     mine, others = ({int(i) for _, positions, _ in part for i in positions} for part in pieces)
     assert not mine & others
     assert mine | others == set(range(60))
@@ -97,9 +98,11 @@ def test_images_larger_than_the_memory_setting_stream(tmp_path):
     again = type(data).of(data.arrays())
     assert np.array_equal(again.stored.labels_N, data.stored.labels_N) and again.stored.files == data.stored.files
     config = experiment(store.url, memory_mib=1)
-    step, pixels, labels = next(iter(again.batches(config, "a", 0, worker(), DecodingCounts("here", 0), 70)))
+    step, pixels, labels = next(
+        iter(again.batches(plan_of(config, 3), config.data, "a", 0, worker(), DecodingCounts("here", 0), 70))
+    )
     assert step == 70 and len(pixels) == len(labels) == 8
-    assert again.augment(config).crop is False
+    assert again.augment(config.data).crop is False
 
 
 @pytest.mark.whole_run

@@ -1,0 +1,51 @@
+"""Workers that train together, and the events that the first of them reports to the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """`done` steps of the whole training are done; `resumed`: an earlier process did them."""
+
+    done: int
+    note: str = ""  # the phase, and the last accuracies
+    resumed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Training images were skipped; `text` says which and why."""
+
+    text: str
+
+
+Event = Progressed | Skipped
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One of `world` workers that train together; alone it needs no process group."""
+
+    rank: int
+    world: int
+    report: Callable[[Event], None]  # sends an event to the driver
+
+    def average(self, tensor: Tensor) -> None:
+        """Replaces `tensor` by its mean over all workers."""
+        if self.world > 1:
+            import torch.distributed
+
+            torch.distributed.all_reduce(tensor)
+            tensor /= self.world
+
+
+Loop = Callable[[Worker, Mapping[str, np.ndarray]], None]  # what each worker runs, on arrays that all share

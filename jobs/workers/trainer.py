@@ -1,0 +1,239 @@
+"""What every worker of a training runs: the loop of `ofa.train` with a run's images, checkpoints and events."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from cluster.checkpoint import Checkpoints, Progress
+from cluster.config import ConfigError
+from cluster.run import Run
+from cluster.runtime.workers import Progressed, Skipped, Worker
+from cluster.seeds import stream
+from cluster.store import open_store
+from cluster.texts import sha256
+from jobs.config import Data
+from jobs.images.dataset import Dataset
+from jobs.images.decoding import DecodingCounts
+from ofa.images import steps_per_epoch, torch_generator
+from ofa.norms import store
+from ofa.phases import Phase, Plan
+from ofa.supernet import Supernet
+from ofa.teacher import State, Teacher, Teachers
+from ofa.threads import torch_threads
+from ofa.train import Learner, Observer, Position, train_phases
+
+REPORT_S = 0.5  # seconds between events within an epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a training's checkpoints and weights go: a folder of a run in a store."""
+
+    store_url: str
+    run_id: str
+    code: str  # version of the code
+    folder: str
+    attempt: int = 0
+    checkpoint_s: float = 10.0  # seconds between checkpoints within a phase
+
+
+def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping[str, np.ndarray]) -> None:
+    """Trains by `plan` from the latest checkpoint at `place`; runs on every worker.
+
+    images: how training images are read and augmented. arrays: the data set (`Dataset.arrays`).
+    """
+    with torch_threads(plan.threads):
+        data, streams = Dataset.of(arrays), partial(stream, plan.seed)
+        checkpoints = Checkpoints(Run.at(place.store_url, place.run_id, place.code, place.attempt), place.folder)
+        net = Supernet(plan.space, plan.classes, torch_generator(streams("weights")))
+        given = None
+        if plan.weights:
+            given = fitting(safetensors.torch.load(read_object(plan.weights)), net, plan.weights)
+            net.load_state_dict(given)
+        net.to(plan.device)
+        learner = Learner(net, plan.recipe, worker.average)
+        progress = Progress()
+        if (latest := agreed(checkpoints, worker)) is not None:
+            learner.load(safetensors.torch.load(latest[0]))
+            progress = latest[1]
+        start = Position(progress.phase, progress.epoch, progress.step)
+        monitor = Monitor(plan, data, learner, worker, checkpoints, progress, place.checkpoint_s)
+
+        def teacher(state: State) -> Teacher:
+            copy = Supernet(plan.space, plan.classes)
+            copy.load_state_dict(dict(state))
+            own = data.evaluator(copy.to(plan.device), plan.calibration_images, plan.evaluation_batch)
+            return Teacher(own, plan.teacher_norm)
+
+        def stored(phase: Phase) -> State:
+            return net_tensors(safetensors.torch.load(checkpoints.phase(phase.name, progress)))
+
+        teachers = Teachers(plan.phases, teacher, given, stored)
+        feed = WorkerFeed(plan, images, data, worker)
+        train_phases(plan, learner, feed, streams, teachers.enter, monitor, start=start, rank=worker.rank)
+
+
+def agreed(checkpoints: Checkpoints, worker: Worker) -> tuple[bytes, Progress] | None:
+    """The latest checkpoint, the same on every worker.
+
+    Workers of a killed driver live on for some seconds; what they publish meanwhile must not divide their successors.
+    """
+    while True:
+        latest = checkpoints.latest()
+        digest = bytes.fromhex(sha256(latest[0])) if latest else bytes(32)
+        mine = torch.tensor(list(digest), dtype=torch.float64)
+        mean = mine.clone()
+        worker.average(mean)
+        differs = (mean != mine).any().double()
+        worker.average(differs)
+        if differs == 0:
+            return latest
+        time.sleep(0.2)
+
+
+class WorkerFeed:
+    """A worker's part of the training images, augmented."""
+
+    def __init__(self, plan: Plan, images: Data, data: Dataset, worker: Worker) -> None:
+        self.plan, self.images, self.data, self.worker = plan, images, data, worker
+        self.steps_per_epoch = steps_per_epoch(data.sizes["train"], plan.batch)
+        self.augment = data.augment(images)
+        self.counts = DecodingCounts(images.source, images.max_corrupt)
+
+    def epoch(self, phase: str, epoch: int, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """See `ofa.train.Feed`; images that were skipped are reported after the epoch."""
+        known, seed = len(self.counts.failed), self.plan.seed
+        batches = self.data.batches(self.plan, self.images, phase, epoch, self.worker, self.counts, start)
+        for step, pixels, labels in batches:
+            rng = stream(seed, "crop", phase, epoch, step, self.worker.rank)
+            yield step, self.augment(pixels, self.data.scale, torch_generator(rng)), labels
+        if len(self.counts.failed) > known:
+            self.worker.report(Skipped(self.counts.messages()[0]))
+
+
+class Monitor(Observer):
+    """Counts steps, evaluates the extremes, saves checkpoints and reports; only the first worker writes and reports."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        data: Dataset,
+        learner: Learner,
+        worker: Worker,
+        checkpoints: Checkpoints,
+        progress: Progress,
+        checkpoint_s: float,
+    ) -> None:
+        self.plan, self.learner, self.worker, self.checkpoints = plan, learner, worker, checkpoints
+        self.progress, self.checkpoint_s = progress, checkpoint_s
+        self.per_epoch = steps_per_epoch(data.sizes["train"], plan.batch)
+        self.evaluator = data.evaluator(learner.net, plan.calibration_images, plan.evaluation_batch)
+        self.selection = data.selection[: plan.validate_images]
+        self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=learner.net.device)
+        self.saved = self.reported = time.monotonic()
+        self.report(resumed=True)
+
+    def step_done(self, number: int, loss: Tensor) -> None:
+        self.progress.step += 1
+        self.loss_sum += loss.double()  # stays on the device: reading it would wait for the step
+        now = time.monotonic()
+        if now - self.reported > REPORT_S:
+            self.reported = now
+            self.report()
+        if now - self.saved > self.checkpoint_s:
+            self.save(self.plan.phases[number])
+
+    def epoch_done(self, number: int) -> None:
+        """Records how the epoch went; every few epochs and at a phase's end also the top-1 of the extremes."""
+        p, phase = self.progress, self.plan.phases[number]
+        loss = torch.tensor(self.loss_sum.item() / self.per_epoch)
+        self.worker.average(loss)
+        lr = self.plan.lr_at(number, (p.epoch + 1) * self.per_epoch - 1, self.per_epoch)
+        row: dict[str, Any] = {"phase": phase.name, "epoch": p.epoch + 1, "loss": round(loss.item(), 6), "lr": lr}
+        last = p.epoch + 1 == phase.epochs
+        if self.worker.rank == 0 and (last or (p.epoch + 1) % self.plan.validate_every == 0):
+            for name, arch in zip(("largest", "smallest"), phase.extremes, strict=True):
+                row[name] = self.evaluator.top1(arch, self.selection)
+        p.history.append(row)
+        p.epoch, p.step, p.loss_sum = p.epoch + 1, 0, 0.0
+        self.loss_sum.zero_()
+
+    def phase_done(self, number: int) -> None:
+        """Publishes the phase's weights, with the largest network's batch-norm statistics in them."""
+        p, net, phase = self.progress, self.learner.net, self.plan.phases[number]
+        store(net, self.evaluator.statistics(self.plan.space.largest()))
+        p.phase, p.epoch = p.phase + 1, 0
+        if self.worker.rank == 0:
+            weights = safetensors.torch.save(named_state(net))
+            p.phases[phase.name] = sha256(weights)
+            space = phase.space
+            meta = {
+                "phase": phase.name,
+                "space": space.name,
+                "classes": net.classes,
+                "archs": [arch.key for arch in getattr(phase.draw, "archs", ())],
+                "choices": {name: getattr(space, name) for name in ("resolutions", "depths", "kernels", "expands")},
+                "history": [row for row in p.history if row["phase"] == phase.name],
+            }
+            self.checkpoints.finish_phase(weights, json.dumps(meta, indent=1).encode(), p, phase.name)
+            self.saved = time.monotonic()
+        self.report()
+
+    def save(self, phase: Phase) -> None:
+        """Publishes a checkpoint within a phase."""
+        if self.worker.rank == 0:
+            self.progress.loss_sum = self.loss_sum.item()
+            self.checkpoints.save(safetensors.torch.save(self.learner.state()), self.progress, phase.name)
+        self.saved = time.monotonic()
+
+    def report(self, *, resumed: bool = False) -> None:
+        """Sends an event that says how many steps are done, and the last accuracies."""
+        if self.worker.rank:
+            return
+        p, phases = self.progress, self.plan.phases
+        epochs = sum(phase.epochs for phase in phases[: p.phase]) + p.epoch
+        note = f"phase {phases[p.phase].name}" if p.phase < len(phases) else "done"
+        seen = next((row for row in reversed(p.history) if "largest" in row), None)
+        if seen:
+            note += f", top-1 largest {seen['largest']:.4f} smallest {seen['smallest']:.4f} ({seen['phase']})"
+        self.worker.report(Progressed(epochs * self.per_epoch + p.step, note, resumed))
+
+
+def named_state(net: Supernet) -> dict[str, Tensor]:
+    """The weights and stored statistics of `net`, named as in a checkpoint."""
+    return {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+
+
+def net_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those tensors of a checkpoint that are a supernet's, as `Supernet.state_dict` names them."""
+    return {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")}
+
+
+def read_object(url: str) -> bytes:
+    """The object at `url`, a path or s3://bucket/key."""
+    place, _, key = url.rpartition("/")
+    return open_store(place or ".").read(key)
+
+
+def fitting(tensors: Mapping[str, Tensor], net: Supernet, where: str) -> dict[str, Tensor]:
+    """The tensors of a checkpoint as `net` names them; those of another space are a `ConfigError`."""
+    named = net_tensors(tensors)
+    wanted = net.state_dict()
+    wrong = next((n for n in wanted if n not in named or named[n].shape != wanted[n].shape), None)
+    if wrong is not None:
+        found = tuple(named[wrong].shape) if wrong in named else "nothing"
+        raise ConfigError(
+            f"train.weights: {where}: {wrong} is {found}, the space {net.space.name} with {net.classes} classes has "
+            f"{tuple(wanted[wrong].shape)}; give the weights of a run on the same space and classes"
+        )
+    return named

@@ -1,0 +1,122 @@
+"""Which sub-networks a training step samples, and what each of them learns from.
+
+A draw is a value with two methods (`Draw`); another way to sample is one more class.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import numpy as np
+
+from ofa.arch import Arch
+from ofa.genes import Genes
+from ofa.space import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """One sub-network of a step and the target of its loss.
+
+    learns_from: "labels", the true classes; "teacher", the true classes plus `distil` times the teacher's soft labels;
+    "first", only the soft labels of the step's first lesson, computed in the same step (in-place distillation).
+    """
+
+    arch: Arch
+    learns_from: Literal["labels", "teacher", "first"] = "labels"
+    distil: float = 0.0  # weight of the teacher's soft labels; 0 unless the lesson learns from the teacher
+
+
+class Draw(Protocol):
+    """Samples the lessons of a step from a space; all of one step have one resolution."""
+
+    def lessons(self, space: Space, rng: random.Random) -> list[Lesson]: ...
+
+    def extremes(self, space: Space) -> tuple[Arch, Arch]:
+        """The largest and the smallest network that may be sampled."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """`subnets` sub-networks with every choice sampled uniformly; with `largest`, the largest network before them.
+
+    Source: Once-for-All, arXiv:1908.09791, sec. 3.3.
+    """
+
+    subnets: int = 1
+    largest: bool = False
+
+    def lessons(self, space: Space, rng: random.Random) -> list[Lesson]:
+        here = _at_one_resolution(space, rng)
+        sampled = [here.sample(rng) for _ in range(self.subnets)]
+        return [Lesson(arch) for arch in ([here.largest(), *sampled] if self.largest else sampled)]
+
+    def extremes(self, space: Space) -> tuple[Arch, Arch]:
+        return space.largest(), space.smallest()
+
+
+@dataclass(frozen=True, slots=True)
+class Sandwich:
+    """The largest network, the smallest and `subnets` uniform ones; all but the largest learn from it.
+
+    Source: BigNAS's sandwich rule with in-place distillation, arXiv:2003.11142, sec. 3.1; AlphaNet, arXiv:2102.07954.
+    """
+
+    subnets: int = 1
+
+    def lessons(self, space: Space, rng: random.Random) -> list[Lesson]:
+        here = _at_one_resolution(space, rng)
+        others = [here.smallest(), *(here.sample(rng) for _ in range(self.subnets))]
+        return [Lesson(here.largest()), *(Lesson(arch, "first") for arch in others)]
+
+    def extremes(self, space: Space) -> tuple[Arch, Arch]:
+        return space.largest(), space.smallest()
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """One of the given networks, which need not cover the space; ordered from the smallest to the largest."""
+
+    archs: tuple[Arch, ...]
+
+    def lessons(self, space: Space, rng: random.Random) -> list[Lesson]:
+        return [Lesson(rng.choice(self.archs))]
+
+    def extremes(self, space: Space) -> tuple[Arch, Arch]:
+        return self.archs[-1], self.archs[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """`subnets` sub-networks with every gene sampled independently from its own probabilities.
+
+    probabilities: one row a gene of the space, in the order of `ofa.genes.Genes`, one weight a choice; weights need not
+    sum to 1. The resolution is sampled once a step. Genes that do not matter in a sampled network are dropped, so
+    the probabilities of a gene hold among the networks in which it matters.
+    """
+
+    probabilities: tuple[tuple[float, ...], ...]
+    subnets: int = 1
+
+    def lessons(self, space: Space, rng: random.Random) -> list[Lesson]:
+        genes = Genes(space)
+        sizes = [len(row) for row in self.probabilities]
+        assert sizes == genes.sizes_G.tolist(), f"{space.name}: {sizes} probabilities for {genes.sizes_G.tolist()} choices"
+        rows_BG = np.array([[_chosen(row, rng) for row in self.probabilities] for _ in range(self.subnets)])
+        archs: Sequence[Arch] = genes.decode(genes.canonical(rows_BG))
+        return [Lesson(replace(arch, resolution=archs[0].resolution)) for arch in archs]
+
+    def extremes(self, space: Space) -> tuple[Arch, Arch]:
+        return space.largest(), space.smallest()
+
+
+def _at_one_resolution(space: Space, rng: random.Random) -> Space:
+    return space.only(resolutions=[rng.choice(space.resolutions)])
+
+
+def _chosen(weights: Sequence[float], rng: random.Random) -> int:
+    return rng.choices(range(len(weights)), weights)[0]

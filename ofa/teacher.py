@@ -1,0 +1,80 @@
+"""The teacher of a phase: a frozen copy of the largest network, as earlier training left it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ofa.evaluate import Evaluator
+from ofa.norms import by_batch
+from ofa.phases import Phase
+from ofa.supernet import Supernet
+
+State = Mapping[str, Tensor]  # `Supernet.state_dict()`
+
+GIVEN = -1  # the teacher's number where it has the weights that training starts from; others are phases' numbers
+
+
+class Teacher:
+    """The largest network of the evaluator's supernet, frozen, with batch-norm statistics for every resolution.
+
+    norm: "own", by statistics from the calibration images; "batch", by each batch's own, as the published code does.
+    """
+
+    def __init__(self, evaluator: Evaluator, norm: Literal["own", "batch"] = "own") -> None:
+        self.net = evaluator.net.eval().requires_grad_(False)
+        largest = self.net.space.largest()
+        self.archs = {r: replace(largest, resolution=r) for r in self.net.space.resolutions}
+        self.statistics = {r: evaluator.statistics(arch) for r, arch in self.archs.items()} if norm == "own" else {}
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits [N, classes] of images [N, 3, R, R] at one of the space's resolutions."""
+        resolution = images.shape[-1]
+        arch = self.archs[resolution]
+        if not self.statistics:
+            return self.net.run(images, arch, by_batch)
+        return self.net(images, arch, self.statistics[resolution])
+
+
+class Teachers:
+    """The teacher of every phase that distils, made when the weights it needs are there, dropped when no phase needs it.
+
+    make: a teacher with these weights, which it copies. given: the weights that training starts from, or None.
+    stored: the weights that a phase left, for a training that resumes after that phase.
+    """
+
+    def __init__(
+        self,
+        phases: tuple[Phase, ...],
+        make: Callable[[State], Teacher],
+        given: State | None,
+        stored: Callable[[Phase], State],
+    ) -> None:
+        self.phases, self.make, self.given, self.stored = phases, make, given, stored
+        self.known: dict[int, Teacher] = {}
+        self.entered = -1  # the last phase that this process entered
+
+    def enter(self, number: int, net: Supernet) -> Teacher | None:
+        """The teacher of phase `number`, or None; call it for every phase before the phase changes `net`."""
+        needed = {self.source(n) for n in range(number, len(self.phases)) if self.phases[n].distil}
+        self.known = {source: teacher for source, teacher in self.known.items() if source in needed}
+        for source in sorted(needed - set(self.known)):
+            if source == GIVEN and self.given is not None:
+                self.known[source] = self.make(self.given)
+            elif source == number - 1 == self.entered:
+                self.known[source] = self.make(net.state_dict())
+            elif 0 <= source < number:
+                self.known[source] = self.make(self.stored(self.phases[source]))
+        self.entered = number
+        return self.known[self.source(number)] if self.phases[number].distil else None
+
+    def source(self, number: int) -> int:
+        """The phase whose weights teach phase `number`, or `GIVEN`."""
+        if self.phases[number].teacher == "previous":
+            return number - 1
+        return GIVEN if self.given is not None else 0
