@@ -52,10 +52,15 @@ class Checkpoints:
         """Makes `state` the latest."""
         self._publish(self.state_key(phase, sha256(state)), state, progress)
 
-    def finish_phase(self, weights_data: bytes, meta_data: bytes, progress: Progress, phase: str) -> None:
-        """Publishes a finished phase; `progress`, which already names it, continues from its weights."""
+    def finish_phase(
+        self, weights_data: bytes, meta_data: bytes, progress: Progress, phase: str, state: bytes | None = None
+    ) -> None:
+        """Publishes a finished phase; `progress`, which already names it, continues from `state`, or from its weights."""
         self.run.store.write(f"{self.run.id}/{meta(self.folder, phase)}", meta_data)
-        self._publish(weights(self.folder, phase), weights_data, progress)
+        if state is None:
+            return self._publish(weights(self.folder, phase), weights_data, progress)
+        self.run.store.write(f"{self.run.id}/{weights(self.folder, phase)}", weights_data)
+        return self._publish(self.state_key(phase, sha256(state)), state, progress)
 
     def latest(self) -> tuple[bytes, Progress] | None:
         """The latest state, or None if nothing was saved yet; a damaged one is an error, not a silent restart."""

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field
 from cluster import config
 from cluster.config import STRICT, ConfigError, Count
 from cluster.kube.rayjob import Kube
+from cluster.runtime.backends import BACKENDS
 from jobs.images.source import reader_of_text
 from ofa.arch import Arch, ArchError
 from ofa.draws import Draw, Given, Sandwich, Uniform
@@ -25,7 +26,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
-ELSEWHERE = ("workers", "threads", "max_failures", "checkpoint_s", "readers")  # settings that are not what is asked for
+ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ class PhaseConfig:
     subnets: Count = 1  # drawn a step by each worker
     largest: bool = False  # every step also trains the largest network
     sandwich: bool = False  # also the smallest; all others learn from the largest of this very step
-    distil: NotNegative = 0.0  # weight of the first phase's largest network as a teacher
+    distil: NotNegative = 0.0  # weight of the teacher's soft labels
+    teacher: Literal["first", "previous"] = "first"  # the largest network as the first phase left it, or the one before
 
     def phase(self, space: Space, lr_scale: float) -> Phase:
         """This phase of `space`."""
@@ -101,22 +103,26 @@ class PhaseConfig:
             warmup_epochs=self.warmup_epochs,
             draw=draw,
             distil=self.distil,
+            teacher=self.teacher,
             lr_scale=lr_scale,
         )
 
 
 @dataclass(frozen=True)
 class Train:
-    """How the supernet is trained, on Ray Train workers."""
+    """How the supernet is trained."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     phases: tuple[PhaseConfig, ...]
+    backend: str = "ray"  # a name in `cluster.runtime.backends.BACKENDS`
     workers: Count = 2
-    threads: Count = 1  # of each worker; the result depends on it
+    threads: Count = 1  # CPU threads of each worker; part of the run's id, since the last bits of results depend on it
     device: Literal["cpu", "cuda"] = "cpu"  # cuda: a GPU for every worker
     precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass
     batch: Count = 64  # images a step, of all workers together
     lr_batch: Annotated[int, Field(ge=0)] = 0  # the batch that rates are meant for, they grow with larger ones; 0: as given
+    schedule: Literal["phase", "whole"] = "phase"  # a cosine for every phase, or one over all of them
+    momentum_across_phases: bool = False  # otherwise every phase starts without momentum
     weights: str = ""  # a trained supernet to start from: weights.safetensors of another run
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-4  # not on norms and biases
@@ -126,8 +132,8 @@ class Train:
     gradients: Literal["mean", "sum"] = "mean"  # of the sub-networks of a step
     draws: Literal["own", "shared"] = "own"  # each worker draws its own sub-networks, or all the same
     distil_loss: Literal["ce", "mse"] = "ce"  # soft cross-entropy, or squared error of logits
-    teacher: Literal["eval", "train"] = "eval"  # its norms by statistics of its own, or by each batch as published
-    validate_every: Count = 5  # epochs between looks at the selection split
+    teacher_norm: Literal["own", "batch"] = "own"  # a teacher's batch-norm statistics: its own, or each batch's as published
+    validate_every: Count = 5  # epochs between evaluations on the selection split
     validate_images: Count = 10000  # of it, at most
     checkpoint_s: NotNegative = 10.0  # seconds between checkpoints within a phase
     max_failures: Annotated[int, Field(ge=0)] = 10  # lost workers before training gives up
@@ -270,6 +276,8 @@ def _check(experiment: Experiment) -> None:
     reader = reader_of_text(experiment.data.source)
     if reader is not None and reader.embedded and (max(held) >= 1 or sum(held) >= 1):
         raise ConfigError("data: selection and test together leave nothing to train on; lower one of them")
+    if train.backend not in BACKENDS:
+        raise ConfigError(f"train.backend is {train.backend!r}; there are {', '.join(BACKENDS)}")
     if train.batch % train.workers:
         raise ConfigError(
             f"train.batch is {train.batch}, not a multiple of train.workers ({train.workers}); "

@@ -13,7 +13,7 @@ from functools import partial
 
 from cluster.checkpoint import Checkpoints
 from cluster.run import File
-from cluster.runtime.training import train_on_ray
+from cluster.runtime.backends import BACKENDS
 from cluster.runtime.workers import Event, Skipped
 from jobs import files
 from jobs.config import Experiment
@@ -55,9 +55,11 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET) -> Trained:
     The caller's step adopts the files.
     """
     Checkpoints(job.run, at).latest()  # a damaged checkpoint is an error here, not on every worker
-    job.need_ray()
-    total = sum(phase.epochs for phase in plan.phases) * steps_per_epoch(job.data.sizes["train"], plan.batch)
     setting = job.config.train
+    backend = BACKENDS[setting.backend]
+    if backend.needs_ray or job.data.shelf is not None:  # a shelf is read by Ray Data
+        job.need_ray()
+    total = sum(phase.epochs for phase in plan.phases) * steps_per_epoch(job.data.sizes["train"], plan.batch)
     place = Place(job.run.store.url, job.run.id, job.run.code, at, job.run.attempt, setting.checkpoint_s)
     with job.reporter.track("train", total, "steps") as tracker:
 
@@ -68,7 +70,7 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET) -> Trained:
                 tracker.resumed(event.done)
             return tracker.at(event.done, event.note)
 
-        train_on_ray(
+        backend.run(
             partial(loop, plan, job.config.data, place),
             job.data.arrays(),
             on_event,
@@ -103,8 +105,10 @@ def plan_of(config: Experiment, classes: int) -> Plan:
         batch=train.batch,
         seed=config.seed,
         weights=train.weights,
+        schedule=train.schedule,
+        keep_momentum=train.momentum_across_phases,
         own_draws=train.draws == "own",
-        teacher_norm="own" if train.teacher == "eval" else "batch",
+        teacher_norm=train.teacher_norm,
         calibration_images=measure.calibration_images,
         evaluation_batch=measure.batch,
         validate_every=train.validate_every,

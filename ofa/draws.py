@@ -10,10 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
-import numpy as np
-
 from ofa.arch import Arch
-from ofa.genes import Genes
 from ofa.space import Space
 
 
@@ -103,6 +100,10 @@ class Weighted:
     subnets: int = 1
 
     def lessons(self, space: Space, rng: random.Random) -> list[Lesson]:
+        import numpy as np
+
+        from ofa.genes import Genes  # with Numba, which a command that only reads its config need not load
+
         genes = Genes(space)
         sizes = [len(row) for row in self.probabilities]
         assert sizes == genes.sizes_G.tolist(), f"{space.name}: {sizes} probabilities for {genes.sizes_G.tolist()} choices"

@@ -57,18 +57,19 @@ class Teachers:
     ) -> None:
         self.phases, self.make, self.given, self.stored = phases, make, given, stored
         self.known: dict[int, Teacher] = {}
-        self.entered = -1  # the last phase that this process entered
+        self.entered = GIVEN  # the last phase that this process entered
 
     def enter(self, number: int, net: Supernet) -> Teacher | None:
         """The teacher of phase `number`, or None; call it for every phase before the phase changes `net`."""
         needed = {self.source(n) for n in range(number, len(self.phases)) if self.phases[n].distil}
         self.known = {source: teacher for source, teacher in self.known.items() if source in needed}
         for source in sorted(needed - set(self.known)):
-            if source == GIVEN and self.given is not None:
+            if source == GIVEN:
+                assert self.given is not None, "the first phase distils, but there are no weights to start from"
                 self.known[source] = self.make(self.given)
             elif source == number - 1 == self.entered:
                 self.known[source] = self.make(net.state_dict())
-            elif 0 <= source < number:
+            elif source < number:
                 self.known[source] = self.make(self.stored(self.phases[source]))
         self.entered = number
         return self.known[self.source(number)] if self.phases[number].distil else None

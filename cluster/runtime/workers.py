@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -48,4 +47,4 @@ class Worker:
             tensor /= self.world
 
 
-Loop = Callable[[Worker, Mapping[str, np.ndarray]], None]  # what each worker runs, on arrays that all share
+Loop = Callable[[Worker, "Mapping[str, np.ndarray]"], None]  # what each worker runs, on arrays that all share

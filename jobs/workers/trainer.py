@@ -185,7 +185,9 @@ class Monitor(Observer):
                 "choices": {name: getattr(space, name) for name in ("resolutions", "depths", "kernels", "expands")},
                 "history": [row for row in p.history if row["phase"] == phase.name],
             }
-            self.checkpoints.finish_phase(weights, json.dumps(meta, indent=1).encode(), p, phase.name)
+            keeps = self.plan.keep_momentum and p.phase < len(self.plan.phases)
+            state = safetensors.torch.save(self.learner.state()) if keeps else None
+            self.checkpoints.finish_phase(weights, json.dumps(meta, indent=1).encode(), p, phase.name, state)
             self.saved = time.monotonic()
         self.report()
 

@@ -35,7 +35,7 @@ def test_digits_shrinks_in_the_published_order():
 def test_the_published_recipe_is_the_papers():
     """Notes, section 3: epochs with warm-up, rates of 32 GPUs, sub-networks a step, and what opens when."""
     phases = load(str(ROOT / "configs/imagenet.toml")).phases
-    recipe = [(p.epochs, p.warmup_epochs, round(p.lr * p.lr_scale, 3), p.subnets, p.distil) for p in phases]
+    recipe = [(p.epochs, p.warmup_epochs, round(p.lr * p.lr_scale, 3), p.draw.subnets, p.distil) for p in phases]
     assert recipe == [(180, 5, 2.6, 1, 0), (125, 5, 0.96, 1, 1), (25, 0, 0.08, 2, 1), (125, 5, 0.24, 2, 1),
                       (25, 0, 0.08, 4, 1), (125, 5, 0.24, 4, 1)]  # fmt: skip
     opened = [(p.space.depths, p.space.kernels, p.space.expands) for p in phases]
@@ -52,13 +52,13 @@ def test_phases_only_widen(path):
 
 
 def test_one_config_is_one_run_wherever_it_runs():
-    elsewhere = ["ray.evaluators=8", "ray.address=auto", "train.workers=4", "train.threads=2", "data.readers=8"]
+    elsewhere = ["ray.evaluators=8", "ray.address=auto", "train.workers=4", "train.backend=local", "data.readers=8"]
     here, there = load(TINY), load(TINY, elsewhere)
     assert here.id == there.id
     assert here.id.startswith("tiny-")
 
 
-@pytest.mark.parametrize("setting", ["seed=2", "search.evaluations=99", "train.batch=64", "name=other"])
+@pytest.mark.parametrize("setting", ["seed=2", "search.evaluations=99", "train.batch=64", "train.threads=2", "name=other"])
 def test_another_setting_is_another_run(setting):
     assert load(TINY).id != load(TINY, [setting]).id
 
@@ -77,6 +77,8 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ("space=digit", "no space is called 'digit'; there are digits"),
         ("name=My Run", "name is 'My Run'; use small letters"),
         ("train.batch=65", r"train.batch is 65, not a multiple of train.workers \(2\); use 64"),
+        ("train.backend=horses", "train.backend is 'horses'; there are ray, local"),
+        ("train.teacher=train", "train: no setting 'teacher'; here you may set phases, .*teacher_norm"),
         ("train.workers=0", "train: workers is 0; input should be greater than or equal to 1"),
         ("data.test=0.9", "selection and test together leave nothing to train on"),
         (

@@ -12,17 +12,22 @@ import torch
 
 from cluster.checkpoint import Checkpoints
 from cluster.config import ConfigError
+from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.run import Run
+from cluster.runtime.backends import BACKENDS, Backend
 from cluster.runtime.workers import Worker
 from jobs import files
 from jobs.config import load
 from jobs.images.dataset import load as load_data
+from jobs.job import Job, opened
 from jobs.tools.finetune import tuned
-from jobs.train import plan_of
+from jobs.train import plan_of, train_supernet
+from jobs.train import train as run_training
 from jobs.workers import trainer
 
 TINY = str(helpers.TINY)
+SHORT = ["data.selection=0.4", "data.test=0.4", 'train.phases=[{name="a",epochs=1,lr=0.1}]']
 
 
 class Stop(Exception):
@@ -38,14 +43,21 @@ def tiny():
 
 
 def train(config, arrays, store, stop_after=None):
-    """Trains to the end, or until so many steps of this process are saved; the last phase's weights."""
+    """Trains to the end, or until this process has saved so many times; the last phase's weights."""
     run = Run.open(str(store), config.id, "", code="test")
     saved = 0
 
     class Stopping(Checkpoints):
         def save(self, *arguments):
-            nonlocal saved
             super().save(*arguments)
+            self.count()
+
+        def finish_phase(self, *arguments):
+            super().finish_phase(*arguments)
+            self.count()
+
+        def count(self):
+            nonlocal saved
             saved += 1
             if saved == stop_after:
                 raise Stop
@@ -89,6 +101,32 @@ def test_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
     ]
     assert meta[0] == meta[1]
     assert meta[2] == meta[3]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"schedule": "whole"}, {"momentum_across_phases": True}, {"previous": True}], ids=lambda s: next(iter(s))
+)
+def test_training_resumes_to_the_same_weights_with(tiny, tmp_path, settings):
+    """Three phases of one epoch, stopped after every step and at every phase's end."""
+    config, arrays = tiny
+    first, last = config.train.phases
+    teacher = "previous" if settings.pop("previous", False) else "first"
+    kernel = replace(first, name="kernel", kernels=(), epochs=1, distil=1.0, teacher=teacher)
+    phases = (replace(first, epochs=1), kernel, replace(last, epochs=1, teacher=teacher))
+    changed = replace(config, train=replace(config.train, phases=phases, **settings))
+    straight = train(changed, arrays, tmp_path / "straight")
+    stops = 0
+    while True:
+        try:
+            resumed = train(changed, arrays, tmp_path / "stopped", stop_after=1)
+        except Stop:
+            stops += 1
+            continue
+        break
+    assert stops == 9  # six steps, three phases
+    assert same(straight, resumed)
+    plain = replace(config, train=replace(config.train, phases=tuple(replace(p, teacher="first") for p in phases)))
+    assert not same(straight, train(plain, arrays, tmp_path / "plain"))
 
 
 class Pair(Worker):
@@ -163,3 +201,56 @@ def test_one_network_is_tuned_from_the_supernets_weights(tiny, tmp_path):
     with pytest.raises(ConfigError, match=r"train.weights: .*the space ofa_mbv3_w0.5_32px with 10 classes has") as caught:
         train(wider, arrays, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def in_threads(loop, arrays, on_event, *, workers, max_failures, gpu):
+    """A backend of this file: the workers are threads."""
+    assert workers == 2
+    threads = [threading.Thread(target=loop, args=(Pair(rank, 2, on_event), arrays)) for rank in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def finished(backend, workers, store, monkeypatch):
+    """The record of a training in a run of its own by `ofa train`'s function, and its weights."""
+    config = load(TINY, [*SHORT, f"train.backend={backend}", f"train.workers={workers}"])
+    monkeypatch.setattr(Job, "need_ray", lambda job: pytest.fail("this backend needs no Ray"))
+    with opened(config, str(store), Reporter("plain"), "") as job:
+        train_supernet(job)
+        return job.run.done("train"), safetensors.torch.load(job.run.read(files.supernet("a")))
+
+
+def test_another_backend_is_a_line_in_a_dictionary(tmp_path, monkeypatch):
+    monkeypatch.setitem(BACKENDS, "threads", Backend(in_threads, needs_ray=False))
+    record, weights = finished("threads", 2, tmp_path, monkeypatch)
+    assert sorted(record["outputs"]) == ["supernet/a/meta.json", "supernet/a/weights.safetensors"]
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    _, alone = finished("local", 1, tmp_path / "alone", monkeypatch)
+    assert not same(weights, alone)  # two workers sample sub-networks of their own
+
+
+def test_the_local_backend_trains_in_this_process_and_leaves_its_threads_alone(tmp_path, monkeypatch):
+    before = torch.get_num_threads()
+    _, weights = finished("local", 1, tmp_path, monkeypatch)
+    assert torch.get_num_threads() == before
+    config = load(
+        TINY, ["data.selection=0.4", "data.test=0.4", "train.workers=1", 'train.phases=[{name="a",epochs=1,lr=0.1}]']
+    )
+    data = load_data(config, Reporter("plain"))
+    assert same(weights, train(config, data.arrays(), tmp_path / "loop"))
+    with pytest.raises(InputError, match=r"train.backend is 'local', one process, and train.workers is 2; set"):
+        finished("local", 2, tmp_path, monkeypatch)
+
+
+def test_a_training_may_have_a_folder_of_its_own_in_a_run(tmp_path):
+    """What a later step trains beside the supernet does not touch it."""
+    config = load(TINY, [*SHORT, "train.backend=local", "train.workers=1"])
+    with opened(config, str(tmp_path), Reporter("plain"), "") as job:
+        plan = plan_of(config, job.data.classes)
+        one, other = run_training(job, plan), run_training(job, replace(plan, seed=2), "adapted")
+        assert [file.key for file in other.files] == ["adapted/a/weights.safetensors", "adapted/a/meta.json"]
+        assert job.run.raw(one.files[0].key) != job.run.raw(other.files[0].key)
+        assert 0 <= other.smallest <= 1 and 0 <= other.largest <= 1
+        assert run_training(job, replace(plan, seed=2), "adapted") == other  # finished: nothing is trained again

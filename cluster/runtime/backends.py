@@ -1,0 +1,73 @@
+"""The ways to run the workers of a training, by name; another one is a function and a line in `BACKENDS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from cluster.errors import InputError
+from cluster.runtime.workers import Event, Loop, Worker
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class RunWorkers(Protocol):
+    """Runs `loop` on `workers` workers and returns when all have; what a worker raises ends it with an error.
+
+    arrays: what every worker's loop gets. on_event: gets the workers' events in this process. max_failures: how
+    often lost workers are started again; `gpu`: each worker has a GPU.
+    """
+
+    def __call__(
+        self,
+        loop: Loop,
+        arrays: Mapping[str, np.ndarray],
+        on_event: Callable[[Event], None],
+        *,
+        workers: int,
+        max_failures: int,
+        gpu: bool,
+    ) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A way to run workers; `needs_ray`: only inside a Ray session."""
+
+    run: RunWorkers
+    needs_ray: bool = True
+
+
+def on_ray(
+    loop: Loop,
+    arrays: Mapping[str, np.ndarray],
+    on_event: Callable[[Event], None],
+    *,
+    workers: int,
+    max_failures: int,
+    gpu: bool,
+) -> None:
+    """Ray Train's workers, data-parallel over gloo or nccl."""
+    from cluster.runtime.training import train_on_ray  # Ray takes seconds to import
+
+    train_on_ray(loop, arrays, on_event, workers=workers, max_failures=max_failures, gpu=gpu)
+
+
+def local(
+    loop: Loop,
+    arrays: Mapping[str, np.ndarray],
+    on_event: Callable[[Event], None],
+    *,
+    workers: int,
+    max_failures: int,
+    gpu: bool,
+) -> None:
+    """One worker in this process, without Ray; a failure is raised as it is. Several workers are an `InputError`."""
+    if workers != 1:
+        raise InputError(f"train.backend is 'local', one process, and train.workers is {workers}; set train.workers to 1")
+    loop(Worker(0, 1, on_event), arrays)
+
+
+BACKENDS = {"ray": Backend(on_ray), "local": Backend(local, needs_ray=False)}
