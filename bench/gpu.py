@@ -40,15 +40,17 @@ from cluster.seeds import stream
 from ensemble.score import SubsetScorer
 from ofa.arch import Arch
 from ofa.decode import centre, decode
+from ofa.draws import Sandwich, Uniform
 from ofa.evaluate import Evaluator
 from ofa.extract import extract
 from ofa.images import Augment, Scale, Split, steps_per_epoch, torch_generator
-from ofa.phases import Phase
+from ofa.phases import Phase, Recipe, by_phase
 from ofa.sorting import sort_channels
 from ofa.space import Space
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
-from ofa.train import Learner, Recipe, Teacher, train_step
+from ofa.teacher import Teacher
+from ofa.train import Learner, train_step
 
 SEED = 1
 CLASSES = 10
@@ -74,9 +76,15 @@ class PhasePlan:
         """This phase of `space`."""
         smaller = space.only(**{name: getattr(space, name)[-1:] for name in self.largest})
         return Phase(
-            self.name, smaller, epochs, self.warmup_epochs, self.lr, 1, False, self.distil, self.sandwich,
+            name=self.name,
+            space=smaller,
+            epochs=epochs,
+            lr=self.lr,
+            warmup_epochs=self.warmup_epochs,
+            draw=Sandwich(1) if self.sandwich else Uniform(1),
+            distil=self.distil,
             lr_scale=max(1.0, batch / LR_BATCH),
-        )  # fmt: skip
+        )
 
 
 # The phases of configs/cifar10.toml, and the whole space at once with the sandwich rule and in-place distillation.
@@ -462,9 +470,9 @@ def epoch_steps(
     for number in range(per_epoch):
         part = images.train[order[number * batch : (number + 1) * batch]]
         x = AUGMENT(part.pixels, images.scale, generator)
-        lr = phase.lr_at(epoch * per_epoch + number, per_epoch)
-        rng = stream(SEED, "arch", phase.name, epoch, number)
-        yield train_step(learner, phase, x, part.labels, teacher, lr, rng), len(part)
+        lr = by_phase([phase], 0, epoch * per_epoch + number, per_epoch)
+        lessons = phase.lessons(stream(SEED, "arch", phase.name, epoch, number))
+        yield train_step(learner, lessons, x, part.labels, teacher, lr), len(part)
 
 
 def synchronisations(bench: Bench, work: Callable[[], object]) -> list[str]:

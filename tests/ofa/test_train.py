@@ -83,13 +83,13 @@ def test_long_gradients_are_clipped():
     assert (after - before).norm().item() == pytest.approx(1.9e-3, rel=1e-3)  # nesterov's first step is (1 + 0.9) gradients
 
 
-@pytest.mark.parametrize("phase", [PHASE, replace(PHASE, sandwich=True, largest=False, subnets=1)])
+@pytest.mark.parametrize("phase", [PHASE, replace(PHASE, draw=Sandwich(1))])
 def test_a_step_reads_nothing_back_from_its_device(phase, monkeypatch):
     """On torch's meta device, where reading a value, as a GPU's queue would have to be waited for, is an error."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which meta does not have
     learner = Learner(network().to("meta"), replace(RECIPE, dropout=0.1), alone)
     images, labels = (tensor.to("meta") for tensor in batch(resolution=32))
-    loss = train_step(learner, phase, images, labels, None, 0.1, random.Random(0), torch.Generator())
+    loss = train_step(learner, phase.lessons(random.Random(0)), images, labels, None, 0.1, torch.Generator())
     assert loss.device.type == "meta"
     with pytest.raises(RuntimeError, match="meta"):
         loss.item()
