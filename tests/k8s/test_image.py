@@ -89,8 +89,10 @@ def sent(path):
 
 
 def test_a_builder_gets_the_packages_and_nothing_else():
-    for package in PROJECT["tool"]["setuptools"]["packages"]:
-        assert sent(f"{package.replace('.', '/')}/__init__.py")
+    names = [pattern.removesuffix("*") for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]]
+    packages = [path.relative_to(ROOT).as_posix() for name in names for path in (ROOT / name).rglob("__init__.py")]
+    assert {"cluster/kube/__init__.py", "jobs/cli/__init__.py", "ofa/spaces/__init__.py"} <= set(packages)
+    assert all(sent(path) for path in packages)
     assert all(sent(name) for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"))
     for path in (
         ".git/config",
