@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from bench.tables import realistic
+from ensemble.rule import RULES
 from ensemble.score import SubsetScorer
-from ensemble.select import CostRule, select
+from ensemble.select import select
 from ensemble.table import Table
 from search.front import hypervolume
 
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def scorer_of(table: Table) -> SubsetScorer:
-    return SubsetScorer(table.classes_MNK, table.probs_MNK, table.labels_N)
+    return SubsetScorer.of(table)
 
 
 def rate(work: Callable[[], Any], items: int, rounds: int = 5) -> tuple[float, float]:
@@ -111,8 +112,7 @@ def proven() -> None:
     """Prints whether the default finds the best subset of 18 members at every cost."""
     table = realistic(members=18, images=2_000)
     scorer = scorer_of(table)
-    rules: tuple[CostRule, ...] = ("max", "sum")
-    for rule in rules:
+    for rule in RULES:
         best, found = (select(scorer, table.cost_M, rule, algorithm) for algorithm in ("exhaustive", "default"))
         pairs = [(c.cost, c.correct) for c in best] == [(c.cost, c.correct) for c in found]
         print(f"18 members, cost = {rule}: front of all 262,143 subsets {'found' if pairs else 'NOT found'}", flush=True)
@@ -121,9 +121,8 @@ def proven() -> None:
 def selections(scorer: SubsetScorer, cost_M: np.ndarray, evaluations: int) -> None:
     """Prints hypervolume and seconds of our default, greedy, and the published algorithms."""
     print("| cost | algorithm | hypervolume | best top-1 | subsets | seconds |\n" + "|---" * 6 + "|")
-    rules: tuple[CostRule, ...] = ("max", "sum")
-    for rule in rules:
-        reference = np.array([cost_M.max() if rule == "max" else cost_M.sum(), WORST]) * 1.001
+    for rule in RULES:
+        reference = np.array([RULES[rule].costs(np.ones((1, len(cost_M)), dtype=bool), cost_M)[0], WORST]) * 1.001
         for algorithm in ("default", "greedy"):
             looked = [0]
             started = time.perf_counter()
@@ -151,7 +150,7 @@ def published_search(name: str, scorer: SubsetScorer, cost_M: np.ndarray, rule: 
     from pymoo.operators.mutation.bitflip import BitflipMutation
     from pymoo.optimize import minimize
 
-    fewest = 1 if rule == "max" else 2
+    fewest = RULES[rule].fewest
 
     class Masks(Problem):
         def __init__(self) -> None:
@@ -159,9 +158,7 @@ def published_search(name: str, scorer: SubsetScorer, cost_M: np.ndarray, rule: 
 
         def _evaluate(self, x: np.ndarray, out: dict[str, np.ndarray], *args: object, **kwargs: object) -> None:
             masks = x.astype(bool)
-            each = np.where(masks, cost_M, 0.0)
-            costs = each.max(axis=1) if rule == "max" else each.sum(axis=1)
-            out["F"] = np.column_stack([costs, 1 - scorer.accuracy(masks)])
+            out["F"] = np.column_stack([RULES[rule].costs(masks, cost_M), 1 - scorer.accuracy(masks)])
             out["G"] = fewest - masks.sum(axis=1)[:, None]
 
     algorithm = {"NSGA2": NSGA2, "SMSEMOA": SMSEMOA, "SPEA2": SPEA2}[name](

@@ -24,12 +24,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from ensemble import kernels
+from ensemble.table import Table
 
 _MANY_CLASSES = 1 << 20
 
 
 class Scorer(Protocol):
-    """What selection asks: `SubsetScorer` here, or parts of one elsewhere."""
+    """What selection needs of a scorer; `SubsetScorer` documents the methods."""
 
     members: int
     images: int
@@ -69,6 +70,11 @@ class SubsetScorer:
         self.below_R, self.first_I = rows.below_R, rows.first_I
         self.blocks = _blocks(np.diff(self.first_I))
         self.tables: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, table: Table) -> SubsetScorer:
+        """The scorer of a table whose probabilities are the votes (`ensemble.vote.Voting.of_table`)."""
+        return cls(table.classes_MNK, table.probs_MNK, table.labels_N)
 
     @property
     def exact(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

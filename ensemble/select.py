@@ -1,22 +1,27 @@
-"""Which subsets of a front are worth running together.
+"""Which subsets of a front are worth running together: `ALGORITHMS` has every search for them by its name.
 
-The cost of an ensemble is the largest of its members' costs (`max`, they run in parallel) or their sum (`sum`, one
-after the other); source: OFA³, doi:10.1109/IJCNN60899.2024.10650685. Chosen on a split that trained no member.
+Subsets are chosen on a split that trained no member.
+
+Shape letters in this file: S subsets, M members.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ensemble.errors import SelectionError
-from ensemble.score import Scorer
+from ensemble.evolve import Budget, evolve
+from ensemble.rule import RULES
+from ensemble.subsets import NO_LIMITS, Chosen, Limits, Search
+from ensemble.vote import VOTES
 
-CostRule = Literal["max", "sum"]
-ALGORITHMS = ("default", "greedy", "exhaustive")
+if TYPE_CHECKING:
+    from ensemble.score import Scorer
 
 _EXHAUSTIVE_MEMBERS = 13  # 8,191 subsets; with more members `default` searches
 _MOST_EXHAUSTIVE = 22
@@ -25,195 +30,65 @@ _BUDGET = 1_000_000  # subsets that `default` may look at: seconds on two cores,
 _NARROW = 2  # subsets kept at each level of cost, at first
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A subset that no other beats in both cost and accuracy. weights: of its members' votes; () is all alike."""
-
-    members: tuple[int, ...]
-    cost: float
-    correct: int  # images of the split it was chosen on
-    weights: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Which subsets are allowed: at most `size` members, at most `cost`, and these members in all of them."""
-
-    size: int | None = None
-    cost: float | None = None
-    must_have: tuple[int, ...] = field(default=())
-
-
-NO_LIMITS = Limits()
-
-
 def select(
     scorer: Scorer,
     cost_M: np.ndarray,
-    rule: CostRule,
+    rule: str,
     algorithm: str = "default",
     progress: Callable[[int], None] = lambda scored: None,
     limits: Limits = NO_LIMITS,
+    *,
+    vote: str = "soft",
+    budget: Budget | None = None,
 ) -> list[Chosen]:
-    """The best subsets found, cheapest first, each more accurate than all cheaper ones.
+    """The best subsets found, cheapest first, each more accurate than all cheaper ones, weighted as the vote says.
 
+    rule, algorithm, vote: names in `RULES`, `ALGORITHMS` and `VOTES`; scorer: of a table prepared for the vote.
     algorithm: `exhaustive` scores every subset, so its front is proven; `greedy` adds the member that helps most, within
     every limit on the cost; `default` is exhaustive up to 13 members, and beyond a local search at every level of cost.
-    A function of its inputs: nothing is drawn at random, and no clock is read.
+    These are functions of their inputs: nothing is sampled, and no clock is read. The published algorithms `nsga2`,
+    `sms-emoa` and `spea2` evolve masks within `budget`, which they need. What cannot be done is a `SelectionError`.
     """
-    if algorithm not in ALGORITHMS:
-        raise SelectionError(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
-    search = Search(scorer, np.asarray(cost_M, dtype=np.float64), rule, progress, limits)
-    members = len(search.cost_M)
-    if algorithm == "exhaustive" or (algorithm == "default" and members <= _EXHAUSTIVE_MEMBERS):
-        if members > _MOST_EXHAUSTIVE:
-            raise SelectionError(f"{members} members have too many subsets to score all; at most {_MOST_EXHAUSTIVE}")
-        for start in range(1, 2**members, _PART):
-            numbers = np.arange(start, min(start + _PART, 2**members))
-            search.score((numbers[:, None] >> np.arange(members)) & 1 == 1)
-    else:
-        search.score(search.seeds())
-        _greedy(search)
-        if algorithm == "default":
-            _local_search(search)
+    for what, name, known in (("cost rule", rule, RULES), ("algorithm", algorithm, ALGORITHMS), ("vote", vote, VOTES)):
+        if name not in known:
+            raise SelectionError(f"no {what} is called {name!r}; there are {', '.join(known)}")
+    search = Search(scorer, np.asarray(cost_M, dtype=np.float64), RULES[rule], progress, limits)
+    ALGORITHMS[algorithm](search, budget or Budget())
     if not search.front:
         raise SelectionError("no subset keeps to the limits; raise the most members or the highest cost")
-    return search.front
-
-
-def weighted(scorer: Scorer, chosen: Iterable[Chosen], rounds: int = 4) -> list[Chosen]:
-    """The same subsets with weighted votes, where weights name more images right.
-
-    Starts from equal weights and tries, member by member, 1/2, 2/3, 3/2 and 2 times its weight; the best of all is taken
-    while it helps, for at most `rounds` rounds.
-    """
     found = []
-    for subset in chosen:
-        members = list(subset.members)
-        weights, best = np.ones(len(members)), subset.correct
-        for _ in range(rounds if len(members) > 1 else 0):
-            tried = np.repeat(weights[None], 4 * len(members), axis=0)
-            tried[np.arange(len(tried)), np.arange(len(tried)) // 4] *= np.tile([0.5, 2 / 3, 1.5, 2.0], len(members))
-            full = np.zeros((len(tried), scorer.members))
-            full[:, members] = tried
-            correct = scorer.correct_weighted(full)
-            if correct.max() <= best:
-                break
-            best, weights = int(correct.max()), tried[correct.argmax()]
-        share = tuple((weights / weights.sum()).tolist()) if best > subset.correct else ()
-        found.append(Chosen(subset.members, subset.cost, best, share))
+    for chosen in search.front:
+        weights, correct = VOTES[vote].weights(scorer, chosen.members, chosen.correct)
+        found.append(replace(chosen, weights=weights, correct=correct))
     return found
 
 
-class Search:
-    """Scores what is asked and keeps the front of everything seen that keeps to the limits."""
-
-    def __init__(
-        self, scorer: Scorer, cost_M: np.ndarray, rule: CostRule, progress: Callable[[int], None], limits: Limits
-    ) -> None:
-        self.scorer, self.cost_M, self.rule, self.progress, self.limits = scorer, cost_M, rule, progress, limits
-        self.must_M = np.isin(np.arange(len(cost_M)), limits.must_have)
-        self.scored = 0
-        self.front: list[Chosen] = []
-
-    def seeds(self) -> np.ndarray:
-        """What every search starts from: the members that must be there, alone and with each other one."""
-        masks = np.eye(len(self.cost_M), dtype=bool) | self.must_M
-        return np.unique(np.concatenate([masks, self.must_M[None]])[: len(masks) + self.must_M.any()], axis=0)
-
-    def levels(self) -> np.ndarray:
-        """Costs up to which the best subset is looked for: the members' own, and for `sum` what lies beyond them."""
-        singles = np.unique(self.cost_M)
-        if self.rule == "max":
-            return singles
-        return np.geomspace(singles[0], max(self.cost_M.sum(), singles[0]), 4 * len(singles)) * (1 + 1e-9)
-
-    def costs(self, masks_SM: np.ndarray) -> np.ndarray:
-        each = np.where(masks_SM, self.cost_M, 0.0)
-        return each.max(axis=1) if self.rule == "max" else each.sum(axis=1)
-
-    def allowed(self, masks_SM: np.ndarray) -> np.ndarray:
-        """Which subsets keep to the limits: bool [S]."""
-        fine = np.logical_and(masks_SM.any(axis=1), (masks_SM | ~self.must_M).all(axis=1))
-        if self.limits.size is not None:
-            fine &= masks_SM.sum(axis=1) <= self.limits.size
-        if self.limits.cost is not None:
-            fine &= self.costs(masks_SM) <= self.limits.cost * (1 + 1e-12)
-        return fine
-
-    def score(self, masks_SM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The allowed ones of these subsets, and how many images each names right."""
-        masks_SM = masks_SM[self.allowed(masks_SM)]
-        return masks_SM, self._seen(masks_SM, self.scorer.correct(masks_SM))
-
-    def neighbours(self, masks_SM: np.ndarray, floors: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Masks, costs and counts of the subsets that differ from one of these in one member, if allowed and good enough.
-
-        floors: from costs to the least count that is good enough; what the front lacks is kept in it either way.
-        """
-        correct_SM = self.scorer.correct_changed(masks_SM)
-        size_SM = masks_SM.sum(axis=1, keepdims=True) + np.where(masks_SM, -1, 1)
-        costs_SM = self._changed_costs(masks_SM)
-        fine = (size_SM > 0) & ~(masks_SM & self.must_M) & (masks_SM | ~self.must_M).all(axis=1, keepdims=True)
-        if self.limits.size is not None:
-            fine &= size_SM <= self.limits.size
-        if self.limits.cost is not None:
-            fine &= costs_SM <= self.limits.cost * (1 + 1e-12)
-        self.scored += int(fine.sum())
-        self.progress(self.scored)
-        fine &= (correct_SM >= floors(costs_SM)) | (correct_SM > self._known(costs_SM))
-        of, changed = np.nonzero(fine)
-        masks = masks_SM[of]
-        masks[np.arange(len(of)), changed] ^= True
-        self._keep(masks, correct_SM[fine])
-        return masks, costs_SM[fine], correct_SM[fine]
-
-    def _changed_costs(self, masks_SM: np.ndarray) -> np.ndarray:
-        """Costs of every subset with one member added or taken out: [S, M]; 0 for nobody."""
-        each = np.where(masks_SM, self.cost_M, 0.0)
-        if self.rule == "sum":
-            return each.sum(axis=1, keepdims=True) + np.where(masks_SM, -self.cost_M, self.cost_M)
-        highest = np.sort(each, axis=1)[:, -2:] if each.shape[1] > 1 else np.column_stack([np.zeros(len(each)), each])
-        last = masks_SM & (np.arange(each.shape[1]) == each.argmax(axis=1)[:, None])
-        without = np.where(last, highest[:, :1], highest[:, 1:])
-        return np.where(masks_SM, without, np.maximum(highest[:, 1:], self.cost_M))
-
-    def _known(self, costs: np.ndarray) -> np.ndarray:
-        """The front's count at each cost; -1 where it has none so cheap."""
-        known = np.array([-1, *(c.correct for c in self.front)])
-        found: np.ndarray = known[np.searchsorted([c.cost for c in self.front], costs, side="right")]
-        return found
-
-    def _seen(self, masks_SM: np.ndarray, correct_S: np.ndarray) -> np.ndarray:
-        """Notes what was scored."""
-        self.scored += len(masks_SM)
-        self.progress(self.scored)
-        self._keep(masks_SM, correct_S)
-        return correct_S
-
-    def _keep(self, masks_SM: np.ndarray, correct_S: np.ndarray) -> None:
-        """Keeps of these subsets what belongs on the front; of equals the smaller, then the first by members."""
-        costs = self.costs(masks_SM)
-        better = np.flatnonzero(correct_S >= self._known(costs))
-        order = better[np.lexsort((masks_SM[better].sum(axis=1), -correct_S[better], costs[better]))]
-        best, rows = -1, []
-        for s in order.tolist():
-            if correct_S[s] > best:
-                best = int(correct_S[s])
-                rows.append(Chosen(tuple(np.flatnonzero(masks_SM[s]).tolist()), float(costs[s]), best))
-        merged = sorted([*self.front, *rows], key=lambda c: (c.cost, -c.correct, len(c.members), c.members))
-        self.front = []
-        for row in merged:
-            if not self.front or row.correct > self.front[-1].correct:
-                self.front.append(row)
+def _default(search: Search, budget: Budget) -> None:
+    """`exhaustive` where that is quick, else `greedy` and then a local search."""
+    if len(search.cost_M) <= _EXHAUSTIVE_MEMBERS:
+        _exhaustive(search, budget)
+        return
+    _greedy(search, budget)
+    _local_search(search)
 
 
-def _greedy(search: Search) -> None:
+def _exhaustive(search: Search, budget: Budget) -> None:
+    """Scores every subset."""
+    members = len(search.cost_M)
+    if members > _MOST_EXHAUSTIVE:
+        raise SelectionError(f"{members} members have too many subsets to score all; at most {_MOST_EXHAUSTIVE}")
+    for start in range(1, 2**members, _PART):
+        numbers = np.arange(start, min(start + _PART, 2**members))
+        search.score((numbers[:, None] >> np.arange(members)) & 1 == 1)
+
+
+def _greedy(search: Search, budget: Budget) -> None:
     """Up to every level of cost: start from what must be there and add what helps most, while it helps.
 
     Source: Ensemble selection from libraries of models, doi:10.1145/1015330.1015432, without repeats.
     """
-    levels = search.levels()
+    search.score(search.seeds())
+    levels = search.rule.levels(search.cost_M)
     masks = np.repeat(search.must_M[None], len(levels), axis=0)
     best = np.full(len(levels), -1)
     active = np.arange(len(levels))
@@ -224,7 +99,7 @@ def _greedy(search: Search) -> None:
         fine = search.allowed(flat) & ~(flat == np.repeat(unique, grown.shape[1], axis=0)).all(axis=1)
         costs = np.where(fine, search.costs(flat), np.inf).reshape(grown.shape[:2])
         correct = search.scorer.correct_changed(unique)
-        search._seen(flat[fine], correct.ravel()[fine])
+        search.note(flat[fine], correct.ravel()[fine])
         going = []
         for level, row in zip(active.tolist(), which.ravel().tolist(), strict=True):
             score = np.where(costs[row] <= levels[level] * (1 + 1e-12), correct[row], -1)
@@ -240,7 +115,7 @@ def _local_search(search: Search) -> None:
     With `max` the best subset up to a cost is one of the members up to it, so each level is a problem of its own, and
     what is found at one starts the next. When nothing is new, twice as many are kept, while the budget lasts.
     """
-    beam = _Beam(search.levels() * (1 + 1e-12), _NARROW)
+    beam = _Beam(search.rule.levels(search.cost_M) * (1 + 1e-12), _NARROW)
     masks, correct = search.score(np.concatenate([search.seeds(), _masks(search)]))
     beam.offer(masks, search.costs(masks), correct)
     expanded: set[bytes] = set()
@@ -298,3 +173,15 @@ def _masks(search: Search) -> np.ndarray:
     for mask, chosen in zip(masks, search.front, strict=True):
         mask[list(chosen.members)] = True
     return masks
+
+
+Algorithm = Callable[[Search, Budget], None]
+
+ALGORITHMS: dict[str, Algorithm] = {
+    "default": _default,
+    "greedy": _greedy,
+    "exhaustive": _exhaustive,
+    "nsga2": partial(evolve, survival="nsga2"),
+    "sms-emoa": partial(evolve, survival="sms-emoa"),
+    "spea2": partial(evolve, survival="spea2"),
+}

@@ -77,8 +77,3 @@ def _objection(table: Table) -> str | None:
     if not np.isfinite(cost).all() or (cost < 0).any():
         return "costs must be finite and not negative, and some are not"
     return None
-
-
-def hard(table: Table) -> Table:
-    """The table of a hard vote: each member has one vote, for its likeliest class; ties as always to the lowest class."""
-    return Table(table.classes_MNK[:, :, :1], np.ones_like(table.probs_MNK[:, :, :1]), table.labels_N, table.cost_M)

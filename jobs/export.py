@@ -12,6 +12,7 @@ from torch import nn
 
 from cluster.errors import StepError
 from cluster.run import Step
+from ensemble.document import Ensembles
 from jobs import files
 from jobs.evaluators import trained_evaluator
 from jobs.job import Job
@@ -39,12 +40,11 @@ TOLERANCE = 1e-4
 def export(job: Job) -> None:
     step = job.run.begin("export")
     front = Front.from_json(step.read_json(files.FRONT))
-    ensembles = step.read_json(files.ENSEMBLES)
+    ensembles = Ensembles.from_bytes(step.read(files.ENSEMBLES), files.ENSEMBLES.key)
     evaluator = trained_evaluator(job, step)
     objectives = (TOP1, MACS)
     chosen = front.members[knee(minimised(objectives, values(objectives, front.members)))]
-    members = best_ensemble(ensembles)["members"]
-    archs = [front.members[index].arch for index in members]
+    archs = [front.members[index].arch for index in ensembles.best_of_several.members]
     with job.reporter.track("export", 2, "networks") as tracker:
         write(job, step, evaluator, "knee", [chosen.arch])
         tracker.advance()
@@ -69,21 +69,14 @@ def export_arch(job: Job, arch: Arch) -> None:
     return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')}, .safetensors and .json")
 
 
-def best_ensemble(ensembles: dict) -> dict:
-    """The most accurate ensemble for the run's first cost that has two members or more; else the best single."""
-    several = [row for row in ensembles["members"] if len(row["members"]) > 1]
-    return (several or ensembles["members"])[-1]
-
-
-def ballot_of(job: Job, ensembles: dict) -> Ballot:
+def ballot_of(job: Job, ensembles: Ensembles) -> Ballot:
     """How the best ensemble was scored."""
-    best = best_ensemble(ensembles)
-    temperatures = ensembles.get("temperatures")
+    best, temperatures = ensembles.best_of_several, ensembles.temperatures
     return Ballot(
         job.config.ensemble.top_k,
-        job.config.ensemble.vote == "hard",
-        tuple(best.get("weights", ())),
-        tuple(temperatures[index] for index in best["members"]) if temperatures else (),
+        ensembles.vote == "hard",
+        best.weights,
+        tuple(temperatures[index] for index in best.members) if temperatures else (),
     )
 
 

@@ -9,7 +9,6 @@ it nor its choice has seen, and then learns from all rows.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 import numpy as np
 
@@ -20,7 +19,9 @@ from jobs.job import Job
 from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.record import Measured
-from search.predict.predictor import KINDS, Quality, Target, fit, judge
+from ofa.timings import Latencies
+from search.predict.predictor import KINDS, Target, fit, judge
+from search.predict.quality import DeviceQuality, PredictorQuality, Quality
 
 
 def fit_predictors(job: Job) -> None:
@@ -36,12 +37,12 @@ def fit_predictors(job: Job) -> None:
 
     measured = [Measured.from_json(json.loads(line)) for line in step.read(files.MEASURED).splitlines()]
     accuracy = learn([m.arch for m in measured], [m.top1 for m in measured], "top1", files.PREDICTOR)
-    timed = step.read_json(files.LATENCY)
-    archs = [Arch.from_json(row["arch"]) for row in timed["rows"]]
-    latency = learn(archs, [row["latency_ms"] for row in timed["rows"]], "latency_ms", files.LATENCY_PREDICTOR)
+    timed = Latencies.from_bytes(step.read(files.LATENCY), files.LATENCY.key)
+    archs, latencies_ms = [row.arch for row in timed.rows], [row.latency_ms for row in timed.rows]
+    latency = learn(archs, latencies_ms, "latency_ms", files.LATENCY_PREDICTOR)
 
-    quality = {"accuracy": asdict(accuracy), "latency": {**asdict(latency), "device": timed["device"]}}
-    step.write_json(files.PREDICTOR_QUALITY, quality)
+    quality = PredictorQuality(accuracy, DeviceQuality.on(timed.device, latency))
+    step.write_json(files.PREDICTOR_QUALITY, quality.to_json())
     step.finish(config.seed)
     job.reporter.say(f"fit: accuracy {_words(accuracy, 100, 'points')}; latency {_words(latency, 1, 'ms')}")
 

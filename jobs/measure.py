@@ -22,6 +22,7 @@ from ofa.extract import extract
 from ofa.latency import measure_latencies
 from ofa.record import Measured
 from ofa.space import Space
+from ofa.timings import ArchLatency, Latencies
 
 
 def measure(job: Job) -> None:
@@ -49,9 +50,10 @@ def measure(job: Job) -> None:
     clock = partial(measure_latencies, runs=config.measure.latency_runs, threads=config.measure.latency_threads)
     job.need_ray()
     [latencies] = ray_map(clock, [[(extract(net, arch), arch.resolution) for arch in timed]])
-    rows = [{"arch": arch.to_json(), **latency._asdict()} for arch, latency in zip(timed, latencies, strict=True)]
-    setting = {"device": machine(), "threads": config.measure.latency_threads, "batch": 1}
-    step.write_json(files.LATENCY, {**setting, "runs": config.measure.latency_runs, "rows": rows})
+    rows = tuple(ArchLatency(arch=arch, **ms._asdict()) for arch, ms in zip(timed, latencies, strict=True))
+    threads, runs = config.measure.latency_threads, config.measure.latency_runs
+    document = Latencies(device=machine(), threads=threads, batch=1, runs=runs, rows=rows)
+    step.write_json(files.LATENCY, document.to_json())
     step.finish(config.seed, archs=len(measured))
     tops = sorted(m.top1 for m in measured)
     job.reporter.say(

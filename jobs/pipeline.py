@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from cluster.errors import InputError
+from ensemble.document import Ensembles, ScoredSubset
 from jobs import files
 from jobs.job import Job
 
@@ -52,14 +53,23 @@ def run_steps(job: Job, names: Sequence[str]) -> None:
 
 def result(job: Job) -> dict[str, Any]:
     """The run's numbers, once its ensembles are chosen."""
-    ensembles = json.loads(job.run.read(files.ENSEMBLES))
+    ensembles = Ensembles.from_bytes(job.run.read(files.ENSEMBLES), files.ENSEMBLES.key)
     members = json.loads(job.run.read(files.FRONT))["members"]
-    single, best = ensembles["singles"][-1], ensembles["members"][-1]
+    single, best = ensembles.singles[-1], ensembles.best
     return {
         "run": job.run.id,
         "url": job.run.url,
         "front": len(members),
         "macs_span": members[-1]["macs"] / members[0]["macs"],
-        "single": {name: single[name] for name in ("top1", "test_top1", "test_interval", "cost")},
-        "ensemble": {name: best[name] for name in ("members", "top1", "test_top1", "test_interval", "cost")},
+        "single": _scores(single),
+        "ensemble": {"members": list(best.members), **_scores(best)},
+    }
+
+
+def _scores(subset: ScoredSubset) -> dict[str, Any]:
+    return {
+        "top1": subset.top1,
+        "test_top1": subset.test_top1,
+        "test_interval": list(subset.test_interval),
+        "cost": subset.cost,
     }

@@ -8,26 +8,31 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
+from itertools import cycle
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from ensemble.document import Ensembles, ScoredSubset, SubsetFront
 from jobs import files
 from jobs.job import Job
 from ofa.record import Measured
+from ofa.timings import Validated
 from search.front import Front
+from search.predict.quality import PredictorQuality
 
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#1f5fa8", "#d9641e", "#2c8a4b", "#b9bec6", "#dfe3e8"
+MARKERS = ((ORANGE, "diamond"), (GREEN, "square"), ("#7a4fa3", "cross"), ("#a3803a", "x"))  # of the cost rules, in turn
 
 
 def report(job: Job) -> None:
     step = job.run.begin("report")
     front = Front.from_json(step.read_json(files.FRONT))
-    ensembles = step.read_json(files.ENSEMBLES)
-    validated = step.read_json(files.VALIDATED)
-    quality = step.read_json(files.PREDICTOR_QUALITY)
+    ensembles = Ensembles.from_bytes(step.read(files.ENSEMBLES), files.ENSEMBLES.key)
+    validated = Validated.from_bytes(step.read(files.VALIDATED), files.VALIDATED.key)
+    quality = PredictorQuality.from_bytes(step.read(files.PREDICTOR_QUALITY), files.PREDICTOR_QUALITY.key)
     phases = [step.read_json(files.supernet_meta(p.name)) for p in job.config.phases]
     measured, searched = (
         [Measured.from_json(json.loads(line)) for line in step.read(file).splitlines()]
@@ -58,18 +63,18 @@ def percent(fraction: float) -> str:
     return f"{fraction * 100:.2f}"
 
 
-def with_interval(row: dict[str, Any]) -> str:
-    low, high = row["test_interval"]
-    return f"{percent(row['test_top1'])} [{percent(low)}, {percent(high)}]"
+def with_interval(row: ScoredSubset) -> str:
+    low, high = row.test_interval
+    return f"{percent(row.test_top1)} [{percent(low)}, {percent(high)}]"
 
 
 def macs_text(macs: float) -> str:
     return f"{macs / 1e6:.1f} M" if macs >= 1e7 else f"{macs / 1e3:.0f} k"
 
 
-def fronts_of(ensembles: dict[str, Any]) -> list[dict[str, Any]]:
-    """The fronts of ensembles, one for each cost."""
-    return [ensembles, *ensembles["other_costs"]]
+def ensembles_of(front: SubsetFront) -> list[ScoredSubset]:
+    """The subsets of two members or more."""
+    return [row for row in front.members if len(row.members) > 1]
 
 
 FRONT_TEXT = (
@@ -87,13 +92,13 @@ TRAINING_TEXT = (
 )
 
 
-def predictor_text(quality: dict[str, Any]) -> str:
-    accuracy, latency = quality["accuracy"], quality["latency"]
+def predictor_text(quality: PredictorQuality) -> str:
+    accuracy, latency = quality.accuracy, quality.latency
     return (
-        f"On rows that it did not see, the accuracy predictor errs by {accuracy['rmse'] * 100:.2f} points (RMSE), "
-        f"Kendall tau {accuracy['kendall_tau']:.2f} on {accuracy['held_out']} rows; the latency predictor by "
-        f"{latency['rmse']:.3f} ms, tau {latency['kendall_tau']:.2f} on {latency['held_out']} rows "
-        f"({escape(latency['device'])})."
+        f"On rows that it did not see, the accuracy predictor errs by {accuracy.rmse * 100:.2f} points (RMSE), "
+        f"Kendall tau {accuracy.kendall_tau:.2f} on {accuracy.held_out} rows; the latency predictor by "
+        f"{latency.rmse:.3f} ms, tau {latency.kendall_tau:.2f} on {latency.held_out} rows "
+        f"({escape(latency.device)})."
     )
 
 
@@ -116,7 +121,7 @@ def drawn(figure: go.Figure, name: str) -> str:
 
 
 def front_figure(
-    front: Front, ensembles: dict[str, Any], measured: Sequence[Measured], searched: Sequence[Measured]
+    front: Front, ensembles: Ensembles, measured: Sequence[Measured], searched: Sequence[Measured]
 ) -> go.Figure:
     figure = go.Figure()
     for rows, name, colour in ((measured, "random", LIGHT), (searched, "found by the searches", GREY)):
@@ -137,44 +142,43 @@ def front_figure(
         line={"color": BLUE, "shape": "hv", "width": 2},
         marker={"size": 8},
     )
-    for found, colour, symbol in zip(fronts_of(ensembles), (ORANGE, GREEN), ("diamond", "square"), strict=False):
-        several = [row for row in found["members"] if len(row["members"]) > 1]
+    for found, (colour, symbol) in zip(ensembles.fronts, cycle(MARKERS), strict=False):
+        several = ensembles_of(found)
         figure.add_scatter(
-            x=[row["cost"] for row in several],
-            y=[row["top1"] * 100 for row in several],
-            text=[f"members {row['members']}" for row in several],
+            x=[row.cost for row in several],
+            y=[row.top1 * 100 for row in several],
+            text=[f"members {list(row.members)}" for row in several],
             mode="markers",
-            name=f"ensembles, cost = {found['cost']}",
+            name=f"ensembles, cost = {found.cost}",
             marker={"color": colour, "symbol": symbol, "size": 9},
         )
-    figure.update_xaxes(title="MACs of one image (of an ensemble: max or sum over its members)", type="log")
+    figure.update_xaxes(title="MACs of one image (of an ensemble: by its cost rule)", type="log")
     figure.update_yaxes(title="top-1 on the selection split, %")
     return styled(figure, 480)
 
 
-def test_figure(ensembles: dict[str, Any]) -> go.Figure:
+def test_figure(ensembles: Ensembles) -> go.Figure:
     figure = go.Figure()
-    groups = [("single networks of the front", ensembles["singles"], BLUE, "circle")]
-    for found, colour, symbol in zip(fronts_of(ensembles), (ORANGE, GREEN), ("diamond", "square"), strict=False):
-        several = [row for row in found["members"] if len(row["members"]) > 1]
-        groups.append((f"ensembles, cost = {found['cost']}", several, colour, symbol))
+    groups = [("single networks of the front", list(ensembles.singles), BLUE, "circle")]
+    for found, (colour, symbol) in zip(ensembles.fronts, cycle(MARKERS), strict=False):
+        groups.append((f"ensembles, cost = {found.cost}", ensembles_of(found), colour, symbol))
     for name, rows, colour, symbol in groups:
         figure.add_scatter(
-            x=[row["cost"] for row in rows],
-            y=[row["test_top1"] * 100 for row in rows],
-            text=[f"members {row['members']}, selection {percent(row['top1'])}" for row in rows],
+            x=[row.cost for row in rows],
+            y=[row.test_top1 * 100 for row in rows],
+            text=[f"members {list(row.members)}, selection {percent(row.top1)}" for row in rows],
             mode="markers",
             name=name,
             marker={"color": colour, "symbol": symbol, "size": 8},
             error_y={
                 "type": "data",
-                "array": [(row["test_interval"][1] - row["test_top1"]) * 100 for row in rows],
-                "arrayminus": [(row["test_top1"] - row["test_interval"][0]) * 100 for row in rows],
+                "array": [(row.test_interval[1] - row.test_top1) * 100 for row in rows],
+                "arrayminus": [(row.test_top1 - row.test_interval[0]) * 100 for row in rows],
                 "thickness": 1,
                 "width": 3,
             },
         )
-    figure.update_xaxes(title="MACs of one image (of an ensemble: max or sum over its members)", type="log")
+    figure.update_xaxes(title="MACs of one image (of an ensemble: by its cost rule)", type="log")
     figure.update_yaxes(title="top-1 on the test split, %")
     return styled(figure, 420)
 
@@ -214,11 +218,10 @@ def training_figure(phases: Sequence[dict[str, Any]]) -> go.Figure:
     return styled(figure, 360)
 
 
-def predictor_figure(quality: dict[str, Any]) -> go.Figure:
+def predictor_figure(quality: PredictorQuality) -> go.Figure:
     figure = make_subplots(rows=1, cols=2, subplot_titles=("accuracy, top-1 in %", "latency, ms"))
-    for column, (name, scale) in enumerate((("accuracy", 100), ("latency", 1)), start=1):
-        truth = [value * scale for value in quality[name]["truth"]]
-        predicted = [value * scale for value in quality[name]["predicted"]]
+    for column, (of, scale) in enumerate(((quality.accuracy, 100), (quality.latency, 1)), start=1):
+        truth, predicted = [value * scale for value in of.truth], [value * scale for value in of.predicted]
         ends = [min(truth + predicted), max(truth + predicted)]
         figure.add_scatter(
             x=ends, y=ends, mode="lines", line={"color": GREY, "dash": "dot"}, showlegend=False, row=1, col=column
@@ -231,17 +234,15 @@ def predictor_figure(quality: dict[str, Any]) -> go.Figure:
     return styled(figure, 360)
 
 
-def summary(
-    job: Job, front: Front, ensembles: dict[str, Any], measured: Sequence[Measured], searched: Sequence[Measured]
-) -> str:
-    single, ensemble = ensembles["singles"][-1], ensembles["members"][-1]
+def summary(job: Job, front: Front, ensembles: Ensembles, measured: Sequence[Measured], searched: Sequence[Measured]) -> str:
+    single, ensemble = ensembles.singles[-1], ensembles.best
     span = front.members[-1].macs / front.members[0].macs
     facts = [
-        ("Best single network", f"{with_interval(single)} % on test", macs_text(single["cost"]) + " MACs"),
+        ("Best single network", f"{with_interval(single)} % on test", macs_text(single.cost) + " MACs"),
         (
-            f"Best ensemble, cost = {ensembles['cost']}",
+            f"Best ensemble, cost = {ensembles.cost}",
             f"{with_interval(ensemble)} % on test",
-            f"{len(ensemble['members'])} members, {macs_text(ensemble['cost'])} MACs",
+            f"{len(ensemble.members)} members, {macs_text(ensemble.cost)} MACs",
         ),
         ("Front", f"{len(front.members)} networks", f"MACs span a factor of {span:.1f}"),
         (
@@ -255,9 +256,9 @@ def summary(
     return f'<h1>{escape(job.config.name)}</h1><p class="made">{made}</p><div class="cards">{cards}</div>'
 
 
-def front_table(job: Job, front: Front, ensembles: dict[str, Any], validated: dict[str, Any]) -> str:
+def front_table(job: Job, front: Front, ensembles: Ensembles, validated: Validated) -> str:
     rows = []
-    for i, (member, single, seen) in enumerate(zip(front.members, ensembles["singles"], validated["members"], strict=True)):
+    for i, (member, single, seen) in enumerate(zip(front.members, ensembles.singles, validated.members, strict=True)):
         command = f"ofa export {job.asked} --arch {member.arch.key}"
         cells = [
             str(i),
@@ -266,40 +267,41 @@ def front_table(job: Job, front: Front, ensembles: dict[str, Any], validated: di
             f"{member.params / 1e3:.1f} k",
             percent(member.top1),
             with_interval(single),
-            f"{seen['latency_ms']:.2f} ± {seen['latency_spread_ms']:.2f}",
+            f"{seen.latency_ms:.2f} ± {seen.latency_spread_ms:.2f}",
             f"<code>{escape(command)}</code>",
         ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     heads = ("", "pixels", "MACs", "params", "selection %", "test % [95 %]", "ms", "take it")
-    where = f"{escape(validated['device'])}, {validated['threads']} thread, one image"
+    where = f"{escape(validated.device)}, {validated.threads} thread, one image"
     return table("front", heads, rows) + f'<p class="made">ms: median and half the interquartile range, {where}.</p>'
 
 
-def ensembles_text(ensembles: dict[str, Any]) -> str:
+def ensembles_text(ensembles: Ensembles) -> str:
     """Whether ensembles help, and how much of the best score was luck, a sentence or two for each cost."""
     said = []
-    for found in fronts_of(ensembles):
-        gains = [(row["gain"], *row["gain_interval"]) for row in found["members"] if "gain" in row]
-        more, above = sum(gain > 0 for gain, _, _ in gains), sum(low > 0 for _, low, _ in gains)
-        below = sum(high < 0 for _, _, high in gains)
+    for found in ensembles.fronts:
+        gains = [row.gain for row in found.members if row.gain is not None]
+        intervals = [row.gain_interval for row in found.members if row.gain_interval is not None]
+        more, above = sum(gain > 0 for gain in gains), sum(low > 0 for low, _ in intervals)
+        below = sum(high < 0 for _, high in intervals)
         said.append(
-            f"Where the cost is the {found['cost']} over the members, {more} of {len(gains)} ensembles name more test "
+            f"Where the cost is the {found.cost} over the members, {more} of {len(gains)} ensembles name more test "
             f"images right than the best single network within their cost: {above} with a 95 % interval above 0, "
-            f"{below} with one below. Choosing the best subset promised {100 * found['curse']['gap']:+.2f} points more "
-            "than it keeps on test (winner's curse)."
+            f"{below} with one below. Of the best subset's top-1 on the split that it was chosen on, "
+            f"{100 * found.optimism.gap:+.2f} points are optimism: they come from choosing the best of many."
         )
     return " ".join(said)
 
 
-def ensemble_table(ensembles: dict[str, Any]) -> str:
+def ensemble_table(ensembles: Ensembles) -> str:
     rows = []
-    for found in fronts_of(ensembles):
-        for row in found["members"]:
+    for found in ensembles.fronts:
+        for row in found.members:
             cells = [
-                found["cost"],
-                ", ".join(map(str, row["members"])),
-                macs_text(row["cost"]),
-                percent(row["top1"]),
+                found.cost,
+                ", ".join(map(str, row.members)),
+                macs_text(row.cost),
+                percent(row.top1),
                 with_interval(row),
                 gain_text(row),
             ]
@@ -316,12 +318,12 @@ def ensemble_table(ensembles: dict[str, Any]) -> str:
     return text + "<details><summary>All ensembles</summary>" + table("ensembles", heads, rows) + "</details>"
 
 
-def gain_text(row: dict[str, Any]) -> str:
-    """Of an ensemble; nothing of a single network."""
-    if "gain" not in row:
+def gain_text(row: ScoredSubset) -> str:
+    """The gain of an ensemble in points; nothing for a single network."""
+    if row.gain is None or row.gain_interval is None:
         return ""
-    low, high = row["gain_interval"]
-    return f"{100 * row['gain']:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
+    low, high = row.gain_interval
+    return f"{100 * row.gain:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
 
 
 def table(name: str, heads: Sequence[str], rows: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from ofa.images import Split
 from ofa.latency import measure_latencies
 from ofa.record import Measured
 from ofa.threads import torch_threads
+from ofa.timings import Validated, ValidatedMember
 from search.front import Front
 from search.predict.predictor import Predictor
 
@@ -44,22 +45,22 @@ def validate(job: Job) -> None:
             tracker.advance()
     setting = config.measure
     latencies = measure_latencies(plain, runs=setting.latency_runs, threads=setting.latency_threads)
-    rows = [
-        {
-            "key": member.arch.key,
-            "top1": member.top1,
-            "predicted_top1": predicted_top1[i],
+    rows = tuple(
+        ValidatedMember(
+            key=member.arch.key,
+            top1=member.top1,
+            predicted_top1=predicted_top1[i],
             **latencies[i]._asdict(),
-            "predicted_latency_ms": predicted_ms[i],
-        }
+            predicted_latency_ms=predicted_ms[i],
+        )
         for i, member in enumerate(front.members)
-    ]
-    device = {"device": machine(), "threads": setting.latency_threads, "batch": 1}
-    step.write_json(files.VALIDATED, {**device, "members": rows})
+    )
+    document = Validated(device=machine(), threads=setting.latency_threads, batch=1, members=rows)
+    step.write_json(files.VALIDATED, document.to_json())
     step.finish(config.seed)
     job.reporter.say(
         f"validate: {len(rows)} extracted networks score what the supernet says; "
-        f"{rows[0]['latency_ms']:.2f} to {max(row['latency_ms'] for row in rows):.2f} ms an image on one thread"
+        f"{rows[0].latency_ms:.2f} to {max(row.latency_ms for row in rows):.2f} ms an image on one thread"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -21,8 +21,8 @@ def ensemble_command(
         str | None, typer.Option(metavar="FILE", help="a predictions file (.npz) instead of a run")
     ] = None,
     cost_rule: Annotated[
-        Literal["max", "sum"] | None,
-        typer.Option("--cost", help="with --predictions: members run in parallel (max), or in turn; max if not given"),
+        str | None,
+        typer.Option("--cost", help="with --predictions: max (members run in parallel) or sum (in turn); max if not given"),
     ] = None,
     algorithm: Annotated[
         str | None,
@@ -30,9 +30,7 @@ def ensemble_command(
     ] = None,
     evaluations: Annotated[int | None, typer.Option(min=1, help="with --predictions: of the published algorithms")] = None,
     seed: Annotated[int | None, typer.Option(help="with --predictions: of the published algorithms, which draw")] = None,
-    vote: Annotated[
-        Literal["soft", "hard", "weighted"] | None, typer.Option(help="with --predictions: soft if not given")
-    ] = None,
+    vote: Annotated[str | None, typer.Option(help="with --predictions: soft, hard or weighted; soft if not given")] = None,
     most_members: Annotated[int | None, typer.Option(min=1, help="with --predictions: of an ensemble")] = None,
     most_cost: Annotated[float | None, typer.Option(min=0, help="with --predictions: of an ensemble")] = None,
     must_have: Annotated[list[int], typer.Option(metavar="MEMBER", help="with --predictions: in every ensemble")] = [],  # noqa: B006
@@ -62,15 +60,15 @@ def ensemble_command(
             raise InputError(f"ofa ensemble: {wrong} goes with --predictions; for a run use --set ensemble.algorithm=...")
         with open_job(config, store, sets, as_json) as job:
             return run_steps(job, ["ensemble"])
-    from ensemble.select import Limits
-    from jobs.ensemble import ensemble_of_table
+    from ensemble.subsets import Limits
+    from jobs.tools.ensemble import ensemble_of_table
 
     assert predictions is not None
     out = out or "."
     limits = Limits(most_members, most_cost, tuple(must_have))
-    found = ensemble_of_table(
+    subsets = ensemble_of_table(
         predictions, cost_rule or "max", algorithm or "default", evaluations or 200_000, 1 if seed is None else seed,
         out, vote or "soft", limits,
-    )  # fmt: skip
+    ).members  # fmt: skip
     reporter = Reporter("json" if as_json else None)
-    return reporter.say(f"{len(found)} subsets in {out}/ensembles.json", event="result", out=out, subsets=len(found))
+    return reporter.say(f"{len(subsets)} subsets in {out}/ensembles.json", event="result", out=out, subsets=len(subsets))

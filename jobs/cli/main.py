@@ -15,9 +15,10 @@ from ensemble.errors import EnsembleError
 from jobs.cli import ensembles, kube, networks, results, runs, search
 from jobs.job import code_version
 from ofa.arch import ArchError
+from ofa.documents import DocumentError
 from search.errors import ProblemError
 
-INPUT_ERRORS = (InputError, ArchError, EnsembleError, ProblemError)
+INPUT_ERRORS = (InputError, ArchError, DocumentError, EnsembleError, ProblemError)
 STOPPED = 130  # the exit code after Ctrl-C or SIGTERM
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,

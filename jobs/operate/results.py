@@ -18,6 +18,7 @@ from cluster.run import CONFIG, Run
 from cluster.store import open_store, scheme_of
 from cluster.stores.errors import MissingObject
 from cluster.texts import sha256
+from ensemble.document import Ensembles
 from jobs import files
 
 
@@ -123,8 +124,8 @@ def found(run: Run) -> dict[str, Any]:
         numbers["front: least MACs"] = min(member["macs"] for member in members)
         numbers["search: evaluations"] = steps["search"].get("evaluations")
     if "ensemble" in steps:
-        best = json.loads(run.read(files.ENSEMBLES))["members"][-1]
-        numbers["best ensemble: members"] = len(best["members"])
-        numbers["best ensemble: top-1 on selection"] = best["top1"]
-        numbers["best ensemble: top-1 on test"] = best["test_top1"]
+        best = Ensembles.from_bytes(run.read(files.ENSEMBLES), f"{run.url}/{files.ENSEMBLES.key}").best
+        numbers["best ensemble: members"] = len(best.members)
+        numbers["best ensemble: top-1 on selection"] = best.top1
+        numbers["best ensemble: top-1 on test"] = best.test_top1
     return numbers

@@ -19,6 +19,7 @@ from ofa.space import Space
 from search.costs.exact import CostTable
 from search.errors import PredictorError
 from search.predict.models import FITS, LOADS, Model
+from search.predict.quality import Quality
 
 Target = Literal["top1", "latency_ms"]
 
@@ -219,21 +220,6 @@ def fit(space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target,
     error = float(np.sqrt(np.mean((rows.y_B - unseen_B) ** 2)))
     model = FITS[kind](rows.x_BF, rows.y_B)
     return Predictor(space, target, kind, rows.mean_F, rows.scale_F, rows.centre, rows.unit, model, experts, error)
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """How a predictor does on rows that it did not see."""
-
-    kind: str
-    cross_validation: dict[str, float]  # Kendall's tau of the kinds that it was chosen from, best first
-    rows: int  # it learned from
-    held_out: int
-    rmse: float  # in the unit of the truth
-    kendall_tau: float
-    coverage: float  # share of held-out rows within 1.96 times the spread
-    truth: tuple[float, ...]  # of the held-out rows
-    predicted: tuple[float, ...]
 
 
 def judge(

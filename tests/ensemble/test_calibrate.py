@@ -3,7 +3,8 @@ import pytest
 
 from ensemble.calibrate import calibrated, temperatures
 from ensemble.score import SubsetScorer
-from ensemble.table import Table, hard
+from ensemble.table import Table
+from ensemble.vote import Voting
 
 
 def overconfident(sharpness, k):
@@ -34,7 +35,9 @@ def test_calibrated_members_say_how_often_they_are_right_and_answer_as_before():
 def test_a_hard_vote_counts_heads():
     table = overconfident([1.0, 2.0, 0.5], k=4)
     other = overconfident([0.7], k=4).classes_MNK[:, ::-1]  # a member that answers other images
-    votes = hard(Table(np.concatenate([table.classes_MNK[:2], other]), table.probs_MNK, table.labels_N, table.cost_M))
+    votes = Voting("hard").of_table(
+        Table(np.concatenate([table.classes_MNK[:2], other]), table.probs_MNK, table.labels_N, table.cost_M)
+    )
     heads = np.stack([np.bincount(column, minlength=8) for column in votes.classes_MNK[:, :, 0].T])
     scorer = SubsetScorer(votes.classes_MNK, votes.probs_MNK, votes.labels_N)
     assert scorer.correct(np.ones((1, 3), dtype=bool)).tolist() == [(heads.argmax(axis=1) == table.labels_N).sum()]

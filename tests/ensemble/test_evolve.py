@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from ensemble.errors import SelectionError
-from ensemble.evolve import evolve
+from ensemble.evolve import Budget
 from ensemble.score import SubsetScorer
-from ensemble.select import Limits, select
+from ensemble.select import select
+from ensemble.subsets import Limits
 from search.selection import SURVIVAL
 
 ALGORITHMS = ("nsga2", "sms-emoa", "spea2")
@@ -25,7 +26,7 @@ def instance(seed, members=10, images=300, classes=5):
 
 def run(algorithm, rule="max", evaluations=900, seed=1, **more):
     scorer, cost = more.pop("of", None) or instance(1)
-    return evolve(scorer, cost, rule, SURVIVAL[algorithm], evaluations=evaluations, seed=seed, **more)
+    return select(scorer, cost, rule, algorithm, budget=Budget(evaluations, seed, SURVIVAL), **more)
 
 
 @pytest.mark.parametrize(("rule", "short"), [("max", 0), ("sum", 5)])

@@ -7,7 +7,8 @@ import pytest
 
 from ensemble.errors import SelectionError
 from ensemble.score import SubsetScorer
-from ensemble.select import Limits, select, weighted
+from ensemble.select import select
+from ensemble.subsets import Limits
 
 
 def instance(seed, members=8, images=400, classes=6):
@@ -123,7 +124,7 @@ def test_limits_that_nothing_keeps_are_refused():
 def test_weights_only_ever_help():
     scorer, cost = instance(6)
     found = select(scorer, cost, "sum")
-    weighed = weighted(scorer, found)
+    weighed = select(scorer, cost, "sum", vote="weighted")
     assert any(w.weights for w in weighed)
     for before, after in zip(found, weighed, strict=True):
         assert after.correct > before.correct if after.weights else after == before

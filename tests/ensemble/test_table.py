@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ensemble.errors import TableError
-from ensemble.honest import interval
+from ensemble.intervals import interval
 from ensemble.table import Table
 
 

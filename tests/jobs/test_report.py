@@ -86,4 +86,4 @@ def test_it_says_of_every_ensemble_what_it_gains_and_of_the_best_how_much_was_lu
         helped = [row for row in front["members"] if row.get("gain", 0) > 0]
         ensembles = [row for row in front["members"] if "gain" in row]
         assert f"cost is the {front['cost']} over the members, {len(helped)} of {len(ensembles)} ensembles" in text
-        assert f"promised {100 * front['curse']['gap']:+.2f} points" in text
+        assert f"{100 * front['curse']['gap']:+.2f} points are optimism" in text

@@ -86,9 +86,9 @@ def test_a_file_that_is_no_network_gets_one_line(tmp_path):
 @pytest.mark.parametrize("how", ["soft", "hard", "weighted", "calibrated", "kept"])
 def test_an_exported_ensemble_answers_as_it_was_scored(how):
     """Also after it was written and read; ensemble/ knows nothing of networks, so this compares the two definitions."""
-    from ensemble.calibrate import calibrated
     from ensemble.score import SubsetScorer
-    from ensemble.table import Table, hard
+    from ensemble.table import Table
+    from ensemble.vote import Voting
 
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.normal(0, 2, (3, 80, 10)).astype(np.float32))
@@ -99,6 +99,6 @@ def test_an_exported_ensemble_answers_as_it_was_scored(how):
     probs, kept = logits.softmax(2).sort(dim=2, descending=True, stable=True)
     k = ballot.keep or 10
     table = Table(kept[:, :, :k].numpy(), probs[:, :, :k].numpy(), answers, np.ones(3))
-    table = calibrated(table, np.array(temperatures)) if temperatures else hard(table) if ballot.hard else table
+    table = Voting("hard" if ballot.hard else "soft", temperatures).of_table(table)
     scorer = SubsetScorer(table.classes_MNK, table.probs_MNK, answers)
     assert scorer.correct_weighted(np.array([weights or (1, 1, 1)])).tolist() == [80]

@@ -9,6 +9,7 @@ import helpers
 import numpy as np
 import pytest
 
+from ensemble.select import ALGORITHMS
 from ensemble.table import Table
 from jobs.cli.main import main
 from ofa.spaces import get_space
@@ -128,7 +129,7 @@ def test_an_error_in_our_own_code_is_not_called_bad_input(ofa, tmp_path, monkeyp
         raise ValueError("operands could not be broadcast together")
 
     save_table(tmp_path)
-    monkeypatch.setattr("ensemble.select._greedy", bug)
+    monkeypatch.setitem(ALGORITHMS, "greedy", bug)
     code, _, err = ofa("ensemble", "--predictions", tmp_path / "t.npz", "--algorithm", "greedy", "--out", tmp_path)
     assert (code, err.count("\n")) == (1, 1)
     assert "ValueError: operands could not be broadcast together" in err

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ensemble.honest import curse, difference_interval
+from ensemble.intervals import difference_interval
 
 
 def test_the_interval_of_a_difference_is_that_of_drawing_images_anew():
@@ -16,10 +16,3 @@ def test_the_interval_of_a_difference_is_that_of_drawing_images_anew():
 def test_equal_answers_differ_by_nothing():
     answers = np.arange(50) % 3 == 0
     assert difference_interval(answers, answers, np.random.default_rng(0)) == (0.0, 0.0)
-
-
-def test_the_curse_is_what_choosing_adds_to_a_harder_split():
-    found = curse((0.90, 0.86), (np.array([0.80, 0.84]), np.array([0.79, 0.83])))
-    assert found.chosen == pytest.approx(0.04)
-    assert found.typical == pytest.approx(0.01)
-    assert found.gap == pytest.approx(0.03)

@@ -1,0 +1,110 @@
+"""`ensembles.json`: the chosen subsets of a front's members, with their scores.
+
+Costs are in the document's unit, accuracies and gains are fractions, intervals have 95 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ofa.documents import Document, json_name
+
+if TYPE_CHECKING:
+    from ensemble.vote import Voting
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredSubset(Document):
+    """A subset with its accuracy on the split that it was chosen on (`top1`) and on the test split."""
+
+    members: tuple[int, ...]  # indices in the front
+    cost: float
+    top1: float
+    test_top1: float
+    test_interval: tuple[float, float]
+    weights: tuple[float, ...] = ()  # of the members' votes; () is all alike
+    single: int | None = None  # of an ensemble: the best single member within its cost, chosen on the same split
+    gain: float | None = None  # over `single`, on the test split
+    gain_interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimism(Document):
+    """By how much the accuracy of the best subset on the split that it was chosen on exceeds its test accuracy."""
+
+    drop: float  # of the best subset, from one split to the other
+    typical_drop: float  # mean of the single members: how much harder the test split is
+    gap: float  # the part that comes from choosing the best of many (winner's curse): drop - typical_drop
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubsetFront(Document):
+    """The subsets that no other beats in cost and accuracy on the split they were chosen on, cheapest first."""
+
+    cost: str  # the rule
+    unit: str
+    members: tuple[ScoredSubset, ...]
+    optimism: Optimism = field(metadata=json_name("curse"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ensembles(SubsetFront):
+    """The front for a run's first cost rule, those for its other rules, and every single member."""
+
+    other_costs: tuple[SubsetFront, ...]
+    singles: tuple[ScoredSubset, ...]
+    vote: str
+    temperatures: tuple[float, ...] = ()  # of the members; () is 1 for all
+
+    @classmethod
+    def of(cls, fronts: Sequence[SubsetFront], singles: tuple[ScoredSubset, ...], voting: Voting) -> Ensembles:
+        """The document of these fronts; the first is that of the run's first cost rule."""
+        first, *others = fronts
+        return cls(
+            cost=first.cost,
+            unit=first.unit,
+            members=first.members,
+            optimism=first.optimism,
+            other_costs=tuple(others),
+            singles=singles,
+            vote=voting.vote,
+            temperatures=voting.temperatures,
+        )
+
+    @property
+    def fronts(self) -> tuple[SubsetFront, ...]:
+        """One for each cost rule, in the run's order."""
+        return (self, *self.other_costs)
+
+    @property
+    def best(self) -> ScoredSubset:
+        """The most accurate subset for the first cost rule."""
+        return self.members[-1]
+
+    @property
+    def best_of_several(self) -> ScoredSubset:
+        """The most accurate subset for the first cost rule of those with two members or more, else of all."""
+        several = [subset for subset in self.members if len(subset.members) > 1]
+        return (several or self.members)[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subset(Document):
+    """A subset chosen from a predictions file, with its accuracy on that file's images."""
+
+    members: tuple[int, ...]
+    cost: float
+    top1: float
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableEnsembles(Document):
+    """The document of a selection from a predictions file alone."""
+
+    cost: str
+    unit: str
+    vote: str
+    members: tuple[Subset, ...]

@@ -1,0 +1,125 @@
+"""Subsets of a front's members: which are allowed, what they cost, and the front of all that were scored.
+
+Shape letters in this file: S subsets, M members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ensemble.rule import Rule
+
+if TYPE_CHECKING:
+    from ensemble.score import Scorer
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A subset that no other beats in both cost and accuracy. weights: of its members' votes; () is all alike."""
+
+    members: tuple[int, ...]
+    cost: float
+    correct: int  # images of the split it was chosen on
+    weights: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Which subsets are allowed: at most `size` members, at most `cost`, and these members in all of them."""
+
+    size: int | None = None
+    cost: float | None = None
+    must_have: tuple[int, ...] = field(default=())
+
+
+NO_LIMITS = Limits()
+
+
+class Search:
+    """Scores what is asked and keeps the front of everything seen that keeps to the limits."""
+
+    def __init__(
+        self, scorer: Scorer, cost_M: np.ndarray, rule: Rule, progress: Callable[[int], None], limits: Limits
+    ) -> None:
+        self.scorer, self.cost_M, self.rule, self.progress, self.limits = scorer, cost_M, rule, progress, limits
+        self.must_M = np.isin(np.arange(len(cost_M)), limits.must_have)
+        self.scored = 0
+        self.front: list[Chosen] = []
+
+    def seeds(self) -> np.ndarray:
+        """What every search starts from: the members that must be there, alone and with each other one."""
+        masks = np.eye(len(self.cost_M), dtype=bool) | self.must_M
+        return np.unique(np.concatenate([masks, self.must_M[None]])[: len(masks) + self.must_M.any()], axis=0)
+
+    def costs(self, masks_SM: np.ndarray) -> np.ndarray:
+        """The cost of every subset by the rule: float64 [S]."""
+        return self.rule.costs(masks_SM, self.cost_M)
+
+    def allowed(self, masks_SM: np.ndarray) -> np.ndarray:
+        """Which subsets keep to the limits: bool [S]."""
+        fine = np.logical_and(masks_SM.any(axis=1), (masks_SM | ~self.must_M).all(axis=1))
+        if self.limits.size is not None:
+            fine &= masks_SM.sum(axis=1) <= self.limits.size
+        if self.limits.cost is not None:
+            fine &= self.costs(masks_SM) <= self.limits.cost * (1 + 1e-12)
+        return fine
+
+    def score(self, masks_SM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The allowed ones of these subsets, and how many images each names right."""
+        masks_SM = masks_SM[self.allowed(masks_SM)]
+        return masks_SM, self.note(masks_SM, self.scorer.correct(masks_SM))
+
+    def neighbours(self, masks_SM: np.ndarray, floors: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Masks, costs and counts of the subsets that differ from one of these in one member, if allowed and good enough.
+
+        floors: from costs to the least count that is good enough; what the front lacks is kept in it either way.
+        """
+        correct_SM = self.scorer.correct_changed(masks_SM)
+        size_SM = masks_SM.sum(axis=1, keepdims=True) + np.where(masks_SM, -1, 1)
+        costs_SM = self.rule.changed(masks_SM, self.cost_M)
+        fine = (size_SM > 0) & ~(masks_SM & self.must_M) & (masks_SM | ~self.must_M).all(axis=1, keepdims=True)
+        if self.limits.size is not None:
+            fine &= size_SM <= self.limits.size
+        if self.limits.cost is not None:
+            fine &= costs_SM <= self.limits.cost * (1 + 1e-12)
+        self.scored += int(fine.sum())
+        self.progress(self.scored)
+        fine &= (correct_SM >= floors(costs_SM)) | (correct_SM > self._known(costs_SM))
+        of, changed = np.nonzero(fine)
+        masks = masks_SM[of]
+        masks[np.arange(len(of)), changed] ^= True
+        self._keep(masks, correct_SM[fine])
+        return masks, costs_SM[fine], correct_SM[fine]
+
+    def _known(self, costs: np.ndarray) -> np.ndarray:
+        """The front's count at each cost; -1 where it has none so cheap."""
+        known = np.array([-1, *(c.correct for c in self.front)])
+        found: np.ndarray = known[np.searchsorted([c.cost for c in self.front], costs, side="right")]
+        return found
+
+    def note(self, masks_SM: np.ndarray, correct_S: np.ndarray) -> np.ndarray:
+        """Notes what was scored."""
+        self.scored += len(masks_SM)
+        self.progress(self.scored)
+        self._keep(masks_SM, correct_S)
+        return correct_S
+
+    def _keep(self, masks_SM: np.ndarray, correct_S: np.ndarray) -> None:
+        """Keeps of these subsets what belongs on the front; of equals the smaller, then the first by members."""
+        costs = self.costs(masks_SM)
+        better = np.flatnonzero(correct_S >= self._known(costs))
+        order = better[np.lexsort((masks_SM[better].sum(axis=1), -correct_S[better], costs[better]))]
+        best, rows = -1, []
+        for s in order.tolist():
+            if correct_S[s] > best:
+                best = int(correct_S[s])
+                rows.append(Chosen(tuple(np.flatnonzero(masks_SM[s]).tolist()), float(costs[s]), best))
+        merged = sorted([*self.front, *rows], key=lambda c: (c.cost, -c.correct, len(c.members), c.members))
+        self.front = []
+        for row in merged:
+            if not self.front or row.correct > self.front[-1].correct:
+                self.front.append(row)

@@ -1,0 +1,50 @@
+"""`latency.json` and `validated.json`: what networks of a run take on a device, in milliseconds for one image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ofa.arch import Arch
+from ofa.documents import Document
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchLatency(Document):
+    """The median latency of one sub-network, and half the distance between the quartiles."""
+
+    arch: Arch
+    latency_ms: float
+    latency_spread_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latencies(Document):
+    """Latencies of extracted sub-networks on one device."""
+
+    device: str
+    threads: int
+    batch: int  # images that are processed together
+    runs: int  # timed runs of every network
+    rows: tuple[ArchLatency, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidatedMember(Document):
+    """A member of the front, extracted: its measured and predicted top-1 (fractions) and latency."""
+
+    key: str
+    top1: float
+    predicted_top1: float
+    latency_ms: float
+    latency_spread_ms: float
+    predicted_latency_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated(Document):
+    """Every member of the front as it would be deployed, on one device."""
+
+    device: str
+    threads: int
+    batch: int
+    members: tuple[ValidatedMember, ...]
