@@ -9,11 +9,12 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tomli_w
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cluster.errors import InputError
 
@@ -27,6 +28,21 @@ NotNegativeInt = Annotated[int, Field(ge=0)]
 
 class ConfigError(InputError):
     """A config file or setting that cannot be used."""
+
+
+def one_of(module: str, dictionary: str) -> AfterValidator:
+    """A check that a text is a key of that module's dictionary; the module is imported when a config is read.
+
+    algorithm: Annotated[str, one_of("ensemble.select", "ALGORITHMS")]
+    """
+
+    def check(name: str) -> str:
+        known = getattr(import_module(module), dictionary)
+        if name not in known:
+            raise ValueError(f"there are {', '.join(known)}")  # pydantic's way of refusing a value
+        return name
+
+    return AfterValidator(check)
 
 
 def load(path: str, kind: type[T], overrides: Sequence[str] = ()) -> T:

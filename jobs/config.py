@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from cluster import config
-from cluster.config import STRICT, ConfigError, Count
+from cluster.config import STRICT, ConfigError, Count, one_of
 from cluster.kube.rayjob import Kube
 from cluster.runtime.backends import BACKENDS
 from jobs.images.source import reader_of_text
@@ -25,6 +25,7 @@ from ofa.spaces import get_space
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
 
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
@@ -182,12 +183,12 @@ class Ensemble:
     """Which subsets of the front are looked for."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    costs: tuple[Literal["max", "sum"], ...] = ("max", "sum")  # members run in parallel, or one after the other
+    costs: Annotated[tuple[CostRule, ...], Field(min_length=1)] = ("max", "sum")  # members in parallel, or in turn
     unit: Literal["macs"] = "macs"
-    algorithm: Literal["default", "greedy", "exhaustive", "nsga2", "sms-emoa", "spea2"] = "default"
+    algorithm: Annotated[str, one_of("ensemble.select", "ALGORITHMS")] = "default"
     evaluations: Count = 200_000  # subsets that nsga2, sms-emoa and spea2 score
     top_k: Annotated[int, Field(ge=0)] = 0  # classes kept of every prediction; 0 keeps all
-    vote: Literal["soft", "hard", "weighted"] = "soft"  # sum of probabilities, of heads, of weighted probabilities
+    vote: Annotated[str, one_of("ensemble.vote", "VOTES")] = "soft"  # probabilities, one vote each, weighted probabilities
     calibrate: bool = False  # each member's probabilities at a temperature of its own
     most_members: Annotated[int, Field(ge=0)] = 0  # of an ensemble; 0 is no limit
     most_cost: NotNegative = 0.0  # of an ensemble, in the unit; 0 is no limit

@@ -13,16 +13,14 @@ from torch import nn
 from cluster.errors import StepError
 from cluster.run import Step
 from ensemble.document import Ensembles
+from ensemble.network import SOFT, Combination, EnsembleDescription, EnsembleNetwork
 from jobs import files
 from jobs.evaluators import trained_evaluator
 from jobs.job import Job
 from ofa.arch import Arch
 from ofa.evaluate import Evaluator
 from ofa.export import (
-    ALIKE,
-    Ballot,
     Description,
-    Vote,
     onnx_difference,
     pt2_difference,
     to_onnx,
@@ -48,7 +46,7 @@ def export(job: Job) -> None:
     with job.reporter.track("export", 2, "networks") as tracker:
         write(job, step, evaluator, "knee", [chosen.arch])
         tracker.advance()
-        write(job, step, evaluator, "ensemble", archs, ballot_of(job, ensembles))
+        write(job, step, evaluator, "ensemble", archs, combination_of(job, ensembles))
         tracker.advance()
     step.finish(job.config.seed, knee=chosen.arch.key, ensemble=[arch.key for arch in archs])
     job.reporter.say(
@@ -69,23 +67,29 @@ def export_arch(job: Job, arch: Arch) -> None:
     return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')}, .safetensors and .json")
 
 
-def ballot_of(job: Job, ensembles: Ensembles) -> Ballot:
+def combination_of(job: Job, ensembles: Ensembles) -> Combination:
     """How the best ensemble was scored."""
-    best, temperatures = ensembles.best_of_several, ensembles.temperatures
-    return Ballot(
-        job.config.ensemble.top_k,
-        ensembles.vote == "hard",
-        best.weights,
-        tuple(temperatures[index] for index in best.members) if temperatures else (),
+    best, temperatures, kept = ensembles.best_of_several, ensembles.temperatures, job.config.ensemble.top_k
+    return Combination(
+        vote=ensembles.vote,
+        keep=kept if kept < job.data.classes else 0,
+        weights=best.weights,
+        temperatures=tuple(temperatures[index] for index in best.members) if temperatures else (),
     )
 
 
-def write(job: Job, step: Step, evaluator: Evaluator, name: str, archs: list[Arch], ballot: Ballot = ALIKE) -> None:
+def write(job: Job, step: Step, evaluator: Evaluator, name: str, archs: list[Arch], combination: Combination = SOFT) -> None:
     """`archs` as one network under `name`, if ONNX Runtime agrees with PyTorch about it on real images."""
+    space, classes = job.config.space, job.data.classes
     members = [extract(evaluator.net, arch, evaluator.statistics(arch)) for arch in archs]
-    network: nn.Module = members[0] if len(archs) == 1 else Vote(members, [a.resolution for a in archs], ballot)
-    side = archs[0].resolution if len(archs) == 1 else job.config.search_space.resolutions[-1]
-    description = Description(job.config.space, job.data.classes, tuple(archs), evaluator.scale, side, ballot)
+    network: nn.Module
+    if len(archs) == 1:
+        [network], side = members, archs[0].resolution
+        description = Description.of(space, classes, archs[0], evaluator.scale, side)
+    else:
+        side = job.config.search_space.resolutions[-1]
+        network = EnsembleNetwork(members, [arch.resolution for arch in archs], combination)
+        description = EnsembleDescription.of_members(space, classes, archs, evaluator.scale, side, combination)
     program = to_program(network.eval(), side)
     onnx, pt2 = to_onnx(program), to_pt2(program)
     images = next(evaluator.batches(job.data.selection[:64], side))

@@ -6,10 +6,10 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -17,102 +17,56 @@ import torch
 from torch import Tensor, nn
 
 from ofa.arch import Arch, ArchError
+from ofa.documents import Document, DocumentError
 from ofa.extract import PlainNet, extract
-from ofa.images import Scale, resize
+from ofa.images import Scale
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
+
+D = TypeVar("D", bound="Description")
 
 _META = "ofa"  # the key of our description among a safetensors file's metadata
 
 
-@dataclass(frozen=True, slots=True)
-class Ballot:
-    """How members of an ensemble vote, as `ensemble/` scored them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input(Document):
+    """The images that a network takes."""
 
-    keep: classes that a member's vote counts for, its likeliest; 0 counts all. hard: its likeliest class gets 1, others
-    nothing. weights: of the members' votes; () is all alike. temperatures: of the members; () is 1 for all.
-    """
+    layout: str
+    resolution: int  # side, in pixels; an ensemble's members resize the images to their own
+    mean: tuple[float, float, float]  # subtracted from pixels on the 0..1 scale,
+    std: tuple[float, float, float]  # which are then divided by this
 
-    keep: int = 0
-    hard: bool = False
-    weights: tuple[float, ...] = ()
-    temperatures: tuple[float, ...] = ()
-
-    def vote(self, logits_NC: Tensor, member: int) -> Tensor:
-        """What a member's logits add to the sum over all members: [N, C]."""
-        probs = logits_NC.softmax(1)
-        keep = 1 if self.hard else self.keep
-        kept = probs.topk(keep, dim=1) if keep else None
-        if kept is not None:
-            probs = torch.zeros_like(probs).scatter(1, kept.indices, kept.values)
-        if self.hard:
-            probs = (probs > 0).to(probs.dtype)
-        elif self.temperatures:  # the classes that were not kept are one more class together
-            rest = (1 - probs.sum(1, keepdim=True)).clamp_min(0)
-            power = 1 / self.temperatures[member]
-            probs = probs**power / ((probs**power).sum(1, keepdim=True) + rest**power)
-        return probs * self.weights[member] if self.weights else probs
+    @classmethod
+    def of(cls, scale: Scale, resolution: int) -> Input:
+        """Images of this resolution (pixels), scaled like this."""
+        return cls(layout="NCHW", resolution=resolution, mean=scale.mean, std=scale.std)
 
 
-ALIKE = Ballot()  # every member's probabilities, all classes
-
-
-class Vote(nn.Module):
-    """Several networks as one: images at one size in, the mean of the members' votes out; its argmax is the answer.
-
-    Every member sees the images at its own resolution. Members are branches of one graph, which may run in parallel.
-    """
-
-    def __init__(self, members: Sequence[PlainNet], resolutions: Sequence[int], ballot: Ballot = ALIKE) -> None:
-        super().__init__()
-        self.members = nn.ModuleList(members)
-        self.resolutions = list(resolutions)
-        self.ballot = ballot
-
-    def forward(self, images: Tensor) -> Tensor:
-        votes = torch.stack([self.vote(member, images) for member in range(len(self.members))])
-        return votes.sum(0) if self.ballot.weights else votes.mean(0)
-
-    def vote(self, member: int, images: Tensor) -> Tensor:
-        """One member's part of the sum."""
-        return self.ballot.vote(self.members[member](resize(images, self.resolutions[member])), member)
-
-
-@dataclass(frozen=True, slots=True)
-class Description:
-    """What one must know to use exported networks: archs of a space, its classes, and how pixels are scaled."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description(Document):
+    """What one must know to use an exported network: archs of a space, its classes, and how pixels are scaled."""
 
     space: str
     classes: int
-    archs: tuple[Arch, ...]
-    scale: Scale
-    input_resolution: int  # side of the images that go in, in pixels: an ensemble's members shrink them to their own
-    ballot: Ballot = ALIKE  # of an ensemble
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "space": self.space,
-            "classes": self.classes,
-            "archs": [arch.to_json() for arch in self.archs],
-            "input": {
-                "layout": "NCHW",
-                "resolution": self.input_resolution,
-                "mean": list(self.scale.mean),  # subtracted from pixels on the 0..1 scale,
-                "std": list(self.scale.std),  # which are then divided by this
-            },
-            "output": "logits" if len(self.archs) == 1 else "probabilities",
-            "ballot": asdict(self.ballot),
-        }
+    archs: tuple[Arch, ...]  # one, or those of an ensemble's members
+    input: Input
+    output: str
 
     @classmethod
-    def from_json(cls, doc: dict[str, Any]) -> Description:
-        mean, std = doc["input"]["mean"], doc["input"]["std"]
-        archs = tuple(Arch.from_json(arch) for arch in doc["archs"])
-        scale, resolution = Scale(tuple(mean), tuple(std)), doc["input"]["resolution"]
-        ballot: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in doc["ballot"].items()
-        }
-        return cls(doc["space"], doc["classes"], archs, scale, resolution, Ballot(**ballot))
+    def of(cls, space: str, classes: int, arch: Arch, scale: Scale, resolution: int) -> Description:
+        """Of one sub-network of a space; resolution: of the images that go in, in pixels."""
+        return cls(space=space, classes=classes, archs=(arch,), input=Input.of(scale, resolution), output="logits")
+
+    @property
+    def scale(self) -> Scale:
+        """Scales uint8 images as the network was trained on them."""
+        return Scale(self.input.mean, self.input.std)
+
+    @property
+    def input_resolution(self) -> int:
+        """The side of the images that go in, in pixels."""
+        return self.input.resolution
 
 
 def to_safetensors(network: nn.Module, description: Description) -> bytes:
@@ -122,21 +76,43 @@ def to_safetensors(network: nn.Module, description: Description) -> bytes:
 
 
 def from_safetensors(path: str) -> tuple[nn.Module, Description]:
-    """The network that `to_safetensors` wrote, in evaluation mode; any other file is an `ArchError`."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            description = Description.from_json(json.loads(file.metadata()[_META]))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ArchError(f"{path}: is no exported network ({error}); `ofa export` makes them") from None
-    space = get_space(description.space).at([arch.resolution for arch in description.archs])
-    blank = Supernet(space, description.classes, torch.Generator().manual_seed(0))
-    members = [extract(blank, arch) for arch in description.archs]
-    network = members[0] if len(members) == 1 else Vote(
-        members, [arch.resolution for arch in description.archs], description.ballot
-    )  # fmt: skip
+    """The network that `to_safetensors` wrote, in evaluation mode; any other file is an `ArchError`.
+
+    Files of ensembles are read by `ensemble.network.from_safetensors`.
+    """
+    doc, tensors = file_of(path)
+    if isinstance(doc, dict) and "combination" in doc:
+        raise ArchError(f"{path}: is an ensemble; read it with `ensemble.network.from_safetensors`")
+    description = described(Description, doc, path)
+    [network] = extracted(description)
     network.load_state_dict(tensors)
     return network.eval(), description
+
+
+def file_of(path: str) -> tuple[Any, dict[str, Tensor]]:
+    """The description (as JSON) and the tensors in a file of `to_safetensors`; any other file is an `ArchError`."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        return json.loads(metadata.get(_META, "")), tensors
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise ArchError(f"{path}: is no exported network ({error}); `ofa export` makes them") from None
+
+
+def described(kind: type[D], doc: Any, path: str) -> D:
+    """The description in `doc`; anything else is an `ArchError`."""
+    try:
+        return kind.from_json(doc, path)
+    except DocumentError as error:
+        raise ArchError(f"{error}; this is no exported network: `ofa export` makes them") from None
+
+
+def extracted(description: Description) -> list[PlainNet]:
+    """The described networks, without their weights."""
+    space = get_space(description.space).at([arch.resolution for arch in description.archs])
+    blank = Supernet(space, description.classes, torch.Generator().manual_seed(0))
+    return [extract(blank, arch) for arch in description.archs]
 
 
 def to_program(network: nn.Module, resolution: int) -> torch.export.ExportedProgram:

@@ -18,7 +18,7 @@ from pictures import content, write_folders
 
 from bench.watch import watched
 from cluster.store import open_store
-from ofa.export import from_safetensors
+from ensemble.network import from_safetensors
 from ofa.spaces import get_space
 
 ROOT = Path(__file__).parent.parent

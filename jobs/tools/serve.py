@@ -23,7 +23,9 @@ from torch import nn
 from cluster.progress import Reporter
 from cluster.runtime.serving import Answer, RequestError, served
 from cluster.runtime.session import session
-from ofa.export import Description, Vote, from_safetensors
+from ensemble.network import EnsembleNetwork, from_safetensors
+from ensemble.rule import RULES
+from ofa.export import Description
 from ofa.images import resize
 
 RUNS = 30  # of one image, after warming up
@@ -40,8 +42,10 @@ class Latency:
 
     @property
     def modelled(self) -> dict[str, float]:
-        """What the costs of ensembles suppose: members side by side take the longest's time, in turn the sum."""
-        return {"max": max(self.members_ms), "sum": sum(self.members_ms)}
+        """The latency by each cost rule: `max` of members that run side by side, `sum` of members in turn."""
+        members_ms = np.array(self.members_ms)
+        everyone = np.ones((1, len(members_ms)), dtype=bool)
+        return {name: float(rule.costs(everyone, members_ms)[0]) for name, rule in RULES.items()}
 
 
 def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
@@ -74,8 +78,8 @@ def member_of(path: str, index: int) -> Answer:
 def vote_of(network: nn.Module, description: Description, index: int, images_N3SS: np.ndarray) -> np.ndarray:
     """Votes [N, C] of one member for uint8 images."""
     x = resize(description.scale(torch.from_numpy(images_N3SS.copy())), description.input_resolution)
-    vote = network.vote(index, x) if isinstance(network, Vote) else network(x).softmax(1)
-    return vote.numpy()
+    votes = network.votes(index, x) if isinstance(network, EnsembleNetwork) else network(x).softmax(1)
+    return votes.numpy()
 
 
 def images_of(doc: Any) -> np.ndarray:

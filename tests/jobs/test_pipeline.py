@@ -11,11 +11,11 @@ import torch
 from helpers import TINY, Running, kill, ofa, run_id
 
 from cluster.progress import Reporter
+from ensemble.network import from_safetensors
 from jobs.config import load
 from jobs.images.dataset import load as load_data
 from ofa.arch import Arch
 from ofa.cost import cost
-from ofa.export import from_safetensors
 from ofa.images import resize
 from ofa.spaces import get_space
 

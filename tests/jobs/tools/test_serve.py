@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cluster.runtime.serving import RequestError
+from ensemble.network import Combination, EnsembleDescription, EnsembleNetwork, from_safetensors
 from jobs.tools.serve import application, images_of, latency
-from ofa.export import Ballot, Description, Vote, from_safetensors, to_safetensors
+from ofa.export import to_safetensors
 from ofa.extract import extract
 from ofa.images import Scale, resize
 from ofa.norms import calibrate
@@ -27,9 +28,10 @@ def exported(tmp_path):
     archs = [SPACE.smallest(), SPACE.largest()]
     batches = [torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(2))]
     members = [extract(net, a, calibrate(net, a, [resize(x, a.resolution) for x in batches])) for a in archs]
-    ballot = Ballot(keep=3, weights=(0.4, 0.6))
-    vote = Vote(members, [arch.resolution for arch in archs], ballot).eval()
-    description = Description("digits", 10, tuple(archs), Scale((0.3,) * 3, (0.4,) * 3), SPACE.resolutions[-1], ballot)
+    combination = Combination(keep=3, weights=(0.4, 0.6))
+    vote = EnsembleNetwork(members, [arch.resolution for arch in archs], combination).eval()
+    scale, side = Scale((0.3,) * 3, (0.4,) * 3), SPACE.resolutions[-1]
+    description = EnsembleDescription.of_members("digits", 10, archs, scale, side, combination)
     path = tmp_path / "ensemble.safetensors"
     path.write_bytes(to_safetensors(vote, description))
     return str(path)

@@ -1,0 +1,112 @@
+"""Ensembles of extracted networks as one torch module that answers as the ensemble was scored, and as a file.
+
+Shape letters in this file: N images, C classes, S side in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ensemble.vote import VOTES
+from ofa.arch import Arch, ArchError
+from ofa.documents import Document
+from ofa.export import Description, Input, described, extracted, file_of
+from ofa.extract import PlainNet
+from ofa.images import Scale, resize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination(Document):
+    """How members are combined: the same as the table that the ensemble was scored on.
+
+    vote: a name in `VOTES`. keep: classes kept of a member's prediction, its likeliest; 0 keeps all. weights: of the
+    members' votes; () is all alike. temperatures: of the members; () is 1 for all.
+    """
+
+    vote: str = "soft"
+    keep: int = 0
+    weights: tuple[float, ...] = ()
+    temperatures: tuple[float, ...] = ()
+
+    def votes(self, logits_NC: Tensor, member: int) -> Tensor:
+        """What the logits of a member add to the sum over all members: [N, C]."""
+        probs, vote = logits_NC.softmax(1), VOTES[self.vote]
+        if self.keep:
+            kept = probs.topk(self.keep, dim=1)
+            probs = torch.zeros_like(probs).scatter(1, kept.indices, kept.values)
+        if self.temperatures and not vote.ordinal:  # the classes that were not kept are one more class together
+            rest = (1 - probs.sum(1, keepdim=True)).clamp_min(0)
+            power = 1 / self.temperatures[member]
+            probs = probs**power / ((probs**power).sum(1, keepdim=True) + rest**power)
+        votes = vote.of_network(probs)
+        return votes * self.weights[member] if self.weights else votes
+
+
+SOFT = Combination()
+
+
+class EnsembleNetwork(nn.Module):
+    """Several networks as one: images at one size in, the mean (with weights the sum) of the members' votes out.
+
+    The answer is the argmax. Every member sees the images at its own resolution. Members are branches of one graph,
+    which may run in parallel.
+    """
+
+    def __init__(self, members: Sequence[PlainNet], resolutions: Sequence[int], combination: Combination = SOFT) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.resolutions = list(resolutions)
+        self.combination = combination
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The combined votes [N, C] for images [N, 3, S, S]."""
+        votes = torch.stack([self.votes(member, images) for member in range(len(self.members))])
+        return votes.sum(0) if self.combination.weights else votes.mean(0)
+
+    def votes(self, member: int, images: Tensor) -> Tensor:
+        """One member's part of the sum: [N, C]."""
+        logits = self.members[member](resize(images, self.resolutions[member]))
+        return self.combination.votes(logits, member)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnsembleDescription(Description):
+    """What one must know to use an exported ensemble."""
+
+    combination: Combination
+
+    @classmethod
+    def of_members(
+        cls, space: str, classes: int, archs: Sequence[Arch], scale: Scale, resolution: int, combination: Combination
+    ) -> EnsembleDescription:
+        """Of an ensemble of these sub-networks of a space; resolution: of the images that go in, in pixels."""
+        taken = Input.of(scale, resolution)
+        return cls(
+            space=space, classes=classes, archs=tuple(archs), input=taken, output="probabilities", combination=combination
+        )
+
+
+def from_safetensors(path: str) -> tuple[nn.Module, Description]:
+    """The network or ensemble in a file of `ofa.export.to_safetensors`, in evaluation mode; else an `ArchError`."""
+    doc, tensors = file_of(path)
+    if not _is_ensemble(doc):
+        network: nn.Module
+        description = described(Description, doc, path)
+        [network] = extracted(description)
+    else:
+        description = described(EnsembleDescription, doc, path)
+        if (vote := description.combination.vote) not in VOTES:
+            raise ArchError(f"{path}: its members vote by {vote!r}; there are {', '.join(VOTES)}")
+        resolutions = [arch.resolution for arch in description.archs]
+        network = EnsembleNetwork(extracted(description), resolutions, description.combination)
+    network.load_state_dict(tensors)
+    return network.eval(), description
+
+
+def _is_ensemble(doc: Any) -> bool:
+    return isinstance(doc, dict) and "combination" in doc

@@ -1,0 +1,129 @@
+"""Ensembles of extracted networks: what they answer, their files, and that they answer as they were scored."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from ensemble.network import Combination, EnsembleDescription, EnsembleNetwork, from_safetensors
+from ensemble.score import SubsetScorer
+from ensemble.table import Table
+from ensemble.vote import VOTES, Vote, Voting
+from ofa import export
+from ofa.arch import ArchError
+from ofa.export import Description, onnx_difference, pt2_difference, to_onnx, to_program, to_pt2, to_safetensors
+from ofa.extract import extract
+from ofa.images import Scale, resize
+from ofa.norms import calibrate
+from ofa.spaces import get_space
+from ofa.supernet import Supernet
+
+SPACE = get_space("digits")
+ARCHS = [SPACE.smallest(), SPACE.uniform(28, 2, 5, 2), SPACE.largest()]
+RESOLUTIONS = [arch.resolution for arch in ARCHS]
+SCALE = Scale((0.3, 0.3, 0.3), (0.4, 0.4, 0.4))
+
+
+class Squared(Vote):
+    """Votes are squares of probabilities; only this file has it."""
+
+    def of_table(self, table):
+        return Table(table.classes_MNK, table.probs_MNK**2, table.labels_N, table.cost_M)
+
+    def of_network(self, probs_NC):
+        return probs_NC**2
+
+
+@pytest.fixture
+def squared(monkeypatch):
+    monkeypatch.setitem(VOTES, "squared", Squared())
+
+
+def images(count=5):
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(scope="module")
+def members():
+    net = Supernet(SPACE, 10, torch.Generator().manual_seed(0)).eval()
+    return [extract(net, arch, calibrate(net, arch, [resize(images(64), arch.resolution)])) for arch in ARCHS]
+
+
+def test_soft_voting_is_the_mean_of_the_members_probabilities(members):
+    ensemble = EnsembleNetwork(members, RESOLUTIONS)
+    wanted = sum(m(resize(images(), side)).softmax(1) for m, side in zip(members, RESOLUTIONS, strict=True)) / 3
+    torch.testing.assert_close(ensemble(images()), wanted)
+
+
+def test_a_truncated_vote_counts_only_the_likeliest_classes(members):
+    probs = EnsembleNetwork(members[:1], [24], Combination(keep=2))(images())
+    assert ((probs > 0).sum(1) == 2).all()
+    torch.testing.assert_close(probs.max(1).values, members[0](resize(images(), 24)).softmax(1).max(1).values)
+
+
+def ensemble_file(path, members, combination):
+    description = EnsembleDescription.of_members("digits", 10, ARCHS, SCALE, 32, combination)
+    network = EnsembleNetwork(members, RESOLUTIONS, combination).eval()
+    path.write_bytes(to_safetensors(network, description))
+    return network, description
+
+
+def test_a_file_brings_the_same_ensemble_back(members, tmp_path):
+    combination = Combination(vote="weighted", keep=3, weights=(0.2, 0.3, 0.5), temperatures=(1.0, 2.0, 0.5))
+    network, description = ensemble_file(tmp_path / "e.safetensors", members, combination)
+    loaded, read = from_safetensors(str(tmp_path / "e.safetensors"))
+    assert read == description
+    with torch.no_grad():
+        assert torch.equal(loaded(images()), network(images()))
+    with pytest.raises(ArchError, match=r"is an ensemble; read it with `ensemble.network.from_safetensors`"):
+        export.from_safetensors(str(tmp_path / "e.safetensors"))
+
+
+def test_a_file_of_one_network_is_read_too(members, tmp_path):
+    description = Description.of("digits", 10, ARCHS[1], SCALE, 28)
+    (tmp_path / "n.safetensors").write_bytes(to_safetensors(members[1], description))
+    loaded, read = from_safetensors(str(tmp_path / "n.safetensors"))
+    assert read == description
+    with torch.no_grad():
+        assert torch.equal(loaded(images()), members[1](images()))
+
+
+def test_a_file_with_an_unknown_vote_is_one_line(members, tmp_path):
+    ensemble_file(tmp_path / "e.safetensors", members, Combination())
+    _, description = ensemble_file(tmp_path / "e.safetensors", members, Combination())
+    loud = dataclasses.replace(description, combination=Combination(vote="loud"))
+    (tmp_path / "e.safetensors").write_bytes(to_safetensors(EnsembleNetwork(members, RESOLUTIONS), loud))
+    with pytest.raises(ArchError, match=r"e.safetensors: its members vote by 'loud'; there are soft, hard, weighted"):
+        from_safetensors(str(tmp_path / "e.safetensors"))
+
+
+@pytest.mark.usefixtures("squared")
+@pytest.mark.parametrize("combination", [Combination(keep=3), Combination(vote="hard"), Combination(vote="squared")],
+                         ids=["kept", "hard", "a new vote"])  # fmt: skip
+def test_onnx_and_torch_export_give_what_torch_gives(members, combination):
+    network = EnsembleNetwork(members[:2], RESOLUTIONS[:2], combination).eval()
+    program = to_program(network, 32)
+    assert onnx_difference(to_onnx(program), network, images()) < 1e-5
+    assert pt2_difference(to_pt2(program), network, images()) < 1e-5
+    with torch.no_grad():
+        assert network(images()).abs().max() > 0.01  # the agreement is about something
+
+
+@pytest.mark.usefixtures("squared")
+@pytest.mark.parametrize("combination", [
+    Combination(), Combination(vote="hard"), Combination(vote="hard", keep=3, temperatures=(0.6, 2.0, 1.3)),
+    Combination(vote="weighted", weights=(0.5, 0.2, 0.3)), Combination(keep=4),
+    Combination(keep=4, temperatures=(0.6, 2.0, 1.3)), Combination(vote="squared", keep=4),
+], ids=str)  # fmt: skip
+def test_an_ensemble_answers_as_it_was_scored(combination):
+    """Also after it was written and read: the table's definition of the vote against the network's."""
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(0, 2, (3, 80, 10)).astype(np.float32))
+    answers = sum(combination.votes(member, index) for index, member in enumerate(logits)).argmax(1).numpy()
+
+    probs, kept = logits.softmax(2).sort(dim=2, descending=True, stable=True)
+    k = combination.keep or 10
+    table = Table(kept[:, :, :k].numpy(), probs[:, :, :k].numpy(), answers, np.ones(3))
+    scorer = SubsetScorer.of(Voting(combination.vote, combination.temperatures).of_table(table))
+    assert scorer.correct_weighted(np.array([combination.weights or (1, 1, 1)])).tolist() == [80]
