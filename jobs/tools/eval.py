@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ensemble.honest import interval
+from ensemble.intervals import interval
 from jobs.evaluators import trained_evaluator
 from jobs.job import Job
 from ofa.arch import Arch
