@@ -112,9 +112,9 @@ def mark(item: pytest.Item) -> None:
     for name in names:
         if name in FIXTURES:
             item.add_marker(FIXTURES[name])
-    shared = [name for name in SHARED if name in names]
-    if shared and item.get_closest_marker("xdist_group") is None:
-        item.add_marker(pytest.mark.xdist_group(shared[0]))
+    if item.get_closest_marker("xdist_group") is None:
+        group = next((name for name in SHARED if name in names), item.location[0])  # a file's tests share what it makes once
+        item.add_marker(pytest.mark.xdist_group(group))
     group = item.get_closest_marker("xdist_group")
     if group is not None and item.config.getoption("loadgroup", False) and not hasattr(item, "_nodeid"):
         # pytest-xdist 3.8 adds a test's group to `_nodeid`, which pytest 9.2 no longer has: its groups would do nothing
