@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +13,7 @@ from rich.table import Table
 
 from cluster.errors import InputError
 from cluster.progress import Reporter
+from jobs import config as configs
 from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job
 from jobs.pipeline import STEPS, result, run_steps, wanted_steps
 from ofa.spaces import get_space
@@ -102,6 +105,27 @@ def measure_command(
         table=latency_table,
         **{name: getattr(found, name) for name in type(found).__slots__},
     )
+
+
+@app.command("cite")
+def cite_command(
+    config: ConfigPath,
+    sets: Sets = [],  # noqa: B006
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="BibTeX entries instead of lines of text")] = False,
+    as_json: Json = False,
+) -> None:
+    """The papers behind what a config uses: space, training, search, predictors, ensembles."""
+    from jobs.tools.cite import PAPERS, cited
+
+    for key, cited_for in cited(configs.load(config, sets)).items():
+        paper = PAPERS[key]
+        if as_json:
+            facts = {"key": key, **asdict(paper), "url": paper.url, "cited_for": cited_for, "bibtex": paper.bibtex(key)}
+            print(json.dumps(facts))
+        elif bibtex:
+            print(paper.bibtex(key))
+        else:
+            print(f"{paper.text()}\n  for {', '.join(cited_for)}")
 
 
 def print_result(found: dict[str, Any], asked: str) -> None:

@@ -1,6 +1,6 @@
 """Search with a predictor in the loop: learn from what was measured, search the prediction, measure the best, again.
 
-What LINAS does (DyNAS-T, arXiv:2205.12005), with these differences: genes without effect are no features; costs
+What LINAS does (DyNAS-T, arXiv:2205.10358), with these differences: genes without effect are no features; costs
 that are exact are counted, not learned; a Gaussian process gives the uncertainty; and a batch is picked for the
 hypervolume that it adds together, from archs that are not measured yet, instead of taken from an inner population.
 Shape letters in this file: B archs, G genes, M objectives, N measured archs.
