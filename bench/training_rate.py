@@ -29,6 +29,7 @@ from jobs.config import Experiment, load
 from jobs.images.dataset import Dataset
 from jobs.images.dataset import load as load_data
 from jobs.images.source import open_source
+from jobs.images.stored import StoredImages
 from jobs.images.streaming import read_piece
 from jobs.train import plan_of
 from ofa.images import torch_generator
@@ -111,6 +112,7 @@ def inputs(config: Experiment, rounds: int) -> dict[str, float]:
     torch.set_num_threads(1)
     data = load_data(config, Reporter("plain"))
     stored = open_source(config.data.source).train
+    assert isinstance(stored, StoredImages), config.data.source
     group = np.concatenate(stored.groups()[:4])
     read = partial(read_piece, stored, config.data, config.search_space.resolutions[-1], "bench")
     times: dict[str, list[float]] = {"augmented in memory": [], "read, decoded and cropped while streaming": []}

@@ -57,7 +57,7 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET) -> Trained:
     Checkpoints(job.run, at).latest()  # a damaged checkpoint is an error here, not on every worker
     setting = job.config.train
     backend = BACKENDS[setting.backend]
-    if backend.needs_ray or job.data.shelf is not None:  # a shelf is read by Ray Data
+    if backend.needs_ray or job.data.stored is not None:  # a stored training split is read by Ray Data
         job.need_ray()
     total = sum(phase.epochs for phase in plan.phases) * steps_per_epoch(job.data.sizes["train"], plan.batch)
     place = Place(job.run.store.url, job.run.id, job.run.code, at, job.run.attempt, setting.checkpoint_s)

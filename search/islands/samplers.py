@@ -94,7 +94,7 @@ def survival(name: str, population: int, objectives: int) -> Select:
     those are the trials that the returned function gets.
     """
 
-    class Pooled(SAMPLERS[name]):  # type: ignore[misc]
+    class Pooled(SAMPLERS[name]):  # type: ignore[misc, valid-type]
         pool: list[FrozenTrial]
 
         def get_population(self, study: Study, generation: int) -> list[FrozenTrial]:
