@@ -1,7 +1,7 @@
-"""Config files: TOML into frozen dataclasses and back, with every default written out.
+"""Reads config files: TOML to frozen dataclasses, and back with every default written out.
 
-Settings are what the dataclasses say, nothing else; a mistake is one line that names the file, the section,
-what was found and what may stand there.
+The fields of the dataclasses are the only settings; an error is one line with the file, the section, what was found and
+what is allowed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def one_of(module: str, dictionary: str) -> AfterValidator:
 
 
 def load(path: str, kind: type[T], overrides: Sequence[str] = ()) -> T:
-    """The config at `path` with `section.key=value` overrides applied; a `ConfigError` says what is wrong with it."""
+    """The config at `path` with `section.key=value` overrides applied; a `ConfigError` if it cannot be used."""
     try:
         doc = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -59,7 +59,7 @@ def load(path: str, kind: type[T], overrides: Sequence[str] = ()) -> T:
 
 
 def parse(doc: Mapping[str, Any], kind: type[T], where: str, overrides: Sequence[str] = ()) -> T:
-    """`doc` as the dataclass `kind`; errors name `where` it comes from, or which of the overrides is wrong."""
+    """`doc` as the dataclass `kind`; a `ConfigError` names `where` it comes from, or the override that is wrong."""
     try:
         return TypeAdapter(kind).validate_python(doc)
     except ValidationError as error:
@@ -69,7 +69,7 @@ def parse(doc: Mapping[str, Any], kind: type[T], where: str, overrides: Sequence
 
 
 def dump(config: Any) -> str:
-    """The config as TOML, every setting written."""
+    """The config as TOML, with every setting."""
     return tomli_w.dumps(asdict(config))
 
 

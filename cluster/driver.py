@@ -1,7 +1,7 @@
-"""The driver of a run on a cluster: which attempt it is, and its words kept in the store.
+"""The driver of a run on a cluster: claims the number of its attempt, and uploads its log to the store.
 
-Pods and their logs vanish with the cluster. So the driver itself uploads what it says, every some seconds and in the
-end, without the values of secrets; and it notes how it ended, which is what `ofa status` has once the cluster is gone.
+Pods and their logs are deleted with the cluster. So the driver itself uploads its output every `UPLOAD_S` seconds and at the
+end, without the values of secrets, and records its exit code, which `ofa status` shows once the cluster is gone.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from cluster.kube.rayjob import secrets
 from cluster.store import Store, open_store
 from cluster.texts import json_lines
 
-UPLOAD_S = 10.0
-MOST = 8 * 2**20  # characters that are kept: of a longer log the end
+UPLOAD_S = 10.0  # seconds between uploads
+LOG_CHARACTERS = 8 * 2**20  # at most; of a longer log the end is kept
 
 
 class Tee(io.TextIOBase):
-    """Writes to a stream and keeps a copy, in which values of secrets are stars."""
+    """A text stream that writes to another one and to an uploaded log."""
 
-    def __init__(self, stream: TextIO, kept: Kept) -> None:
-        self.stream, self.kept = stream, kept
+    def __init__(self, stream: TextIO, log: UploadedLog) -> None:
+        self.stream, self.log = stream, log
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -48,23 +48,27 @@ class Tee(io.TextIOBase):
         self.stream.flush()
 
     def write(self, text: str) -> int:
-        self.kept.add(text)
+        self.log.add(text)
         return self.stream.write(text)
 
 
-class Kept:
-    """A log in memory that goes to the store."""
+class UploadedLog:
+    """A log in memory that is uploaded as one object; values of secrets are replaced by stars.
+
+    key: of the object. hidden: the values.
+    """
 
     def __init__(self, store: Store, key: str, hidden: list[str]) -> None:
         self.store, self.key, self.hidden = store, key, hidden
         self.text, self.uploaded, self.lock = "", "", threading.Lock()
 
     def add(self, text: str) -> None:
+        """Appends text; any thread may call it."""
         with self.lock:
-            self.text = (self.text + text)[-MOST:]
+            self.text = (self.text + text)[-LOG_CHARACTERS:]
 
     def upload(self) -> None:
-        """What came since the last time goes to the store, as one object of everything."""
+        """Writes the whole log to the store, if it has changed since the last upload."""
         with self.lock:
             text = self.text
         for value in self.hidden:
@@ -76,44 +80,45 @@ class Kept:
 
 @contextmanager
 def attempt_at(store_url: str, run_id: str) -> Iterator[int]:
-    """The number of this attempt at the run; inside, what is printed also goes to the run's `logs/`."""
+    """Claims and yields the number of this attempt at the run; inside, output is also uploaded to the run's `logs/`."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # how Ray and KubeRay stop a job
     store = open_store(store_url)
     began = {"began": now(), "host": socket.gethostname(), "submission": os.environ.get("RAY_JOB_SUBMISSION_ID", "")}
     attempt = claim_attempt(store, run_id, **began)
-    # this log is the attempt's own: also one that was superseded may say so
-    kept = Kept(store, f"{run_id}/{driver_log(attempt)}", list(secrets(os.environ).values()))
+    # the log belongs to this attempt, so it is written even if a later attempt has begun
+    log = UploadedLog(store, f"{run_id}/{driver_log(attempt)}", list(secrets(os.environ).values()))
     ended = threading.Event()
-    uploader = threading.Thread(target=_upload, args=(kept, ended), daemon=True)
+    uploader = threading.Thread(target=_upload, args=(log, ended), daemon=True)
     uploader.start()
     code = 1
     try:
-        with redirect_stdout(Tee(sys.stdout, kept)), redirect_stderr(Tee(sys.stderr, kept)):
+        with redirect_stdout(Tee(sys.stdout, log)), redirect_stderr(Tee(sys.stderr, log)):
             yield attempt
         code = 0
     except BaseException as error:
         code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
-        kept.add(f"ofa: {'stopped' if code == 130 else str(error) or type(error).__name__}\n")
+        log.add(f"ofa: {'stopped' if code == 130 else str(error) or type(error).__name__}\n")
         raise
     finally:
         ended.set()
         uploader.join(timeout=30)
-        kept.upload()
+        log.upload()
         record = {"attempt": attempt, **began, "ended": now(), "exit": code}
         store.write(f"{run_id}/{attempt_record(attempt)}", json_lines(record).encode())
 
 
 def now() -> str:
+    """The time in ISO 8601, UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _upload(kept: Kept, ended: threading.Event) -> None:
-    said = 0.0
+def _upload(log: UploadedLog, ended: threading.Event) -> None:
+    reported = 0.0
     while not ended.wait(UPLOAD_S):
         try:
-            kept.upload()
-        except (InputError, StepError) as error:  # the store is away; the run itself says so when it needs it
-            if time.monotonic() - said > 300:
-                said = time.monotonic()
-                kept.add(f"ofa: the log could not be uploaded: {error}\n")
+            log.upload()
+        except (InputError, StepError) as error:  # the run itself fails when it needs the store
+            if time.monotonic() - reported > 300:
+                reported = time.monotonic()
+                log.add(f"ofa: the log could not be uploaded: {error}\n")

@@ -1,4 +1,4 @@
-"""What a user sees while something long runs: one live line on a terminal, plain timed lines without one, or JSON."""
+"""Progress messages: one live line on a terminal, plain timed lines otherwise, or JSON lines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Style = Literal["live", "plain", "json"]
 
 
 class Reporter:
-    """Says what happens, in one of three styles; people read stderr, machines read JSON lines on stdout."""
+    """Writes messages and progress in one of three styles: live and plain to stderr, JSON lines to stdout.
+
+    every_s: seconds between progress lines, except in the live style.
+    """
 
     def __init__(self, style: Style | None = None, every_s: float = 10.0) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -26,21 +29,21 @@ class Reporter:
         self.started = time.monotonic()
 
     def say(self, text: str, **facts: object) -> None:
-        """One line; in JSON an event of its `facts`."""
+        """Writes one line; in the JSON style an event with the text and `facts`."""
         if self.style == "json":
             self.event(facts.pop("event", "message"), text=text, **facts)
         else:
             self.console.print(f"{self._clock()}  {text}", markup=False)
 
     def event(self, event: object, **facts: object) -> None:
-        """One JSON line; nothing in the other styles."""
+        """Writes one JSON line; in the other styles nothing."""
         if self.style == "json":
             sys.stdout.write(json.dumps({"event": event, **facts}, default=str) + "\n")
             sys.stdout.flush()
 
     @contextmanager
     def track(self, step: str, total: int, unit: str) -> Iterator[Tracker]:
-        """Follows `total` units of work (0: as many as it takes) and shows rate, time left and the best so far."""
+        """Yields a tracker of `total` units of work (0: unknown), which shows the rate, the time left and a note."""
         tracker = Tracker(self, step, total, unit)
         if self.style != "live":
             yield tracker
@@ -62,19 +65,19 @@ class Tracker:
         self.done = 0
         self.note = ""
         self.start = self.shown = time.monotonic()
-        self.before = 0  # done by an earlier process, which says nothing of this one's rate
+        self.before = 0  # completed by an earlier process: not part of this one's rate
 
     def resumed(self, done: int) -> None:
-        """Work that an earlier process had finished; the clock for this one's rate starts now."""
+        """Sets the number of units that an earlier process completed; the rate is measured from now on."""
         self.done = self.before = done
         self.start = self.shown = time.monotonic()
 
     def advance(self, units: int = 1, note: str | None = None) -> None:
-        """`units` more are done; `note` is the best so far, or another word on how it goes."""
+        """Adds completed units; `note`, such as the best value so far, replaces the previous one."""
         self.at(self.done + units, note)
 
     def at(self, done: int, note: str | None = None) -> None:
-        """`done` in all."""
+        """Sets the number of completed units."""
         self.done = done
         self.note = self.note if note is None else note
         now = time.monotonic()
@@ -89,17 +92,18 @@ class Tracker:
 
     @property
     def per_s(self) -> float | None:
-        """Units a second in this process, or None before the first."""
+        """Units per second in this process; None before the first."""
         elapsed = time.monotonic() - self.start
         return round((self.done - self.before) / elapsed, 3) if self.done > self.before and elapsed > 0 else None
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds left at this rate."""
+        """Estimated seconds left at this rate; None if it or the total is unknown."""
         return round((self.total - self.done) / self.per_s, 1) if self.per_s and self.total else None
 
     def line(self) -> Text:
+        """The step, completed units, rate, time left and note in one line."""
         rate = f"{self.per_s:.3g} {self.unit}/s" if self.per_s else "starting"
         left = "" if self.eta_s is None or self.done >= self.total else f", {self.eta_s:.0f} s left"
-        of_all = f"/{self.total}" if self.total else ""  # 0: nobody knows how many
+        of_all = f"/{self.total}" if self.total else ""  # 0: unknown
         return Text(f"{self.step}: {self.done}{of_all} {self.unit}, {rate}{left}{', ' if self.note else ''}{self.note}")

@@ -64,7 +64,7 @@ def evaluators(job: Job) -> Pool:
 
 def rescale(job: Job) -> None:
     """Resizes the pool to the number of evaluators that `ofa scale` requested, if it did."""
-    wanted, pool = job.scale.asked().evaluators, evaluators(job)
+    wanted, pool = job.scale.overrides().evaluators, evaluators(job)
     if wanted is not None and wanted != pool.workers:
         pool.resize(wanted)
 

@@ -62,7 +62,7 @@ class Job:
 
     @cached_property
     def scale(self) -> Scale:
-        """What somebody asks of the run while it is under way."""
+        """Overrides of settings of the running search."""
         return Scale(self.run)
 
     _connected: bool = field(default=False, init=False)

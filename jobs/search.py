@@ -60,10 +60,10 @@ def search(job: Job) -> None:
     job.need_ray()
 
     def budget() -> int:
-        tracker.total = job.scale.asked().evaluations or config.search.evaluations
+        tracker.total = job.scale.overrides().evaluations or config.search.evaluations
         return tracker.total
 
-    wanted = job.scale.asked().evaluations or config.search.evaluations
+    wanted = job.scale.overrides().evaluations or config.search.evaluations
     with job.reporter.track("search", wanted, "evaluations") as tracker:
         resumed = len(known) - len(before)
         tracker.resumed(min(resumed, wanted))

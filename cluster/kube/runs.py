@@ -289,10 +289,10 @@ def cancel(api: Api, job: Doc, *, now: bool = False) -> str:
 
 
 def ray_token() -> str | None:
-    """Ray's authentication token of this user, from where Ray's own commands read it."""
-    if "RAY_AUTH_TOKEN" in os.environ:
+    """Ray's token of this user, from where Ray's own commands read it; None if there is none. Empty variables are unset."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
         return os.environ["RAY_AUTH_TOKEN"]
-    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 

@@ -1,4 +1,4 @@
-"""A pool of Ray actors that share large arrays and each do one thing at a time; and single actors that keep a state."""
+"""A pool of Ray actors that share large arrays, and single Ray actors with a state of their own."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from cluster.errors import StepError
 
-ATTEMPTS = 4  # of one task; each lost one took its actor with it
-AHEAD = 2  # tasks that an actor has at once: it works on one and finds the next without waiting for us
+ATTEMPTS = 4  # of one task whose actor dies
+TASKS_PER_ACTOR = 2  # it works on one; the next is queued at the actor, so that it does not wait for the driver
 
 Build = Callable[[Mapping[str, np.ndarray]], Any]
 
 
 class _Actor:
-    """Builds its worker once, then calls it."""
+    """The Ray actor: builds its worker once, then calls its methods."""
 
     def __init__(self, build: Build, arrays: Mapping[str, np.ndarray]) -> None:
         self.worker = build(arrays)
 
     def ready(self) -> None:
-        """Answers once the worker is built."""
+        """Returns once the worker is built."""
 
     def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         return getattr(self.worker, method)(*arguments)
 
 
 @dataclass(eq=False)
-class _Place:
-    """An actor and the tasks that it has."""
+class _Member:
+    """An actor of a pool, and the tickets of the tasks that it was given."""
 
     actor: Any
     ready: bool = False
-    leaving: bool = False  # gets no more tasks, and goes when it has none
+    leaving: bool = False  # gets no more tasks, and is ended when it has none
     tickets: set[int] = field(default_factory=set)
 
 
@@ -46,42 +46,42 @@ class Pool:
     """`workers` actors, each made by `build(arrays)`; one that dies is replaced and its tasks run again.
 
     The arrays go into the object store once; on every node all actors read the same copy, which is read-only.
-    An actor gets tasks once it is built, so one that the cluster has no place for yet holds nothing up.
+    An actor gets tasks once it is built, so one that the cluster has no CPU for yet does not delay the others.
     """
 
     def __init__(self, build: Build, arrays: Mapping[str, np.ndarray], workers: int) -> None:
         self.build = build
         self.arrays = ray.put(dict(arrays))
-        self.places: list[_Place] = []
+        self.members: list[_Member] = []
         self.lost: Counter[int | None] = Counter()  # by ticket; None are actors that died before they were ready
         self._tasks: dict[int, tuple[str, Any]] = {}
         self._waiting: deque[int] = deque()
-        self._running: dict[Any, tuple[_Place, int | None]] = {}
+        self._running: dict[Any, tuple[_Member, int | None]] = {}
         self._tickets = 0
         self.resize(workers)
 
     @property
     def workers(self) -> int:
-        """How many there are and shall be, ready or not."""
-        return sum(not place.leaving for place in self.places)
+        """Number of actors that stay, built or not."""
+        return sum(not member.leaving for member in self.members)
 
     @property
     def free(self) -> int:
-        """How many more tasks would find an actor at once; while all are being built, as many as the first will take."""
-        room = sum(AHEAD - len(place.tickets) for place in self._open()) if self._open() else AHEAD
-        return room - len(self._waiting)
+        """Number of further tasks that an actor would take at once; while none is built, as many as one takes."""
+        taken = [len(member.tickets) for member in self._available()] or [0]
+        return sum(TASKS_PER_ACTOR - count for count in taken) - len(self._waiting)
 
     def resize(self, workers: int) -> None:
-        """Adds actors, or lets some go once they have done what they have."""
+        """Starts actors, or ends some once they have finished their tasks, so that `workers` stay."""
         for _ in range(workers - self.workers):
             self._start()
-        staying = [place for place in self.places if not place.leaving]
-        for place in sorted(staying, key=lambda p: (p.ready, len(p.tickets)))[: len(staying) - workers]:
-            place.leaving = True
-            self._dismiss(place)
+        staying = [member for member in self.members if not member.leaving]
+        for member in sorted(staying, key=lambda m: (m.ready, len(m.tickets)))[: len(staying) - workers]:
+            member.leaving = True
+            self._end_if_idle(member)
 
     def submit(self, method: str, argument: Any) -> int:
-        """Has some actor do worker.method(argument), sooner or later; its ticket comes back with the answer."""
+        """Queues worker.method(argument) for any actor; returns the ticket that `finished` returns with the result."""
         ticket, self._tickets = self._tickets, self._tickets + 1
         self._tasks[ticket] = (method, argument)
         self._waiting.append(ticket)
@@ -89,136 +89,141 @@ class Pool:
         return ticket
 
     def finished(self, timeout_s: float | None = None) -> list[tuple[int, Any]]:
-        """Tickets and answers of what was finished, at least one; none if nothing is under way or time is up."""
-        answers: list[tuple[int, Any]] = []
-        while self._tasks and not answers:
+        """(ticket, result) of the tasks that finished since the last call.
+
+        Waits for at least one, at most `timeout_s` seconds; [] if no task is pending or the time is up. Raises what a task
+        raised, and a `StepError` for a task that lost its actor `ATTEMPTS` times.
+        """
+        results: list[tuple[int, Any]] = []
+        while self._tasks and not results:
             ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
             if not ready:
                 break
             ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
             for reference in ready:
                 if reference in self._running:  # else its actor's death was noticed by another task
-                    answers += self._take(reference)
+                    results += self._take(reference)
             self._feed()
-        return answers
+        return results
 
     def wait_until_built(self) -> None:
-        """Until all actors are there and idle; only for who has submitted nothing."""
+        """Returns once all actors are built; no task may be pending."""
         assert not self._tasks
         while self._running:
             ready, _ = ray.wait(list(self._running))
             self._take(ready[0])
 
     def map(self, method: str, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """(index, worker.method(argument)) of every argument, as they finish."""
+        """(index, worker.method(argument)) of every argument, as they finish; raises as `finished` does."""
         index = {self.submit(method, argument): i for i, argument in enumerate(arguments)}
         try:
             while index:
                 for ticket, answer in self.finished():
                     yield index.pop(ticket), answer
         finally:
-            for ticket in index:  # somebody stopped listening: what has not begun never will
+            for ticket in index:  # the caller stopped early: tasks that have not begun are dropped
                 if ticket in self._waiting:
                     self._waiting.remove(ticket)
                     del self._tasks[ticket]
 
     def close(self) -> None:
-        for place in self.places:
-            ray.kill(place.actor)
-        self.places, self._running = [], {}
+        """Ends all actors at once."""
+        for member in self.members:
+            ray.kill(member.actor)
+        self.members, self._running = [], {}
 
     def _start(self) -> None:
         actor: Any = ray.remote(num_cpus=1)(_Actor)
-        place = _Place(actor.remote(self.build, self.arrays))
-        self.places.append(place)
-        self._running[place.actor.ready.remote()] = (place, None)
+        member = _Member(actor.remote(self.build, self.arrays))
+        self.members.append(member)
+        self._running[member.actor.ready.remote()] = (member, None)
 
-    def _open(self) -> list[_Place]:
-        return [place for place in self.places if place.ready and not place.leaving]
+    def _available(self) -> list[_Member]:
+        return [member for member in self.members if member.ready and not member.leaving]
 
     def _feed(self) -> None:
-        """Gives waiting tasks to the actors that have least."""
+        """Sends waiting tasks to the actors with the fewest tasks."""
         while self._waiting:
-            place = min(self._open(), key=lambda p: len(p.tickets), default=None)
-            if place is None or len(place.tickets) >= AHEAD:
+            member = min(self._available(), key=lambda m: len(m.tickets), default=None)
+            if member is None or len(member.tickets) >= TASKS_PER_ACTOR:
                 return
             ticket = self._waiting.popleft()
             method, argument = self._tasks[ticket]
-            place.tickets.add(ticket)
-            self._running[place.actor.call.remote(method, (argument,))] = (place, ticket)
+            member.tickets.add(ticket)
+            self._running[member.actor.call.remote(method, (argument,))] = (member, ticket)
 
     def _take(self, reference: Any) -> list[tuple[int, Any]]:
-        """What came of a task: its answer, or nothing if its actor died, who is then replaced."""
-        place, ticket = self._running.pop(reference)
+        """A finished task's ticket and result; [] if an actor was built, or if it died and is replaced."""
+        member, ticket = self._running.pop(reference)
         try:
             answer = ray.get(reference)
         except (ActorDiedError, ActorUnavailableError) as error:
-            self._lose(place, ticket, error)
+            self._lose(member, ticket, error)
             return []
         except RayTaskError as error:
-            self._forget(place, ticket)
+            self._forget(member, ticket)
             raise error.as_instanceof_cause() from None
         if ticket is None:
-            place.ready = True
+            member.ready = True
             self.lost[None] = 0
-            self._dismiss(place)
+            self._end_if_idle(member)
             return []
-        self._forget(place, ticket)
-        self._dismiss(place)
+        self._forget(member, ticket)
+        self._end_if_idle(member)
         return [(ticket, answer)]
 
-    def _forget(self, place: _Place, ticket: int | None) -> None:
+    def _forget(self, member: _Member, ticket: int | None) -> None:
         if ticket is not None:
-            place.tickets.discard(ticket)
+            member.tickets.discard(ticket)
             del self._tasks[ticket]
 
-    def _lose(self, place: _Place, ticket: int | None, error: Exception) -> None:
-        """Puts a dead actor's tasks first in the queue, and another in its place.
+    def _lose(self, member: _Member, ticket: int | None, error: Exception) -> None:
+        """Puts a dead actor's tasks first in the queue, and starts another actor.
 
-        Only the task that it was at counts the loss; Ray runs an actor's tasks in their order, so that is the oldest.
+        The loss is counted for the task that was running: Ray runs an actor's tasks in order, so that is the oldest.
         """
-        self.places.remove(place)
-        self._running = {ref: (p, t) for ref, (p, t) in self._running.items() if p is not place}
-        tickets = sorted(place.tickets)
-        guilty = tickets[0] if tickets else None
-        self.lost[guilty] += 1
+        self.members.remove(member)
+        self._running = {ref: (m, t) for ref, (m, t) in self._running.items() if m is not member}
+        tickets = sorted(member.tickets)
+        failed = tickets[0] if tickets else None
+        self.lost[failed] += 1
         self._waiting.extendleft(reversed(tickets))
-        if not place.leaving:
+        if not member.leaving:
             self._start()
-        if self.lost[guilty] == ATTEMPTS:
+        if self.lost[failed] == ATTEMPTS:
             reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-            what = "starting an evaluator" if guilty is None else self._tasks[guilty][0]
-            where = "" if guilty is None else f" at {self._tasks[guilty][1]}"
-            if guilty is not None:
-                self._waiting.remove(guilty)
-                del self._tasks[guilty]
+            what = "starting an evaluator" if failed is None else self._tasks[failed][0]
+            where = "" if failed is None else f" at {self._tasks[failed][1]}"
+            if failed is not None:
+                self._waiting.remove(failed)
+                del self._tasks[failed]
             raise StepError(
                 f"{what} lost its process {ATTEMPTS} times{where} ({reason}); if memory ran out, use fewer ray.evaluators"
             ) from None
 
-    def _dismiss(self, place: _Place) -> None:
-        """Ends an actor that is to leave and has nothing left to do."""
-        if place.leaving and not place.tickets and place in self.places:
-            self.places.remove(place)
-            self._running = {ref: (p, t) for ref, (p, t) in self._running.items() if p is not place}
-            ray.kill(place.actor)
+    def _end_if_idle(self, member: _Member) -> None:
+        """Ends an actor that is leaving and has no task left."""
+        if member.leaving and not member.tickets and member in self.members:
+            self.members.remove(member)
+            self._running = {ref: (m, t) for ref, (m, t) in self._running.items() if m is not member}
+            ray.kill(member.actor)
 
 
 class Lost(Exception):
-    """The actor died, and with it what it knew; there is a new one that knows nothing."""
+    """The actor died with its state; a new one was started from its initial state."""
 
 
 class Remote:
-    """One actor that keeps what `build()` makes, and does one call at a time while we go on."""
+    """One actor that holds the object made by `build()`; one asynchronous call of a method at a time."""
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self.build = build
-        self.reference: Any = None  # to what the call under way returns
+        self.reference: Any = None  # of the call that was started, until its answer is taken
         self._start()
 
     @property
     def busy(self) -> bool:
-        """Whether a call was made whose answer was not taken yet."""
+        """Whether a call was started whose answer was not taken yet."""
         return self.reference is not None
 
     def call(self, method: str, *arguments: Any) -> None:
@@ -243,6 +248,7 @@ class Remote:
             raise error.as_instanceof_cause() from None
 
     def close(self) -> None:
+        """Ends the actor at once."""
         ray.kill(self.actor)
 
     def _start(self) -> None:

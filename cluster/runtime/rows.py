@@ -1,4 +1,4 @@
-"""Data larger than memory: pieces of it read and worked on by Ray Data tasks, ahead of whoever consumes them."""
+"""Streams data that does not fit into memory: Ray Data tasks read and process pieces of it ahead of the consumer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Columns = dict[str, np.ndarray]
 
 
 def stream(pieces: Sequence[Any], read: Callable[[Any], Columns], rows: int, readers: int) -> Iterator[Columns]:
-    """The rows that `read` makes of `pieces`, in their order, `rows` at a time; what is left in the end is dropped.
+    """Batches of `rows` rows, of what `read` returns for each of `pieces` in order; an incomplete last batch is dropped.
 
-    `read` runs in Ray tasks, `readers` at once, while the consumer works. columns: arrays of equal length.
+    read: makes columns, arrays of equal length by name; it runs in at most `readers` Ray tasks at once.
     """
     context = ray.data.DataContext.get_current()
     context.execution_options.preserve_order = True

@@ -1,4 +1,4 @@
-"""An application on Ray Serve whose parts answer side by side: one deployment for each, and one that asks them all."""
+"""Serves an ensemble with Ray Serve: one deployment for each member, and one that sums their predictions."""
 
 from __future__ import annotations
 
@@ -18,38 +18,39 @@ class RequestError(ValueError):
     """A client's request that cannot be answered; the message is sent back with status 400."""
 
 
-Answer = Callable[[np.ndarray], np.ndarray]
+Predict = Callable[[np.ndarray], np.ndarray]  # images [N, ...] to votes [N, C]
 
 
-class _Part:
-    """Builds what answers once, in a process of its own."""
+class _Member:
+    """The deployment of one member: builds its function once, in a process of its own."""
 
-    def __init__(self, build: Callable[[], Answer]) -> None:
-        self.answer = build()
+    def __init__(self, build: Callable[[], Predict]) -> None:
+        self.predict = build()
 
-    def __call__(self, question: np.ndarray) -> np.ndarray:
-        return self.answer(question)
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        return self.predict(images)
 
 
-class _All:
-    """Asks every part at once and adds up what they say; over HTTP the question is JSON."""
+class _Ensemble:
+    """The deployment that calls all members concurrently and adds up their predictions; over HTTP an input is JSON."""
 
-    def __init__(self, parts: list[Any], read: Callable[[Any], np.ndarray]) -> None:
-        self.parts, self.read = parts, read
+    def __init__(self, members: list[Any], read: Callable[[Any], np.ndarray]) -> None:
+        self.members, self.read = members, read
 
-    async def ask(self, question: np.ndarray) -> np.ndarray:
-        answers = await asyncio.gather(*(part.remote(question) for part in self.parts))
-        return np.sum(answers, axis=0)
+    async def predict(self, images: np.ndarray) -> np.ndarray:
+        """The sum of the members' votes [N, C]."""
+        votes = await asyncio.gather(*(member.remote(images) for member in self.members))
+        return np.sum(votes, axis=0)
 
     async def __call__(self, request: Any) -> Any:
         from starlette.responses import JSONResponse
 
         try:
-            question = self.read(await _json(request))
+            images = self.read(await _json(request))
         except RequestError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
-        answer = await self.ask(question)
-        return JSONResponse({"classes": answer.argmax(axis=1).tolist(), "votes": answer.tolist()})
+        votes = await self.predict(images)
+        return JSONResponse({"classes": votes.argmax(axis=1).tolist(), "votes": votes.tolist()})
 
 
 async def _json(request: Any) -> Any:
@@ -61,22 +62,23 @@ async def _json(request: Any) -> Any:
 
 @contextmanager
 def served(
-    builders: Sequence[Callable[[], Answer]], read: Callable[[Any], np.ndarray], *, port: int, name: str
-) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """The parts as an application of this name at `http://127.0.0.1:port/name`, and a function that asks it.
+    builders: Sequence[Callable[[], Predict]], read: Callable[[Any], np.ndarray], *, port: int, name: str
+) -> Iterator[Predict]:
+    """Serves the members as an application at `http://127.0.0.1:port/name`; yields a function that calls it.
 
-    `read` makes a question of what a client sends; a `RequestError` is the client's fault. Needs a session with Ray.
+    builders: make the members' predict functions. read: makes the input array of a client's JSON; its `RequestError` is
+    returned to the client as an error 400. Needs a session with Ray; an `InputError` if it has fewer CPUs than members.
     """
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     deployment: Any = serve.deployment  # its types are those of its use as a decorator
-    one = deployment(_Part, ray_actor_options={"num_cpus": 1})
-    parts = [one.options(name=f"member-{index}").bind(build) for index, build in enumerate(builders)]
-    gather = deployment(_All, name="ensemble", ray_actor_options={"num_cpus": 0}).bind(parts, read)
+    one = deployment(_Member, ray_actor_options={"num_cpus": 1})
+    members = [one.options(name=f"member-{index}").bind(build) for index, build in enumerate(builders)]
+    gather = deployment(_Ensemble, name="ensemble", ray_actor_options={"num_cpus": 0}).bind(members, read)
     there = int(ray.cluster_resources().get("CPU", 0))
     if there < len(builders):
         raise InputError(f"the cluster has {there} CPUs, an ensemble of {len(builders)} members needs one each; add nodes")
     handle: Any = serve.run(gather, name=name, route_prefix=f"/{name}")
     try:
-        yield lambda question: handle.ask.remote(question).result()
+        yield lambda images: handle.predict.remote(images).result()
     finally:
         serve.shutdown()

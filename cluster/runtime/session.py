@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: one of our own on this machine, or one that we are told to join."""
+"""Connects to Ray: starts a cluster on this machine, or joins an existing one."""
 
 from __future__ import annotations
 
@@ -16,54 +16,60 @@ import ray
 from cluster.errors import InputError
 
 LOCAL = "local"
+RAY_SETTINGS = {  # environment variables of Ray that are set unless the user sets them; empty counts as unset
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default, 2, makes a short training twice as long
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise workers' lines are printed twice
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default of later versions; unset, Ray warns
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a busy machine a process starts in 5 to 20 s
+}
 
 
 @contextmanager
 def session(address: str, cpus: int, shared_bytes: int, *, grows: bool = False) -> Iterator[None]:
-    """Connects to Ray at `address`, where `cpus` must be there, and leaves it in the end.
+    """Connects to Ray at `address`, and disconnects at the end; an `InputError` if it cannot, or has fewer than `cpus` CPUs.
 
-    shared_bytes: of arrays that go into the object store; one that is started here has room for them.
-    grows: what is not there now, an autoscaler will bring.
+    shared_bytes: size of the arrays that go into the object store; a cluster started here has room for them.
+    grows: an autoscaler adds nodes, so fewer CPUs are accepted now.
 
-    `local` starts a cluster that lives and dies with this process; anything else is joined as it is (`auto`,
-    host:port). RAY_ADDRESS, which `ray job submit` sets, overrides `local`.
+    `local` starts a cluster that ends with this process; any other address is joined (`auto`, host:port). RAY_ADDRESS,
+    which `ray job submit` sets, overrides `local`; empty, it counts as unset, as in Ray itself.
     """
-    if address == LOCAL:
-        address = os.environ.get("RAY_ADDRESS", LOCAL)
-    # A controller that looks every half second instead of every two makes a short training twice as fast.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # otherwise workers' lines come twice
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the default of later versions; unset, Ray warns
-    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # on a busy machine a process starts in 5 to 20 s
+    setting = "ray.address"
+    if address == LOCAL and os.environ.get("RAY_ADDRESS"):
+        address, setting = os.environ["RAY_ADDRESS"], "RAY_ADDRESS"
+    for name, value in RAY_SETTINGS.items():
+        os.environ[name] = os.environ.get(name) or value
     init = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
     try:
         if address == LOCAL:
-            # As many CPUs as asked for even on a smaller machine: everything then runs, only slower.
+            # as many CPUs as required even on a smaller machine, where everything then runs slower
             count = max(cpus, os.cpu_count() or 1)
-            room = 512 * 2**20 + 2 * shared_bytes  # training and evaluators each put them there
+            room = 512 * 2**20 + 2 * shared_bytes  # training and evaluators each store them
             init(address=LOCAL, num_cpus=count, include_dashboard=False, object_store_memory=room)
         else:
-            _knock(address)
+            _check_reachable(address)
             init(address=address)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"ray.address is {address!r}: cannot connect: {reason}; start that cluster, or use 'local'"
-        ) from None
+        advice = "check that HOME can be written" if address == LOCAL else "start that cluster, or use 'local'"
+        if setting == "RAY_ADDRESS":
+            advice = "start that cluster, or unset RAY_ADDRESS"
+        raise InputError(f"{setting} is {address!r}: cannot connect: {reason}; {advice}") from None
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own prints a stack; ours ends as Ctrl-C does
+        # Ray's handler prints a stack; this one ends as Ctrl-C does
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         there = int(ray.cluster_resources().get("CPU", 0))
         if there < cpus and not grows:
-            raise InputError(f"ray.address is {address!r}: the cluster has {there} CPUs, this run needs {cpus}; lower "
+            raise InputError(f"{setting} is {address!r}: the cluster has {there} CPUs, this run needs {cpus}; lower "
                              "train.workers and ray.evaluators, or add nodes")  # fmt: skip
         yield
     finally:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """OSError if nobody listens at host:port, at once; Ray itself would try for minutes."""
+def _check_reachable(address: str) -> None:
+    """Raises an OSError if no process listens at host:port; Ray itself retries for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()

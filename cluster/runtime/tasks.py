@@ -1,4 +1,4 @@
-"""Functions as Ray tasks."""
+"""Runs functions as Ray tasks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ R = TypeVar("R")
 
 
 def ray_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`function` of every item, each in a Ray task, results in order; a task whose worker dies runs again.
+    """`function(item)` of every item, each in a Ray task, results in order; a task is retried if its process dies.
 
     The tasks claim no CPU, for short work between long-lived actors.
     """

@@ -176,7 +176,7 @@ def scale(
         if group == "search":
             evaluators = scaled.cpus
     if evaluators or evaluations:
-        asked = scaling.ask(there, evaluators=evaluators, evaluations=evaluations)
+        asked = scaling.override(there, evaluators=evaluators, evaluations=evaluations)
         found |= {"evaluators": asked.evaluators, "evaluations": asked.evaluations}
     return found
 

@@ -1,11 +1,10 @@
-"""More or fewer workers, or another budget, for a run that is under way.
+"""Changes the number of workers or the evaluation budget of a running search.
 
     ofa scale RUN --group search --min 2 --max 8
     ofa scale RUN --evaluations 1000
 
-The first changes the group in the run's RayCluster and asks its search for as many evaluators as then find a CPU; the
-second is the search's budget. What is asked of the search stands in the run, in `partial/scale.json`, which it reads again
-every few seconds.
+The first changes the group in the run's RayCluster and sets the search's evaluators to the CPUs that it then has; the second
+sets the search's budget. Both are written to the run's `partial/scale.json`, which the search reads every few seconds.
 """
 
 from __future__ import annotations
@@ -21,49 +20,50 @@ from jobs import files
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What overrides `ray.evaluators` and `search.evaluations`; None does not."""
+class Overrides:
+    """Values that replace `ray.evaluators` and `search.evaluations`; None keeps the setting."""
 
     evaluators: int | None = None
     evaluations: int | None = None
 
 
 class Scale:
-    """What is asked of a run, read from its store now and then."""
+    """The overrides of a run, read from its store at most every `interval_s` seconds."""
 
-    look_s = 3.0  # between looks
+    interval_s = 3.0
 
     def __init__(self, run: Run) -> None:
-        self.run, self.looked, self.found = run, -self.look_s, Asked()
+        self.run, self.read_at, self.latest = run, -self.interval_s, Overrides()
 
-    def asked(self) -> Asked:
-        if time.monotonic() - self.looked >= self.look_s:
-            self.looked, self.found = time.monotonic(), read(self.run)
-        return self.found
+    def overrides(self) -> Overrides:
+        """The latest overrides that were read."""
+        if time.monotonic() - self.read_at >= self.interval_s:
+            self.read_at, self.latest = time.monotonic(), read(self.run)
+        return self.latest
 
 
-def read(run: Run) -> Asked:
-    """What is asked of a run now."""
+def read(run: Run) -> Overrides:
+    """The overrides of a run now; an `InputError` if `partial/scale.json` cannot be used."""
     try:
         doc = json.loads(run.raw(files.SCALE))
     except MissingObject:
-        return Asked()
+        return Overrides()
     except ValueError:
         doc = None
-    names = Asked.__dataclass_fields__
+    names = Overrides.__dataclass_fields__
     if not isinstance(doc, dict) or not all(
         key in names and (value is None or (type(value) is int and value >= 1)) for key, value in doc.items()
     ):
         raise InputError(
             f'{run.url}/{files.SCALE}: is not like {{"evaluators": 8, "evaluations": 500}}; write that, or delete it'
         )
-    return Asked(**doc)
+    return Overrides(**doc)
 
 
-def ask(run: Run, *, evaluators: int | None = None, evaluations: int | None = None) -> Asked:
-    """Asks a run's search for that many evaluators, or evaluations; what is not given stays."""
+def override(run: Run, *, evaluators: int | None = None, evaluations: int | None = None) -> Overrides:
+    """Sets the number of evaluators or evaluations of a run's search; what is not given stays. Returns all overrides."""
     before = read(run)
-    after = Asked(evaluators or before.evaluators, evaluations or before.evaluations)
+    after = Overrides(evaluators or before.evaluators, evaluations or before.evaluations)
     doc = {key: value for key, value in asdict(after).items() if value is not None}
     run.store.write(f"{run.id}/{files.SCALE}", json.dumps(doc).encode())
     return after

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from cluster.progress import Reporter
-from cluster.runtime.serving import Answer, RequestError, served
+from cluster.runtime.serving import Predict, RequestError, served
 from cluster.runtime.session import session
 from ensemble.network import EnsembleNetwork, from_safetensors
 from ensemble.rule import RULES
@@ -67,7 +67,7 @@ def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
     reporter.say("serve: stopped", event="stopped")
 
 
-def member_of(path: str, index: int) -> Answer:
+def member_of(path: str, index: int) -> Predict:
     """What one deployment holds: the vote of one member."""
     torch.set_num_threads(1)
     network, description = from_safetensors(path)
@@ -104,7 +104,7 @@ def application(path: str, port: int, name: str = "ensemble") -> Any:
     return served(builders, images_of, port=port, name=name)
 
 
-def latency(path: str, ask: Answer) -> Latency:
+def latency(path: str, ask: Predict) -> Latency:
     """Times an application against its members in this process."""
     network, description = from_safetensors(path)
     side = description.input_resolution

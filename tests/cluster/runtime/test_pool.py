@@ -109,7 +109,7 @@ def test_workers_are_added_and_leave_while_the_pool_works(pool):
     work(lambda: len(pids) == 4)
     pool.resize(1)
     assert pool.workers == 1
-    work(lambda: len(pool.places) == 1)
+    work(lambda: len(pool.members) == 1)
     pids.clear()
     work(lambda: len(found) > 20)
     while len(found) < submitted:

@@ -5,7 +5,7 @@ import pytest
 from cluster.errors import InputError
 from cluster.run import Run
 from jobs import files
-from jobs.operate.scale import Asked, Scale, ask, read
+from jobs.operate.scale import Overrides, Scale, override, read
 
 
 @pytest.fixture
@@ -14,20 +14,20 @@ def run(tmp_path):
 
 
 def test_what_is_asked_is_read_and_what_is_not_asked_again_stays(run):
-    assert read(run) == Asked()
-    assert ask(run, evaluators=8) == read(run) == Asked(evaluators=8)
-    assert ask(run, evaluations=500) == read(run) == Asked(8, 500)
-    assert ask(run, evaluators=2) == Asked(2, 500)
+    assert read(run) == Overrides()
+    assert override(run, evaluators=8) == read(run) == Overrides(evaluators=8)
+    assert override(run, evaluations=500) == read(run) == Overrides(8, 500)
+    assert override(run, evaluators=2) == Overrides(2, 500)
     assert list(run.problems()) == ["no step has finished"]
 
 
 def test_a_run_looks_only_now_and_then(run):
     scale = Scale(run)
-    assert scale.asked() == Asked()
-    ask(run, evaluators=3)
-    assert scale.asked() == Asked()
-    scale.looked -= scale.look_s
-    assert scale.asked() == Asked(evaluators=3)
+    assert scale.overrides() == Overrides()
+    override(run, evaluators=3)
+    assert scale.overrides() == Overrides()
+    scale.read_at -= scale.interval_s
+    assert scale.overrides() == Overrides(evaluators=3)
 
 
 @pytest.mark.parametrize(

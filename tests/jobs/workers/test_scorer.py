@@ -24,7 +24,7 @@ def test_actors_count_as_one_process_does_even_if_one_is_killed_midway(ray_clust
         assert pooled.correct(masks).tolist() == alone.correct(masks).tolist()
         answers = pooled.pool.map("correct_changed", [(shard, masks[:40]) for shard in range(pooled.shards)])
         counts = [next(answers)[1]]
-        ray.kill(pooled.pool.places[0].actor)
+        ray.kill(pooled.pool.members[0].actor)
         counts += [answer for _, answer in answers]
         assert np.array_equal(np.sum(counts, axis=0), alone.correct_changed(masks[:40]))
         weights = masks[:50] * 0.3
