@@ -10,7 +10,18 @@ import math
 import random
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+
+TURNED = {  # what makes an image of each EXIF orientation upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+LONGEST = 64  # of the sides' ratio: of a longer image the middle is taken first, so that resizing it needs no gigabytes
 
 
 class CorruptImage(Exception):
@@ -26,20 +37,37 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
         with Image.open(io.BytesIO(data)) as stored:
             stored.load()
             mode = stored.mode
-            upright = ImageOps.exif_transpose(stored)
+            upright = _upright(stored)
     except UnidentifiedImageError:
         raise CorruptImage("no known image format") from None
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise CorruptImage(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__) from None
-    if mode.startswith("I;16"):
-        upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+    if mode.startswith("I"):  # I;16, or I for 16-bit PGM
+        upright = Image.fromarray((np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8))
+    if mode == "P":
+        upright.info.pop("transparency", None)  # it is dropped anyway; Pillow warns otherwise
     return (upright if upright.mode == "RGB" else upright.convert("RGB")), mode
+
+
+def _upright(stored: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; as it is if it has none that can be read."""
+    try:
+        orientation = stored.getexif().get(0x0112)
+        turn = TURNED.get(orientation) if isinstance(orientation, int) else None
+    except Exception:  # Pillow raises many kinds for the damaged metadata that some cameras and editors write
+        turn = None
+    return stored.copy() if turn is None else stored.transpose(turn)
 
 
 def centre(image: Image.Image, side: int, crop: float = 1.0) -> np.ndarray:
     """The middle of an image: the shorter side resized to side / crop, then the central square, uint8 [3, S, S]."""
     short = max(side, math.ceil(side / crop))
     width, height = image.size
+    if max(width, height) > LONGEST * min(width, height):
+        middle = 4 * min(width, height)
+        left, top = max(0, (width - middle) // 2), max(0, (height - middle) // 2)
+        image = image.crop((left, top, min(width, left + middle), min(height, top + middle)))
+        width, height = image.size
     scale = short / min(width, height)
     if scale != 1:
         size = (max(side, round(width * scale)), max(side, round(height * scale)))

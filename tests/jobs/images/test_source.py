@@ -2,12 +2,15 @@
 
 import io
 import random
+import resource
+import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from pictures import content, encoded, loaded, picture, spoilt, write_folders, write_parquet
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cluster.errors import InputError
 from cluster.store import open_store
@@ -173,6 +176,56 @@ def test_a_photo_is_turned_upright():
     file = io.BytesIO()
     image.save(file, "PNG", exif=exif)
     assert decode(file.getvalue())[0].size == (20, 30)
+
+
+def test_sixteen_bit_pgm_is_grey_and_not_white():
+    deep = np.arange(0, 65536, 64, dtype=np.uint16)
+    found, _ = decode(b"P5\n32 32\n65535\n" + deep.astype(">u2").tobytes())
+    assert np.array_equal(np.asarray(found)[:, :, 0], deep.reshape(32, 32) >> 8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_turns_it(orientation):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    image.save(file, "PNG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(file.getvalue())))
+    assert np.array_equal(np.asarray(decode(file.getvalue())[0]), np.asarray(expected))
+
+
+def test_an_image_with_damaged_metadata_is_decoded_all_the_same():
+    """A date of type double, on which Pillow's own transposition ends with an AttributeError."""
+    entries = (
+        struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0) + struct.pack("<HHII", 0x0132, 12, 1, 38) + struct.pack("<Id", 0, 1.0)
+    )
+    body = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + entries
+    jpeg = encoded(picture(1, 3), "JPEG")
+    found, _ = decode(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body + jpeg[2:])
+    assert found.size == (36, 40)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_palette_with_transparency_is_decoded_without_a_warning():
+    file = io.BytesIO()
+    picture(1, 3).convert("P").save(file, "PNG", transparency=bytes([0, 255] * 10))
+    assert np.array_equal(np.asarray(decode(file.getvalue())[0]), np.asarray(picture(1, 3).convert("P").convert("RGB")))
+
+
+@pytest.mark.parametrize("size", [(1, 65000), (65000, 1)])
+def test_a_very_thin_image_needs_little_memory(size):
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (virtual_bytes() + 2**29, hard))
+    try:
+        assert centre(Image.new("RGB", size, (9, 8, 7)), 224)[:, 100, 100].tolist() == [9, 8, 7]
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def virtual_bytes():
+    """The address space of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def test_what_is_no_image_says_why():
