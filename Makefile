@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadgroup
 IN_TWO = $(PYTEST) -n 2 --dist loadgroup
 
-.PHONY: setup demo test test-unit test-all check docs bench bench-search bench-ensemble bench-gpu services
+.PHONY: setup lock demo test test-unit test-all check docs bench bench-search bench-ensemble bench-gpu services
 
 setup: .venv/installed
 
@@ -18,6 +18,16 @@ setup: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+# requirements.lock: what an image installs, with hashes. After every change of dependencies or of constraints.txt.
+lock: setup
+	@{ echo '# What an image installs: pip install --no-deps --require-hashes -r requirements.lock'; \
+	   echo '# Made by `make lock`; versions are those of constraints.txt. torch and the CUDA libraries below are the build that PyPI'; \
+	   echo '# has. Its build for CPUs is another file with other hashes under the same version, in the index of PyTorch alone:'; \
+	   echo '# k8s/Dockerfile leaves these entries out for the target cpu and takes torch by its version, unhashed.'; \
+	   $(BIN)/uv pip compile pyproject.toml -c constraints.txt --python-platform linux --python-version 3.11 --quiet \
+	     --generate-hashes --no-header --no-annotate --no-config --default-index https://pypi.org/simple; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
 
 # The whole pipeline on the embedded digits, a few minutes on two cores.
 demo: setup

@@ -9,7 +9,10 @@ import typer
 from jobs.cli.main import app
 
 ROOT = Path(__file__).parent.parent
-DOCS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", ".github/PULL_REQUEST_TEMPLATE.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 SOURCES = [
     path for folder in ("cluster", "ensemble", "jobs", "ofa", "search", "configs") for path in (ROOT / folder).rglob("*.*")
 ]

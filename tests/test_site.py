@@ -26,6 +26,7 @@ def test_every_page_of_the_docs_is_in_the_site(site):
     pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
     assert pages <= {path.relative_to(site) for path in site.rglob("*.html")}
     assert "make demo" in (site / "index.html").read_text()
+    assert "Proof of value" in (site / "contributing.html").read_text()
 
 
 def test_pages_load_nothing_from_elsewhere(site):

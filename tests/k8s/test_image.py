@@ -3,7 +3,6 @@
 import fnmatch
 import re
 import subprocess
-import sys
 import tomllib
 
 import pytest
@@ -47,21 +46,58 @@ def test_nothing_runs_as_root(target):
     assert stages()[target][1][0] == "USER 1000:100"
 
 
-@pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_what_is_installed_is_what_was_tested(target):
-    installs = [line for line in stages()[target][1] if "pip install" in line]
+def locked(text):
+    """Of every package in a lock its version and its hashes."""
+    entries = re.findall(r"^([\w.-]+)==(\S+)((?: \\\n {4}--hash=sha256:[0-9a-f]{64})+)$", text, re.M)
+    assert len(entries) == len(re.findall(r"^[^\s#]", text, re.M)), "an entry without version or hashes"
+    return {plain(name): (version, hashes.split("--hash=")[1:]) for name, version, hashes in entries}
+
+
+def plain(name):
+    """A package's name as PyPI compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+LOCK = (ROOT / "requirements.lock").read_text()
+# What only torch's build for CUDA brings: not in constraints.txt, which a machine without a GPU made.
+CUDA = re.compile(r"triton|cuda-.*|nvidia-.*")
+
+
+def test_the_lock_has_the_versions_of_the_constraints():
+    constraints = {plain(name): version for name, version in CONSTRAINTS.items()}
+    for name, (version, _) in locked(LOCK).items():
+        assert CUDA.fullmatch(name) or name == "setuptools" or constraints.get(name) == version, name  # setuptools: torch's
+
+
+def test_the_lock_has_every_dependency_of_the_project():
+    names = [plain(re.match(r"[\w.-]+", line)[0]) for line in PROJECT["project"]["dependencies"]]
+    assert len(names) > 20
+    assert set(names) <= set(locked(LOCK))
+
+
+def test_an_image_with_cuda_installs_the_lock_and_checks_its_hashes():
+    installs = [line for line in stages()["cuda"][1] if "pip install" in line]
+    assert installs[0] == "RUN pip install --no-deps --require-hashes -r requirements.lock"
     assert len(installs) == 2
-    assert "-c constraints.txt -r requirements.txt" in installs[0]
-    assert "--no-deps" in installs[1]
-    assert ("https://download.pytorch.org/whl/cpu" in installs[0]) is (target == "cpu")
-    assert "ofa --help" in installs[1]  # a wheel that cannot be imported is no image
 
 
-def test_the_requirements_are_the_projects():
-    [command] = {line.removeprefix("RUN ") for line in INSTRUCTIONS if "requirements.txt" in line and "python -c" in line}
-    command = command.removesuffix(" > requirements.txt").replace("python ", f"{sys.executable} ", 1)
-    printed = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert printed.splitlines() == PROJECT["project"]["dependencies"]
+def test_an_image_without_cuda_installs_the_same_but_torchs_build(tmp_path):
+    """Everything with its hash but torch, whose build for CPUs is in another index under the same version."""
+    [command] = [line.removeprefix("RUN ") for line in stages()["cpu"][1] if "awk" in line]
+    (tmp_path / "requirements.lock").write_text(LOCK)
+    subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True)
+    here, there = locked((tmp_path / "cpu.lock").read_text()), locked(LOCK)
+    assert here == {name: entry for name, entry in there.items() if not CUDA.fullmatch(name) and name != "torch"}
+    installs = [line.removeprefix("RUN pip install ") for line in stages()["cpu"][1] if "pip install" in line]
+    assert installs[0] == "--no-deps --require-hashes -r cpu.lock"
+    assert installs[1] == "--no-deps -c constraints.txt torch --index-url https://download.pytorch.org/whl/cpu"
+    assert len(installs) == 3
+
+
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_a_wheel_that_cannot_be_imported_is_no_image(target):
+    last = [line for line in stages()[target][1] if "pip install" in line][-1]
+    assert "--no-deps /home/ray/wheel/*.whl && ofa --help" in last
 
 
 def test_no_secret_is_built_in():
@@ -93,7 +129,8 @@ def test_a_builder_gets_the_packages_and_nothing_else():
     packages = [path.relative_to(ROOT).as_posix() for name in names for path in (ROOT / name).rglob("__init__.py")]
     assert {"cluster/kube/__init__.py", "jobs/cli/__init__.py", "ofa/spaces/__init__.py"} <= set(packages)
     assert all(sent(path) for path in packages)
-    assert all(sent(name) for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"))
+    assert all(sent(f"{name}/py.typed") for name in names)
+    assert all(sent(name) for name in ("pyproject.toml", "constraints.txt", "requirements.lock", "README.md", "LICENSE"))
     for path in (
         ".git/config",
         "store.env",
