@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -85,6 +85,16 @@ class Learner:
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},  # norms and biases
         ]
         self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=self.recipe.momentum, nesterov=True)
+
+    @torch.no_grad()
+    def sort_channels(self, trained_expands: tuple[float, ...]) -> None:
+        """`ofa.sorting.sort_channels`; the momentum of every weight is reordered like the weight."""
+        kept: list[tuple[Any, Tensor]] = [(p, state["momentum_buffer"]) for p, state in self.optimizer.state.items()]
+        for p, momentum in kept:
+            p.companions = (momentum,)
+        sort_channels(self.net, trained_expands)
+        for p, _ in kept:
+            del p.companions
 
     def step(
         self,
@@ -194,7 +204,7 @@ def _open(plan: Plan, learner: Learner, number: int) -> None:
     if not plan.keep_momentum:
         learner.reset_momentum()
     if number and _expands(plan.phases[number - 1]) != _expands(plan.phases[number]):
-        sort_channels(learner.net, _expands(plan.phases[number - 1]))
+        learner.sort_channels(_expands(plan.phases[number - 1]))
 
 
 def _expands(phase: Phase) -> tuple[float, ...]:

@@ -213,8 +213,9 @@ def descending(importance_C: Tensor, bounds: Sequence[int]) -> Tensor:
 
 
 def permute_(tensor: Tensor, order: Tensor, dim: int = 0) -> None:
-    """Reorders a tensor in place along one of its dimensions."""
-    tensor.copy_(tensor.index_select(dim, order))
+    """Reorders a tensor in place along one of its dimensions; so are the tensors in its attribute `companions`, if any."""
+    for one in (tensor, *getattr(tensor, "companions", ())):
+        one.copy_(one.index_select(dim, order))
 
 
 def permute_norm_(norm: ElasticNorm, order: Tensor) -> None:

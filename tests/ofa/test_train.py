@@ -110,6 +110,22 @@ def test_state_continues_to_the_same_weights():
     assert all(torch.equal(a, b) for a, b in zip(straight.net.parameters(), second.net.parameters(), strict=True))
 
 
+def test_momentum_is_sorted_with_its_weights():
+    """Momentum that equals the weights does so afterwards, and channels did change places."""
+    learner = Learner(network(), RECIPE, alone)
+    learner.step(*batch(), [Lesson(SPACE.largest())], 0.05)
+    before = {name: p.detach().clone() for name, p in learner.net.named_parameters()}
+    for p, state in learner.optimizer.state.items():
+        state["momentum_buffer"].copy_(p)
+    learner.sort_channels(SPACE.expands[-1:])
+    moved = 0
+    for name, p in learner.net.named_parameters():
+        assert torch.equal(learner.optimizer.state[p]["momentum_buffer"], p), name
+        assert not hasattr(p, "companions")
+        moved += not torch.equal(p, before[name])
+    assert moved > 10
+
+
 def test_a_step_draws_one_resolution_and_different_networks():
     archs = drawn(PHASE, 0)
     assert len(archs) == 3
