@@ -81,8 +81,8 @@ def main() -> None:
     rows: dict[str, dict[str, list[float]]] = {}
     for name, (settings, archs) in every.items():
         for seed in options.seeds:
-            told = [f"data.source={options.data}", f"seed={seed}", *settings]
-            found = evaluated(CONFIG, options.store, f"{name.replace(' ', '-')}-{seed}", told, archs)
+            wanted = [f"data.source={options.data}", f"seed={seed}", *settings]
+            found = evaluated(CONFIG, options.store, f"{name.replace(' ', '-')}-{seed}", wanted, archs)
             row = rows.setdefault(name, {})
             for label, key in (("smallest", smallest), ("middle", middle), ("largest", largest)):
                 if key in found:

@@ -111,8 +111,8 @@ def test_training_resumes_to_the_same_weights_with(tiny, tmp_path, settings):
     config, arrays = tiny
     first, last = config.train.phases
     teacher = "previous" if settings.pop("previous", False) else "first"
-    kernel = replace(first, name="kernel", kernels=(), epochs=1, distil=1.0, teacher=teacher)
-    phases = (replace(first, epochs=1), kernel, replace(last, epochs=1, teacher=teacher))
+    middle = replace(last, name="middle", epochs=1, distil=1.0, teacher=teacher)
+    phases = (replace(first, epochs=1), middle, replace(last, epochs=1, teacher=teacher))
     changed = replace(config, train=replace(config.train, phases=phases, **settings))
     straight = train(changed, arrays, tmp_path / "straight")
     stops = 0
@@ -213,10 +213,10 @@ def in_threads(loop, arrays, on_event, *, workers, max_failures, gpu):
         thread.join()
 
 
-def finished(backend, workers, store, monkeypatch):
+def finished(backend, workers, store, monkeypatch, need_ray=lambda job: pytest.fail("this backend needs no Ray")):
     """The record of a training in a run of its own by `ofa train`'s function, and its weights."""
     config = load(TINY, [*SHORT, f"train.backend={backend}", f"train.workers={workers}"])
-    monkeypatch.setattr(Job, "need_ray", lambda job: pytest.fail("this backend needs no Ray"))
+    monkeypatch.setattr(Job, "need_ray", need_ray)
     with opened(config, str(store), Reporter("plain"), "") as job:
         train_supernet(job)
         return job.run.done("train"), safetensors.torch.load(job.run.read(files.supernet("a")))
@@ -242,6 +242,12 @@ def test_the_local_backend_trains_in_this_process_and_leaves_its_threads_alone(t
     assert same(weights, train(config, data.arrays(), tmp_path / "loop"))
     with pytest.raises(InputError, match=r"train.backend is 'local', one process, and train.workers is 2; set"):
         finished("local", 2, tmp_path, monkeypatch)
+
+
+def test_one_worker_trains_the_same_weights_on_ray_and_in_this_process(ray_cluster, tmp_path, monkeypatch):
+    _, here = finished("local", 1, tmp_path / "here", monkeypatch)
+    _, there = finished("ray", 1, tmp_path / "there", monkeypatch, need_ray=lambda job: None)
+    assert same(here, there)
 
 
 def test_a_training_may_have_a_folder_of_its_own_in_a_run(tmp_path):

@@ -158,25 +158,25 @@ def test_the_teacher_is_the_largest_network_with_statistics_of_each_resolution()
 
 def test_distillation_adds_the_soft_cross_entropy():
     images, labels = batch()
-    said = torch.randn(16, 10, generator=torch.Generator().manual_seed(5))
-    soft = said.softmax(1)
+    taught = torch.randn(16, 10, generator=torch.Generator().manual_seed(5))
+    soft = taught.softmax(1)
     arch = SPACE.smallest()
     net = network().train()
     logits = net(images, arch)
     hard = F.cross_entropy(logits, labels, label_smoothing=0.1)
     distilled = -(soft * logits.log_softmax(1)).sum(1).mean()
-    loss = Learner(network(), RECIPE, alone).step(images, labels, [Lesson(arch, "teacher", 0.5)], 0.0, teacher=said)
+    loss = Learner(network(), RECIPE, alone).step(images, labels, [Lesson(arch, "teacher", 0.5)], 0.0, teacher=taught)
     torch.testing.assert_close(loss, (hard + 0.5 * distilled).detach())
 
 
 def test_distillation_by_logits_is_their_squared_error():
     images, labels = batch()
-    said = torch.randn(16, 10, generator=torch.Generator().manual_seed(5))
+    taught = torch.randn(16, 10, generator=torch.Generator().manual_seed(5))
     logits = network().train()(images, SPACE.smallest())
-    expected = F.cross_entropy(logits, labels, label_smoothing=0.1) + 0.5 * (logits - said).square().mean()
+    expected = F.cross_entropy(logits, labels, label_smoothing=0.1) + 0.5 * (logits - taught).square().mean()
     learner = Learner(network(), replace(RECIPE, distil_loss="mse"), alone)
     torch.testing.assert_close(
-        learner.step(images, labels, [Lesson(SPACE.smallest(), "teacher", 0.5)], 0.0, teacher=said), expected.detach()
+        learner.step(images, labels, [Lesson(SPACE.smallest(), "teacher", 0.5)], 0.0, teacher=taught), expected.detach()
     )
 
 
