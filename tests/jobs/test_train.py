@@ -3,6 +3,7 @@
 import json
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import ClassVar
 
 import helpers
@@ -260,3 +261,15 @@ def test_a_training_may_have_a_folder_of_its_own_in_a_run(tmp_path):
         assert job.run.raw(one.files[0].key) != job.run.raw(other.files[0].key)
         assert 0 <= other.smallest <= 1 and 0 <= other.largest <= 1
         assert run_training(job, replace(plan, seed=2), "adapted") == other  # finished: nothing is trained again
+
+
+def test_images_that_stream_need_ray_whatever_trains(tmp_path, monkeypatch):
+    def need_ray(job):
+        raise Stop
+
+    monkeypatch.setattr(Job, "need_ray", need_ray)
+    config = load(TINY, [*SHORT, "train.backend=local", "train.workers=1"])
+    with opened(config, str(tmp_path), Reporter("plain"), "") as job:
+        job.data = SimpleNamespace(stored=object())
+        with pytest.raises(Stop):
+            run_training(job, plan_of(config, 10))
