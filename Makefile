@@ -66,6 +66,7 @@ docs: setup
 # Every figure of docs/benchmarks.md; those on CIFAR-10 need its Parquet files: make bench DATA=DIR
 DATA ?= data/cifar10
 bench: setup
+	$(BIN)/python -m bench.start
 	$(BIN)/python -m bench.pipeline
 	$(BIN)/python -m bench.supernet_step
 	$(BIN)/python -m bench.draws
