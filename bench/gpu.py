@@ -526,8 +526,8 @@ def trained(
     started, teacher, epochs, before = time.perf_counter(), None, 0, phases[0].space
     for phase in phases:
         learner.reset_momentum()
-        if phase.space.expands != before.expands:
-            sort_channels(learner.net, before.expands)
+        if phase.space.values("expand") != before.values("expand"):
+            sort_channels(learner.net, before.values("expand"))
         before = phase.space
         for epoch in range(phase.epochs):
             epoch_start, loss, seen = time.perf_counter(), torch.zeros((), device=bench.device), 0
@@ -561,10 +561,8 @@ def trained(
 
 def reference_archs(space: Space, count: int) -> list[Arch]:
     """The smallest, a middle and the largest network at the largest resolution, and `count` random ones."""
-    side = space.resolutions[-1]
-    middle = space.uniform(
-        side, max(space.depths), space.kernels[len(space.kernels) // 2], space.expands[len(space.expands) // 2]
-    )
+    side, kernels, expands = space.resolutions[-1], space.values("kernel"), space.values("expand")
+    middle = space.uniform(side, max(space.values("depth")), kernels[len(kernels) // 2], expands[len(expands) // 2])
     rng = random.Random("progressive shrinking")  # those of bench.progressive_shrinking
     return [replace(space.smallest(), resolution=side), middle, space.largest(), *(space.sample(rng) for _ in range(count))]
 

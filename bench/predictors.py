@@ -66,8 +66,10 @@ def _dynast(genes_BG: np.ndarray, top1_B: np.ndarray, test: np.ndarray, train: n
     """Its predictor: a ridge on one-hot genes that do not know which blocks are left out (3 stands there)."""
     from sklearn.linear_model import RidgeCV
 
-    depth = genes_BG[:, GENES.depth]
-    slots = [np.eye(3)[genes_BG[:, where]] for where in (GENES.kernel, GENES.expand)]  # a canonical gene is 0, the first
+    depth = genes_BG[:, GENES.of("depth")]
+    slots = [
+        np.eye(3)[genes_BG[:, where]] for where in (GENES.of("kernel"), GENES.of("expand"))
+    ]  # a canonical gene is 0, the first
     x = np.concatenate([np.eye(3)[depth].reshape(len(depth), -1), *(part.reshape(len(depth), -1) for part in slots)], axis=1)
     model = RidgeCV(np.logspace(-3, 3, 25)).fit(x[train], top1_B[train])
     return tau(top1_B[test], model.predict(x[test]))

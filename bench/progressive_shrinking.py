@@ -33,8 +33,8 @@ def variants(path: str) -> dict[str, tuple[list[str], list[str]]]:
     one = f'train.phases=[{{name="alone",epochs={epochs},lr={lr}}}]'
     side = space.resolutions[-1]
     smallest = replace(space.smallest(), resolution=side)
-    middle = space.uniform(side, max(space.depths), space.kernels[len(space.kernels) // 2],
-                           space.expands[len(space.expands) // 2])  # fmt: skip
+    kernels, expands = space.values("kernel"), space.values("expand")
+    middle = space.uniform(side, max(space.values("depth")), kernels[len(kernels) // 2], expands[len(expands) // 2])
     rng = random.Random("progressive shrinking")
     several = [space.sample(rng) for _ in range(RANDOM_ARCHS)]
     names = [arch.key for arch in (smallest, middle, space.largest(), *several)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from cluster import config
 from cluster.config import STRICT, ConfigError, Count, one_of
@@ -30,20 +31,8 @@ CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
 
-@dataclass(frozen=True)
-class Choices:
-    """Fewer choices than the space has, or other resolutions; what is left out stays as it is."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    resolutions: tuple[int, ...] = ()  # any that the strides can take
-    depths: tuple[int, ...] = ()
-    kernels: tuple[int, ...] = ()
-    expands: tuple[float, ...] = ()
-
-    def of(self, space: Space) -> Space:
-        """`space` with these choices."""
-        resized = space.at(self.resolutions) if self.resolutions else space
-        return resized.only(depths=self.depths or None, kernels=self.kernels or None, expands=self.expands or None)
+# Values of some kinds of genes by their plurals, such as `kernels`; the space says which there are.
+Choices = dict[str, tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -75,9 +64,7 @@ class PhaseConfig:
     name: str
     epochs: Count
     lr: Positive
-    depths: tuple[int, ...] = ()
-    kernels: tuple[int, ...] = ()
-    expands: tuple[float, ...] = ()
+    choices: Choices = field(default_factory=dict)  # fewer than the run's; also as settings of the phase: kernels = [7]
     archs: tuple[str, ...] = ()  # only these sub-networks, by name
     warmup_epochs: NotNegative = 1.0
     subnets: Count = 1  # drawn a step by each worker
@@ -86,13 +73,21 @@ class PhaseConfig:
     distil: NotNegative = 0.0  # weight of the teacher's soft labels
     teacher: Literal["first", "previous"] = "first"  # the largest network as the first phase left it, or the one before
 
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, doc: Any) -> Any:
+        """Lists under other names than the settings' are choices of genes."""
+        if not isinstance(doc, dict) or not isinstance(doc.get("choices", {}), dict):
+            return doc
+        known = {setting.name for setting in fields(cls)}
+        genes = {name: values for name, values in doc.items() if name not in known and isinstance(values, list)}
+        rest = {name: value for name, value in doc.items() if name not in genes}
+        return rest | {"choices": {**doc.get("choices", {}), **genes}}
+
     def phase(self, space: Space, lr_scale: float) -> Phase:
         """This phase of `space`."""
-        smaller = space.only(
-            depths=self.depths or space.depths,
-            kernels=self.kernels or space.kernels or None,
-            expands=self.expands or space.expands,
-        )
+        others = [setting.name for setting in fields(self) if setting.name != "choices"]
+        smaller = narrowed(space, self.choices, f"train.phases: {self.name!r}", others)
         draw: Draw = Sandwich(self.subnets) if self.sandwich else Uniform(self.subnets, self.largest)
         if self.archs:
             draw = Given(tuple(smaller.checked(Arch.from_key(name)) for name in self.archs))
@@ -215,7 +210,7 @@ class Experiment:
     name: str = "run"
     space: str = "digits"
     seed: int = 1
-    choices: Choices = field(default_factory=Choices)
+    choices: Choices = field(default_factory=dict)
     data: Data = field(default_factory=Data)
     measure: Measure = field(default_factory=Measure)
     fit: Fit = field(default_factory=Fit)
@@ -237,12 +232,28 @@ class Experiment:
 
     @cached_property
     def search_space(self) -> Space:
-        return self.choices.of(get_space(self.space))
+        space = get_space(self.space)
+        resolutions = self.choices.get("resolutions", ())
+        if (fraction := next((side for side in resolutions if side != int(side)), None)) is not None:
+            raise ConfigError(f"choices.resolutions has {fraction:g}; use whole numbers of pixels")
+        resized = space.at([int(side) for side in resolutions]) if resolutions else space
+        return narrowed(resized, {name: v for name, v in self.choices.items() if name != "resolutions"}, "choices")
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
         lr_scale = self.train.batch / self.train.lr_batch if self.train.lr_batch else 1.0
         return tuple(phase.phase(self.search_space, lr_scale) for phase in self.train.phases)
+
+
+def narrowed(space: Space, choices: Choices, where: str, settings: Sequence[str] = ()) -> Space:
+    """`space` with these choices; a kind of gene that it does not have is a `ConfigError` that lists what may be set.
+
+    where: the section, for the error. settings: what may be set there beside choices.
+    """
+    unknown = next((name for name in choices if name not in space.choice_names), None)
+    if unknown is not None:
+        raise ConfigError(f"{where}: no setting {unknown!r}; here you may set {', '.join([*settings, *space.choice_names])}")
+    return space.only(**{name: values or None for name, values in choices.items()})
 
 
 def load(path: str, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:

@@ -3,69 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, fields
 from typing import Any
 
-BOTTLENECK_SLOTS = (4, 4, 6, 4)  # of ResNet-50D's stages; two of each may be left out
-FIELDS = ("depth", "kernel", "expand", "width")
+from ofa.layout import FORESTS, Forest, Slot, forest
+from ofa.layout import ArchError as ArchError
 
-
-class ArchError(ValueError):
-    """Something that does not describe a sub-network; the message is one line for the user."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """A place for a block: it is used by archs whose depth entry `entry` is at least `least`."""
-
-    stage: int
-    position: int  # within the stage
-    entry: int
-    least: int
-
-    @property
-    def name(self) -> str:
-        """Of the block there, in graphs and weights."""
-        return f"stage{self.stage}_block{self.position}"
-
-
-@cache
-def slots(depths: int, blocks: int, *, kernels: bool) -> tuple[Slot, ...]:
-    """The slots of archs with so many depth entries and blocks, in their order.
-
-    Archs with kernels have a depth entry a stage, which counts its blocks; all stages have the same number of
-    slots but the last, which has what remains (ProxylessNAS: 4, 4, 4, 4, 4, 1). Archs without are ResNet-50D's: the
-    first depth entry is the stem's, the others count what a stage has beyond its fixed blocks.
-    """
-    if not kernels:
-        if (depths, blocks) != (len(BOTTLENECK_SLOTS) + 1, sum(BOTTLENECK_SLOTS)):
-            raise ArchError(
-                f"arch: depth has {depths} entries and expand {blocks} slots; without kernels it is a ResNet-50D's, "
-                f"which has {len(BOTTLENECK_SLOTS) + 1} and {sum(BOTTLENECK_SLOTS)}"
-            )
-        return tuple(
-            Slot(stage, i, entry=stage + 1, least=i - (count - 2) + 1)
-            for stage, count in enumerate(BOTTLENECK_SLOTS)
-            for i in range(count)
-        )
-    most = -(-blocks // depths) if depths else 0
-    if not depths or not 0 < blocks - most * (depths - 1) <= most:
-        raise ArchError(
-            f"arch: depth has {depths} stages and kernel and expand have {blocks} slots; "
-            "kernel and expand list every slot, the same number for each stage but perhaps the last"
-        )
-    return tuple(Slot(i // most, i % most, entry=i // most, least=i % most + 1) for i in range(blocks))
+SCALARS = ("resolution", "exit")  # the fields of an arch that hold one value, not one an entry
 
 
 @dataclass(frozen=True, slots=True)
 class Arch:
     """One sub-network: a value, not a network, and canonical by construction.
 
-    `depth` (blocks) holds one entry a stage; `kernel` (pixels) and `expand` (ratio) hold one entry a
-    block slot. Entries of slots past their stage's depth are set to 0 here, so two equal networks are equal
-    values. `resolution` is in pixels. Archs of ResNet-50D have no kernels, but `width`: for the stem's two
-    widths and each stage, which of the space's multipliers it has; see `slots` for their depths.
+    `depth` (blocks) holds one entry a stage; `kernel` (pixels), `expand` (ratio) and `level` (which of a parallel
+    block's branches it has, as bits) one entry a block slot; `exit` counts the stages after which it ends, from 1. Genes
+    that do not matter (`ofa.layout`), such as those of slots past their stage's depth, are set to 0 here, so two equal
+    networks are equal values. `resolution` is in pixels. Archs of ResNet-50D have no kernels, but `width`: for the stem's
+    two widths and each stage, which of the space's multipliers it has. A field that a space does not have is empty or 0.
     """
 
     resolution: int
@@ -73,28 +28,42 @@ class Arch:
     kernel: tuple[int, ...]
     expand: tuple[float, ...]
     width: tuple[int, ...] = ()
+    level: tuple[int, ...] = ()
+    exit: int = 0
 
     def __post_init__(self) -> None:
         if self.depth and divmod(len(self.kernel), len(self.depth)) >= (2, 1) and len(self.kernel) % len(self.depth) == 1:
             object.__setattr__(self, "depth", (*self.depth, 1))  # released ProxylessNAS configs leave out their last stage
-        if self.kernel and len(self.kernel) != len(self.expand):
-            raise ArchError(f"arch: kernel has {len(self.kernel)} slots and expand {len(self.expand)}; both list every slot")
-        here = self.slots
-        for entry, depth in enumerate(self.depth):
-            least, most = (1, sum(s.entry == entry for s in here)) if self.kernel else (0, 2)
-            if not least <= depth <= most:
-                raise ArchError(f"arch: depth is {list(self.depth)}; entry {entry} may be {least} to {most} here")
-        used = [self.depth[slot.entry] >= slot.least for slot in here]
-        object.__setattr__(self, "depth", tuple(self.depth))
-        if self.kernel:
-            object.__setattr__(self, "kernel", tuple(k if u else 0 for k, u in zip(self.kernel, used, strict=True)))
-        object.__setattr__(self, "expand", tuple(e if u else 0 for e, u in zip(self.expand, used, strict=True)))
-        object.__setattr__(self, "width", tuple(self.width))
+        here, values = self.forest, self.values
+        matters = here.active(values)
+        for gene, value, bound, used in zip(here.genes, values, here.bounds, matters, strict=True):
+            if used and bound is not None and not bound[0] <= value <= bound[1]:
+                scalar = gene.field in SCALARS
+                found, entry = (value, "") if scalar else (list(getattr(self, gene.field)), f"entry {gene.place} ")
+                raise ArchError(f"arch: {gene.field} is {found}; {entry}may be {bound[0]} to {bound[1]} here")
+        canonical = collected(here, [value if used else 0 for value, used in zip(values, matters, strict=True)])
+        for name, found in (NOTHING | canonical).items():
+            object.__setattr__(self, name, found)
+
+    @property
+    def forest(self) -> Forest:
+        """The genes that archs of its shape have."""
+        held = ((name, getattr(self, name)) for name in FIELDS)
+        return forest({name: 1 if name in SCALARS else len(value) for name, value in held if value})
+
+    @property
+    def values(self) -> list[Any]:
+        """The value of each of its genes."""
+        found: list[Any] = []
+        for name in self.forest.fields:
+            held = getattr(self, name)
+            found += [held] if name in SCALARS else held
+        return found
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """Its places for blocks, used or not."""
-        return slots(len(self.depth), len(self.expand), kernels=bool(self.kernel))
+        return self.forest.slots
 
     @property
     def key(self) -> str:
@@ -102,54 +71,57 @@ class Arch:
 
         Expansions below 1 are named by hundredths, set apart by commas: `r224-d20112-e20,35,...-w021120`.
         """
-        words = [f"r{self.resolution}", f"d{_word(self.depth)}"]
-        if self.kernel:
-            words.append(f"k{self._stages(self.kernel)}")
-        words.append(f"e{self._stages(self.expand)}")
-        if self.width:
-            words.append(f"w{_word(self.width)}")
+        words = [f"r{self.resolution}"]
+        for name, letter in LETTERS.items():
+            values = getattr(self, name)
+            if values:
+                words.append(f"{letter}{values}" if name in SCALARS else letter + self._word(name, values))
         return "-".join(words)
 
-    def _stages(self, values: Sequence[float]) -> str:
-        if not self.kernel:
+    def _word(self, name: str, values: Sequence[float]) -> str:
+        if any(value != int(value) for value in values):
             return ",".join(str(round(value * 100)) for value in values)
-        last = self.slots[-1].stage
-        return ".".join(
-            _word([v for v, slot in zip(values, self.slots, strict=True) if slot.stage == stage])
-            for stage in range(last + 1)
-        )
+        assert all(0 <= value <= 9 for value in values), values
+        digits = "".join(str(int(value)) for value in values)
+        if name not in self.forest.slotted:
+            return digits
+        starts = [slot.stage > 0 and slot.position == 0 for slot in self.slots]
+        return "".join(f".{digit}" if start else digit for digit, start in zip(digits, starts, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """The arch as `{"resolution": 32, "depth": [...], "kernel": [...], "expand": [...]}`, with the keys it has."""
-        return {"resolution": self.resolution} | {name: list(getattr(self, name)) for name in FIELDS if getattr(self, name)}
+        found: dict[str, Any] = {"resolution": self.resolution}
+        for name in FIELDS:
+            value = getattr(self, name)
+            if value:
+                found[name] = value if name in SCALARS else list(value)
+        return found
 
     @classmethod
     def from_json(cls, doc: Mapping[str, Any]) -> Arch:
         """The arch that `to_json` wrote; a missing, unknown or non-numeric entry is an `ArchError`."""
         if not isinstance(doc, Mapping):
             raise ArchError(f"arch: found {doc!r}; expected an object with resolution, depth, kernel, expand")
-        if set(doc) not in ({"resolution", "depth", "kernel", "expand"}, {"resolution", "depth", "expand", "width"}):
+        if "resolution" not in doc or frozenset(doc) - {"resolution"} not in FORESTS:
             raise ArchError(
                 f"arch: found {sorted(doc)}; expected exactly resolution, depth, kernel, expand, or width for kernel"
             )
-        lists = {name: doc.get(name, []) for name in FIELDS}
-        if not isinstance(doc["resolution"], int) or not all(
-            isinstance(values, list) and all(isinstance(v, int | float) for v in values) for values in lists.values()
+        if not all(isinstance(doc[name], int) for name in doc if name in SCALARS) or not all(
+            isinstance(values, list) and all(isinstance(v, int | float) for v in values)
+            for name, values in doc.items()
+            if name not in SCALARS
         ):
             raise ArchError("arch: resolution must be a whole number, and depth, kernel, expand and width lists of numbers")
-        return cls(doc["resolution"], **{name: tuple(values) for name, values in lists.items()})
+        return cls(**NOTHING | {name: value if name in SCALARS else tuple(value) for name, value in doc.items()})
 
     @classmethod
     def from_key(cls, key: str) -> Arch:
         """The arch that `key` names."""
         try:
-            parts = {part[0]: part[1:] for part in key.split("-")}
-            if list(parts) == ["r", "d", "k", "e"]:
-                depth, kernel, expand = (tuple(int(c) for c in parts[name].replace(".", "")) for name in "dke")
-                return cls(int(parts["r"]), depth, kernel, expand)
-            if list(parts) == ["r", "d", "e", "w"]:
-                depth, width = (tuple(int(c) for c in parts[name]) for name in "dw")
-                return cls(int(parts["r"]), depth, (), tuple(int(e) / 100 for e in parts["e"].split(",")), width)
+            words = {word[0]: word[1:] for word in key.split("-")}
+            named = {name: words.pop(letter) for name, letter in LETTERS.items() if letter in words}
+            if [*words] == ["r"] and frozenset(named) in FORESTS:
+                return cls(**NOTHING | {"resolution": int(words["r"])} | {n: _values(n, word) for n, word in named.items()})
             raise ValueError(key)
         except (ValueError, IndexError) as error:
             if isinstance(error, ArchError):
@@ -157,6 +129,20 @@ class Arch:
             raise ArchError(f"{key!r} is not the name of an arch; one looks like r32-d23-k3500.3570-e4600.3460") from None
 
 
-def _word(values: Sequence[float]) -> str:
-    assert all(v == int(v) and 0 <= v <= 9 for v in values), values
-    return "".join(str(int(v)) for v in values)
+def collected(here: Forest, values: Sequence[Any]) -> dict[str, Any]:
+    """The fields of an arch from the value of each gene."""
+    return {name: values[where.start] if name in SCALARS else tuple(values[where]) for name, where in here.fields.items()}
+
+
+FIELDS = tuple(field.name for field in fields(Arch) if field.name != "resolution")
+NOTHING: dict[str, Any] = {name: 0 if name in SCALARS else () for name in FIELDS}  # an arch with none of them
+LETTERS = {"depth": "d", "kernel": "k", "expand": "e", "width": "w", "level": "l", "exit": "x"}  # in keys
+
+
+def _values(name: str, word: str) -> Any:
+    """What a word of a key stands for."""
+    if name in SCALARS:
+        return int(word)
+    if "," in word:
+        return tuple(int(value) / 100 for value in word.split(","))
+    return tuple(int(digit) for digit in word.replace(".", ""))

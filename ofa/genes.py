@@ -1,9 +1,9 @@
 """Sub-networks as integer arrays, for work on many at once.
 
-Shape letters in this file: B archs, G genes, D depth entries, L block slots of all stages.
-A gene is the index of its choice; the order is resolution, depth entries, kernel of each slot (if the space has
-kernels), expansion of each slot, widths (if it has them). Genes of slots past their stage's depth are 0, so equal
-networks are equal rows.
+Shape letters in this file: B archs, G genes, L block slots of all stages, Q conditions.
+A gene is the index of its choice; the order is that of the space's forest: resolution, depth entries, kernel of each
+slot (if the space has kernels), expand ratio of each slot, widths (if it has them). Genes that do not matter, such as
+those of slots past their stage's depth, are 0, so equal networks are equal rows.
 """
 
 from __future__ import annotations
@@ -20,62 +20,97 @@ from ofa.space import Space
 _WORD = 2**50  # packed genes are numbers below this, which a float64 holds exactly
 
 
+_Conditions = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+
+
 class Genes:
     """The gene arrays of one space."""
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        slots, kernels = len(space.slots), len(space.slots) if space.kernels else 0
-        depths, widths = space.depth_choices, space.width_choices
-        choices = [space.resolutions, *depths, *[space.kernels] * kernels, *[space.expands] * slots, *widths]
-        self.sizes_G = np.array([len(values) for values in choices])
-        self.depth = slice(1, 1 + len(depths))
-        self.kernel = slice(self.depth.stop, self.depth.stop + kernels)
-        self.expand = slice(self.kernel.stop, self.kernel.stop + slots)
-        self.width = slice(self.expand.stop, len(choices))
-        self.choices = choices
+        self.forest, self.choices = space.forest, space.choices
+        self.sizes_G = np.array([len(values) for values in self.choices])
         self._words = _grouped(self.sizes_G.tolist())
-        self._entry_L = np.array([slot.entry for slot in space.slots])
-        self._least_L = np.array([slot.least for slot in space.slots])
-        most = max(len(values) for values in depths)
-        self._depth_DN = np.array([[*values, *[0] * (most - len(values))] for values in depths])
-        at = np.arange(slots)
-        kernel_L = at + self.kernel.start if space.kernels else np.full(slots, -1)
-        self._slots = self._depth_DN, self._entry_L, self._least_L, kernel_L, at + self.expand.start
+        here = self.forest
+        self.unslotted = [gene for gene in range(len(here.genes)) if gene not in here.slot_of]  # of no block
+        self.kinds = [1 + math.prod(self.sizes_G[g] for g in slot.genes) for slot in here.slots]  # of `blocks`, a slot each
+        # The gene whose draw decides whether this one is mutated: a slot's genes change together.
+        self.leader_G = np.array(
+            [here.slots[here.slot_of[g]].genes[-1] if g in here.slot_of else g for g in range(len(here.genes))]
+        )
+        self._conditions, self._condition_of = self._under_conditions()
+        digits = [
+            [int(math.prod(self.sizes_G[g] for g in slot.genes[i + 1 :])) for i in range(len(slot.genes))]
+            for slot in here.slots
+        ]
+        self._slots = (
+            np.array([self._condition_of[slot.genes[0]] for slot in here.slots], dtype=np.int64),
+            np.cumsum([0, *(len(slot.genes) for slot in here.slots)]),
+            np.array([gene for slot in here.slots for gene in slot.genes], dtype=np.int64),
+            np.array([digit for slot in digits for digit in slot], dtype=np.int64),
+        )
 
-    def depths(self, genes_BG: np.ndarray) -> np.ndarray:
-        """The depths themselves, not their indices: int64 [B, D]."""
-        return self._depth_DN[np.arange(len(self._depth_DN)), genes_BG[:, self.depth]]
+    def _under_conditions(self) -> tuple[_Conditions, np.ndarray]:
+        """The genes that matter together: of each condition its parent, the condition that the parent is under, for which
+        of the parent's choices it holds, and its genes; and the condition of every gene, -1 for none.
+        """
+        genes = self.forest.genes
+        under: dict[tuple[int, float, int], list[int]] = {}
+        condition_of = np.full(len(genes), -1)
+        for i, gene in enumerate(genes):
+            if gene.parent >= 0:
+                key = (gene.parent, gene.least, gene.mask)
+                under.setdefault(key, []).append(i)
+                condition_of[i] = list(under).index(key)
+        holds_QC = np.zeros((len(under), int(self.sizes_G.max())), dtype=bool)
+        for holds_C, members in zip(holds_QC, under.values(), strict=True):
+            gene = genes[members[0]]
+            for choice, value in enumerate(self.choices[gene.parent]):
+                holds_C[choice] = gene.wanted(value)
+        parents = np.array([parent for parent, _, _ in under], dtype=np.int64)
+        begin = np.cumsum([0, *(len(members) for members in under.values())])
+        gene_D = np.array([gene for found in under.values() for gene in found], dtype=np.int64)
+        return (parents, condition_of[parents], holds_QC, begin, gene_D), condition_of
+
+    def of(self, field: str) -> slice:
+        """Where the genes of a field stand; an empty slice if the space has none."""
+        return self.forest.fields.get(field, slice(0, 0))
+
+    def matter(self, genes_BG: np.ndarray) -> np.ndarray:
+        """Which genes matter: bool [B, G]."""
+        matter_BG = np.ones(genes_BG.shape, dtype=bool)
+        under = self._condition_of >= 0
+        matter_BG[:, under] = self._hold(genes_BG)[:, self._condition_of[under]]
+        return matter_BG
 
     def used(self, genes_BG: np.ndarray) -> np.ndarray:
         """Which block slots each arch uses: bool [B, L]."""
-        return self.depths(genes_BG)[:, self._entry_L] >= self._least_L
+        return self._hold(genes_BG)[:, self._slots[0]]
+
+    def _hold(self, genes_BG: np.ndarray) -> np.ndarray:
+        """Which conditions hold: bool [B, Q]."""
+        parents, above, holds_QC, *_ = self._conditions
+        hold_BQ = np.empty((len(genes_BG), len(parents)), dtype=bool)
+        _fill_holding(genes_BG, parents, above, holds_QC, hold_BQ)
+        return hold_BQ
 
     def blocks(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Of each slot 0 where it is not used, else 1 + which kernel and expansion its block has: int64 [B, L]."""
-        kinds_BL = np.empty((len(genes_BG), len(self._entry_L)), dtype=np.int64)
-        _blocks(genes_BG, *self._slots, len(self.space.expands), kinds_BL)
+        """Of each slot 0 where it is not used, else 1 + which block the slot's genes choose: int64 [B, L]."""
+        kinds_BL = np.empty((len(genes_BG), len(self.kinds)), dtype=np.int64)
+        parents, above, holds_QC, *_ = self._conditions
+        _blocks(genes_BG, parents, above, holds_QC, *self._slots, kinds_BL)
         return kinds_BL
 
-    @property
-    def block_kinds(self) -> int:
-        """How many values `blocks` may take."""
-        return 1 + max(len(self.space.kernels), 1) * len(self.space.expands)
-
     def canonical(self, genes_BG: np.ndarray) -> np.ndarray:
-        """A copy with the genes of unused slots set to 0."""
+        """A copy with the genes that do not matter set to 0."""
         canonical = genes_BG.copy()
-        _clear_unused(canonical, *self._slots)
+        _clear_unused(canonical, *self._conditions)
         return canonical
 
     def filled(self, genes_BG: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A copy with the genes of unused slots drawn uniformly: the same archs, ready to be crossed and mutated."""
+        """A copy with the genes that do not matter drawn uniformly: the same archs, ready to be crossed and mutated."""
         drawn = rng.integers(0, self.sizes_G, genes_BG.shape)
-        used_BL, kept = self.used(genes_BG), np.ones(genes_BG.shape, dtype=bool)
-        if self.space.kernels:
-            kept[:, self.kernel] = used_BL
-        kept[:, self.expand] = used_BL
-        return np.where(kept, genes_BG, drawn)
+        return np.where(self.matter(genes_BG), genes_BG, drawn)
 
     def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """`count` archs with every gene drawn uniformly: int64 [count, G], canonical."""
@@ -83,22 +118,17 @@ class Genes:
 
     def encode(self, archs: Sequence[Arch]) -> np.ndarray:
         """The archs as genes [B, G]; they must be of this space."""
-        genes = np.zeros((len(archs), len(self.sizes_G)), dtype=np.int64)
-        for row, arch in zip(genes, archs, strict=True):
-            values = [arch.resolution, *arch.depth, *arch.kernel, *arch.expand, *arch.width]
-            for g, (choices, value) in enumerate(zip(self.choices, values, strict=True)):
-                unused = value == 0 and self.kernel.start <= g < self.expand.stop
-                row[g] = 0 if unused else choices.index(value)
-        return genes
+        genes_BG = np.zeros((len(archs), len(self.sizes_G)), dtype=np.int64)
+        for row_G, arch in zip(genes_BG, archs, strict=True):
+            for g, (gene, choices, value) in enumerate(zip(self.forest.genes, self.choices, arch.values, strict=True)):
+                row_G[g] = 0 if value == 0 and gene.parent >= 0 else choices.index(value)
+        return genes_BG
 
     def decode(self, genes_BG: np.ndarray) -> list[Arch]:
         """The archs of genes [B, G]."""
-        archs = []
-        for row in genes_BG:
-            values = [choices[gene] for choices, gene in zip(self.choices, row, strict=True)]
-            parts = values[self.depth], values[self.kernel], values[self.expand], values[self.width]
-            archs.append(Arch(values[0], *(tuple(part) for part in parts)))
-        return archs
+        return [
+            self.space.arch([choices[gene] for choices, gene in zip(self.choices, row_G, strict=True)]) for row_G in genes_BG
+        ]
 
     @property
     def words(self) -> list[int]:
@@ -165,7 +195,7 @@ class Choices:
 
     def __init__(self, genes: Genes, whole: Sequence[int]) -> None:
         self.genes, self.whole = genes, list(whole)
-        sizes = [*[genes.block_kinds] * len(genes.space.slots), *(int(genes.sizes_G[g]) for g in whole)]
+        sizes = [*genes.kinds, *(int(genes.sizes_G[g]) for g in whole)]
         *start, self.values = np.cumsum([0, *sizes]).tolist()
         self._start_X = np.array(start)
 
@@ -175,26 +205,39 @@ class Choices:
 
 
 @compiled
-def _blocks(genes_BG, depth_DN, entry_L, least_L, kernel_L, expand_L, expands, kinds_BL):  # type: ignore[no-untyped-def]
-    """Fills `Genes.blocks`. kernel_L, expand_L: the gene of each slot, -1 for none."""
-    for b in range(len(genes_BG)):
-        for i in range(len(entry_L)):
-            entry = entry_L[i]
+def _fill_holding(genes_BG, parent_Q, above_Q, holds_QC, hold_BQ):  # type: ignore[no-untyped-def]
+    """Fills `Genes._hold`: a condition holds where its parent's choice is one of its own and the parent matters."""
+    for b in range(hold_BQ.shape[0]):
+        for q in range(hold_BQ.shape[1]):
+            holds = holds_QC[q, genes_BG[b, parent_Q[q]]]
+            if above_Q[q] >= 0 and not hold_BQ[b, above_Q[q]]:
+                holds = False
+            hold_BQ[b, q] = holds
+
+
+@compiled
+def _blocks(genes_BG, parent_Q, above_Q, holds_QC, condition_L, begin_L, gene_D, digit_D, kinds_BL):  # type: ignore[no-untyped-def]
+    """Fills `Genes.blocks`. condition_L: of each slot; its genes and their digits stand from begin_L on."""
+    hold_Q = np.empty(len(parent_Q), dtype=np.bool_)
+    for b in range(kinds_BL.shape[0]):
+        for q in range(len(parent_Q)):
+            hold_Q[q] = holds_QC[q, genes_BG[b, parent_Q[q]]] and (above_Q[q] < 0 or hold_Q[above_Q[q]])
+        for i in range(kinds_BL.shape[1]):
             kind = 0
-            if depth_DN[entry, genes_BG[b, 1 + entry]] >= least_L[i]:
-                kind = 1 + genes_BG[b, expand_L[i]]
-                if kernel_L[i] >= 0:
-                    kind += expands * genes_BG[b, kernel_L[i]]
+            if hold_Q[condition_L[i]]:
+                kind = 1
+                for d in range(begin_L[i], begin_L[i + 1]):
+                    kind += genes_BG[b, gene_D[d]] * digit_D[d]
             kinds_BL[b, i] = kind
 
 
 @compiled
-def _clear_unused(genes_BG, depth_DN, entry_L, least_L, kernel_L, expand_L):  # type: ignore[no-untyped-def]
-    """Sets the genes of unused slots to 0."""
-    for b in range(len(genes_BG)):
-        for i in range(len(entry_L)):
-            entry = entry_L[i]
-            if depth_DN[entry, genes_BG[b, 1 + entry]] < least_L[i]:
-                genes_BG[b, expand_L[i]] = 0
-                if kernel_L[i] >= 0:
-                    genes_BG[b, kernel_L[i]] = 0
+def _clear_unused(genes_BG, parent_Q, above_Q, holds_QC, begin_Q, gene_D):  # type: ignore[no-untyped-def]
+    """Sets the genes under conditions that do not hold to 0."""
+    hold_Q = np.empty(len(parent_Q), dtype=np.bool_)
+    for b in range(genes_BG.shape[0]):
+        for q in range(len(parent_Q)):
+            hold_Q[q] = holds_QC[q, genes_BG[b, parent_Q[q]]] and (above_Q[q] < 0 or hold_Q[above_Q[q]])
+            if not hold_Q[q]:
+                for d in range(begin_Q[q], begin_Q[q + 1]):
+                    genes_BG[b, gene_D[d]] = 0

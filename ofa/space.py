@@ -5,65 +5,79 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from typing import Self
+from functools import cached_property, lru_cache
+from typing import Any, Self
 
-from ofa.arch import Arch, ArchError, Slot
+from ofa.arch import NOTHING, SCALARS, Arch, collected
 from ofa.graph import Graph
+from ofa.layout import ArchError, Forest, Gene, Slot, forest
 
 
 @dataclass(frozen=True)
 class Space:
     """Which values the choices of a family of networks may take; its subclasses say which network they shape.
 
-    Every block slot chooses its kernel size (if the family has kernels) and expansion, every stage its depth, the
-    network its resolution (pixels) and, if the family has elastic widths, an index into `multipliers` for each.
+    A family has a field for each kind of gene: `resolutions` (pixels), and say `kernels` for the values of
+    `Arch.kernel`. It says how many genes of each kind there are (`counts`) and what the network is (`build_graph`);
+    everything else about choices follows from the forest of genes (`ofa.layout`).
     """
 
     name: str
     resolutions: tuple[int, ...]
-    depths: tuple[int, ...]
-    kernels: tuple[int, ...]
-    expands: tuple[float, ...]
     eps = 1e-5  # of the norms
 
     def __post_init__(self) -> None:
-        for choices in (self.resolutions, self.depths, self.kernels, self.expands):
-            assert list(choices) == sorted(set(choices)), f"choices must ascend: {choices}"
+        for field in self.forest.fields:
+            choices = self.values(field)
+            assert choices and list(choices) == sorted(set(choices)), f"choices must ascend: {field}s {choices}"
 
     @property
-    def depth_choices(self) -> tuple[tuple[int, ...], ...]:
-        """The values of every depth entry of an arch."""
+    def counts(self) -> dict[str, int]:
+        """The number of entries of each field of an arch, beside the resolution."""
         raise NotImplementedError
 
     @property
-    def slots(self) -> tuple[Slot, ...]:
-        """The places for blocks."""
+    def stride(self) -> int:
+        """The product of all strides: the smallest image of which a whole pixel is left."""
         raise NotImplementedError
 
-    @property
-    def width_choices(self) -> tuple[tuple[int, ...], ...]:
-        """The values of every width entry of an arch."""
-        return ()
+    def build_graph(self, arch: Arch, exits: tuple[int, ...], classes: int) -> Graph:
+        """The network of `arch`, with one classifier at its end or at each of `exits`; `graph` remembers it."""
+        raise NotImplementedError
 
-    @property
-    def exits(self) -> tuple[int, ...]:
-        """The exits that its networks may have, beside the one at the end; () where that is the only one."""
-        return ()
+    def choices_of(self, gene: Gene) -> tuple[float, ...]:
+        """The values that one gene may take, where it is not all of its kind."""
+        return self.values(gene.field)
 
     @property
     def whole(self) -> Arch:
         """The arch that uses all weights there are, whatever choices this space has left."""
         return self.largest()
 
+    @cached_property
+    def forest(self) -> Forest:
+        """Its genes."""
+        return forest(self.counts)
+
+    @cached_property
+    def choices(self) -> tuple[tuple[Any, ...], ...]:
+        """The values of every gene."""
+        return tuple(self.choices_of(gene) for gene in self.forest.genes)
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """The places for blocks."""
+        return self.forest.slots
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The exits that its networks may have; () where there is only the one at the end."""
+        return tuple(int(value) for value in self.values("exit"))
+
     def values(self, field: str) -> tuple[float, ...]:
         """The values that genes of this kind may take: `kernel`, `expand` and so on; () where it has none."""
-        found: tuple[float, ...] = getattr(self, f"{field}s", ())
+        found: tuple[float, ...] = getattr(self, f"{field}s", ()) if field in self.forest.fields else ()
         return found
-
-    def build_graph(self, arch: Arch, exits: tuple[int, ...], classes: int) -> Graph:
-        """The network of `arch`, with one classifier at its end or at each of `exits`; `graph` remembers it."""
-        raise NotImplementedError
 
     def graph(self, arch: Arch, exits: tuple[int, ...] = (), classes: int = 1000) -> Graph:
         """The network of `arch`, with one classifier at its end or at each of `exits`."""
@@ -72,72 +86,63 @@ class Space:
     @property
     def size(self) -> int:
         """The number of distinct sub-networks, exactly."""
-        per_block = max(len(self.kernels), 1) * len(self.expands)
-        count = len(self.resolutions)
-        for choices in self.width_choices:
-            count *= len(choices)
-        for entry, choices in enumerate(self.depth_choices):
-            here = [slot for slot in self.slots if slot.entry == entry]
-            count *= sum(per_block ** sum(depth >= slot.least for slot in here) for depth in choices)
-        return count
+        return self.forest.size(self.choices)
 
-    def uniform(self, resolution: int, depth: int, kernel: int, expand: float, width: int = 0) -> Arch:
-        """The arch with the same value everywhere, each as near as its place allows."""
-        count = len(self.slots)
-        return Arch(
-            resolution,
-            tuple(min(choices, key=lambda d: abs(d - depth)) for choices in self.depth_choices),
-            (kernel,) * count if self.kernels else (),
-            (expand,) * count,
-            tuple(min(choices, key=lambda w: abs(w - width)) for choices in self.width_choices),
+    def arch(self, values: Sequence[float]) -> Arch:
+        """The arch whose genes have these values."""
+        return Arch(**NOTHING | collected(self.forest, values))
+
+    def uniform(self, *values: float) -> Arch:
+        """The arch with one value for each kind of gene (`forest.fields`), everywhere as near as its place allows."""
+        wanted = dict(zip(self.forest.fields, values, strict=True))
+        return self.arch(
+            [
+                min(choices, key=lambda value: abs(value - wanted[gene.field]))
+                for gene, choices in zip(self.forest.genes, self.choices, strict=True)
+            ]
         )
 
     def largest(self) -> Arch:
-        return self._extreme(-1)
+        """Every gene at its last choice."""
+        return self.arch([choices[-1] for choices in self.choices])
 
     def smallest(self) -> Arch:
-        return self._extreme(0)
-
-    def _extreme(self, end: int) -> Arch:
-        kernel = self.kernels[end] if self.kernels else 0
-        width = self.width_choices[0][end] if self.width_choices else 0
-        return self.uniform(self.resolutions[end], self.depths[end], kernel, self.expands[end], width)
+        """Every gene at its first choice."""
+        return self.arch([choices[0] for choices in self.choices])
 
     def sample(self, rng: random.Random) -> Arch:
         """An arch with every choice drawn uniformly."""
-        count = len(self.slots)
-        return Arch(
-            rng.choice(self.resolutions),
-            tuple(rng.choice(choices) for choices in self.depth_choices),
-            tuple(rng.choice(self.kernels) for _ in range(count)) if self.kernels else (),
-            tuple(rng.choice(self.expands) for _ in range(count)),
-            tuple(rng.choice(choices) for choices in self.width_choices),
-        )
+        return self.arch([rng.choice(choices) for choices in self.choices])
 
     def contains(self, arch: Arch) -> bool:
+        """Whether every choice of `arch` is one of this space's."""
         return self.objection(arch) is None
 
     def objection(self, arch: Arch) -> str | None:
         """Why `arch` is not in this space, or None."""
         if arch.resolution not in self.resolutions:
             return f"resolution is {arch.resolution}, may be {_listed(self.resolutions)}"
-        if (objection := self.shape_objection(arch)) is not None:
-            return objection
-        for name, values, choices in (("depth", arch.depth, self.depth_choices), ("width", arch.width, self.width_choices)):
-            for entry, (value, may) in enumerate(zip(values, choices, strict=True)):
-                if value not in may:
-                    where = f"stage {entry}" if len(values) == self.stage_count else f"entry {entry}"
-                    return f"{name} of {where} is {value:g}, may be {_listed(may)}"
-        slotted: tuple[tuple[str, Sequence[float], Sequence[float]], ...] = (
-            ("kernel", arch.kernel, self.kernels),
-            ("expand", arch.expand, self.expands),
-        )
-        for name, genes, allowed in slotted:
-            for slot, gene in zip(self.slots, genes, strict=False):
-                if gene not in allowed and arch.depth[slot.entry] >= slot.least:
-                    where = f"stage {slot.stage} slot {slot.position}"
-                    return f"{name} of {where} is {gene:g}, may be {_listed(allowed)}"
+        here, its = self.forest, arch.forest
+        if here is not its:
+            return f"it has {_shape(its)}, the space {_shape(here)}"
+        values = arch.values
+        matters = here.active(values)
+        for i in sorted(range(len(values)), key=lambda gene: gene in here.slot_of):  # whole stages before single blocks
+            if matters[i] and values[i] not in self.choices[i]:
+                return f"{self._place(i)} is {values[i]:g}, may be {_listed(self.choices[i])}"
         return None
+
+    def _place(self, gene: int) -> str:
+        """What errors call a gene."""
+        here = self.forest
+        field, place = here.genes[gene].field, here.genes[gene].place
+        if field in SCALARS:
+            return field
+        if gene in here.slot_of:
+            slot = self.slots[here.slot_of[gene]]
+            return f"{field} of stage {slot.stage} slot {slot.position}"
+        entries = here.fields[field].stop - here.fields[field].start
+        return f"{field} of {'stage' if entries == self.stage_count else 'entry'} {place}"
 
     def checked(self, arch: Arch) -> Arch:
         """`arch` itself, or an `ArchError` that says why it is not in this space."""
@@ -146,22 +151,27 @@ class Space:
             raise ArchError(f"{arch.key} is not in the space {self.name}: {objection}")
         return arch
 
-    def only(
-        self,
-        *,
-        resolutions: Sequence[int] | None = None,
-        depths: Sequence[int] | None = None,
-        kernels: Sequence[int] | None = None,
-        expands: Sequence[float] | None = None,
-    ) -> Self:
-        """The same network with fewer choices; a value that this space lacks is an `ArchError`."""
-        wanted = {"resolutions": resolutions, "depths": depths, "kernels": kernels, "expands": expands}
-        smaller = {name: tuple(sorted(set(values))) for name, values in wanted.items() if values is not None}
-        for name, values in smaller.items():
+    @property
+    def choice_names(self) -> tuple[str, ...]:
+        """What `only` may be given: the plural of every kind of gene."""
+        return tuple(f"{field}s" for field in self.forest.fields)
+
+    def only(self, **choices: Sequence[float] | None) -> Self:
+        """The same network with fewer choices, such as `kernels=(3, 5)`; None leaves them as they are.
+
+        A value that this space lacks, and a kind of gene that it does not have, are an `ArchError`.
+        """
+        smaller: dict[str, Any] = {}
+        for name, values in choices.items():
+            if values is None:
+                continue
+            if name not in self.choice_names:
+                raise ArchError(f"space {self.name}: no choices {name!r}; it has {', '.join(self.choice_names)}")
             here = getattr(self, name)
             if not values or not set(values) <= set(here):
-                raise ArchError(f"space {self.name}: {name} {list(values)} are not among {_listed(here)}")
-        return replace(self, **smaller)  # type: ignore[arg-type]
+                raise ArchError(f"space {self.name}: {name} [{_listed(values)}] are not among {_listed(here)}")
+            smaller[name] = tuple(value for value in here if value in values)
+        return replace(self, **smaller)
 
     def at(self, resolutions: Sequence[int]) -> Self:
         """The same network for images of other sizes; one smaller than its strides can take is an `ArchError`."""
@@ -172,20 +182,9 @@ class Space:
         return replace(self, resolutions=wanted)
 
     @property
-    def stride(self) -> int:
-        """The product of all strides: the smallest image of which a whole pixel is left."""
-        raise NotImplementedError
-
-    @property
     def stage_count(self) -> int:
-        return self.slots[-1].stage + 1
-
-    def shape_objection(self, arch: Arch) -> str | None:
-        """Why `arch` has the wrong numbers of entries for this space, or None."""
-        mine, its = self.slots, arch.slots
-        if mine == its and bool(self.kernels) == bool(arch.kernel) and len(arch.width) == len(self.width_choices):
-            return None
-        return f"it has {_shape(its, arch.kernel, arch.width)}, the space {_shape(mine, self.kernels, self.width_choices)}"
+        """The number of stages that its slots form."""
+        return self.slots[-1].stage + 1 if self.slots else 0
 
 
 @lru_cache(maxsize=1024)
@@ -197,8 +196,14 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(f"{value:g}" for value in values)
 
 
-def _shape(places: Sequence[Slot], kernels: Sequence[object], widths: Sequence[object]) -> str:
-    stages = places[-1].stage + 1
-    counts = [sum(slot.stage == stage for slot in places) for stage in range(stages)]
+def _shape(here: Forest) -> str:
+    """How many places a forest has, in words."""
+    stages = here.slots[-1].stage + 1 if here.slots else 0
+    counts = [sum(slot.stage == stage for slot in here.slots) for stage in range(stages)]
     even = f"{stages} stages of {counts[0]} slots" if len(set(counts)) == 1 else f"stages of {_listed(counts)} slots"
-    return even + ("" if kernels else ", no kernels") + (f", {len(widths)} widths" if widths else "")
+    others = [
+        f", {where.stop - where.start} {name}{'s' * (where.stop - where.start > 1)}"
+        for name, where in here.fields.items()
+        if name not in ("resolution", "depth", "kernel", "expand")
+    ]
+    return even + ("" if "kernel" in here.fields else ", no kernels") + "".join(others)

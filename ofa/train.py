@@ -208,7 +208,7 @@ def _open(plan: Plan, learner: Learner, number: int) -> None:
 
 
 def _expands(phase: Phase) -> tuple[float, ...]:
-    return phase.space.expands
+    return phase.space.values("expand")
 
 
 def train_step(

@@ -28,6 +28,7 @@ from search.problem import Limit, Problem
 STRATEGIES = ("shared", "independent", "top-down", "bottom-up")
 GENERATIONS = 500  # of a search from scratch
 WARM_GENERATIONS = 90  # of one that starts from another's result
+PRUNED = ("kernel", "depth", "expand")  # what is reduced first, in the published order; other linked genes follow
 SHARED_EVALUATIONS = 25_000
 
 
@@ -168,14 +169,15 @@ def prune(evolution: Evolution, arch_G: np.ndarray, rng: np.random.Generator) ->
     `InfeasibleError`.
     """
     genes, arch_G = evolution.genes, arch_G.copy()
-    groups = {"kernel": genes.kernel, "depth": genes.depth, "expand": genes.expand}
-    places = {name: list(range(g.start, g.stop)) for name, g in groups.items() if g.stop > g.start}
+    linked = [name for name in genes.forest.fields if name in genes.forest.linked]
+    order = sorted(linked, key=lambda name: (*PRUNED, name).index(name))
+    places = {name: list(range(len(arch_G))[genes.of(name)]) for name in order}
     level = {name: int(genes.sizes_G[places[name]].max()) - 2 for name in places}
     pointer = dict.fromkeys(places, 0)
     reduced = False
     while not reduced or not evolution.keeps(arch_G[None])[0]:
         if not places:
-            last = [0, *range(len(arch_G))[genes.width]]
+            last = [g for g, gene in enumerate(genes.forest.genes) if gene.field not in linked]
             larger = [g for g in last if arch_G[g] > 0]
             if not larger:
                 smallest = genes.decode(arch_G[None])[0].key

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.errors import InputError
-from ofa.arch import Arch
+from ofa.arch import SCALARS, Arch
 from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.spaces import get_space
@@ -129,17 +129,18 @@ def _limit(text: str, objectives: Sequence[Objective], direction: str, where: st
 
 def _pinned(text: str, genes: Genes) -> tuple[int, int]:
     """`resolution=192` or `depth.2=4` as the index of a gene and of its choice."""
-    groups = {"depth": genes.depth, "kernel": genes.kernel, "expand": genes.expand, "width": genes.width}
+    fields = {field: range(len(genes.sizes_G))[where] for field, where in genes.forest.fields.items()}
     name, _, value = text.partition("=")
-    group, _, place = name.partition(".")
-    count = groups[group].stop - groups[group].start if group in groups else 0
-    if name == "resolution":
-        gene = 0
-    elif place.isdigit() and int(place) < count:
-        gene = groups[group].start + int(place)
+    field, _, place = name.partition(".")
+    here = fields.get(field, range(0))
+    if name in SCALARS and name in fields:
+        gene = here[0]
+    elif field not in SCALARS and place.isdigit() and int(place) < len(here):
+        gene = here[int(place)]
     else:
-        there = [f"{g}.0 to {g}.{s.stop - s.start - 1}" for g, s in groups.items() if s.stop > s.start]
-        raise InputError(f"--fix {text}: expected resolution=, or one of {', '.join(there)} and a value, such as depth.0=3")
+        single = "".join(f"{f}=, " for f in fields if f in SCALARS)
+        there = [f"{f}.0 to {f}.{len(where) - 1}" for f, where in fields.items() if f not in SCALARS]
+        raise InputError(f"--fix {text}: expected {single}or one of {', '.join(there)} and a value, such as depth.0=3")
     wanted, choices = number(value, f"--fix {text}"), list(genes.choices[gene])
     if wanted not in choices:
         raise InputError(f"--fix {text}: {name} may be {', '.join(f'{c:g}' for c in choices)}")

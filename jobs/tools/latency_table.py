@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -103,10 +103,10 @@ def write_table(path: str, table: dict[str, Any]) -> None:
 def _modules(net: Supernet, space: Space, resolution: int) -> list[tuple[str, tuple[nn.Module, tuple[int, ...]]]]:
     """Of everything that networks at this resolution are made of: its key, and a module with its input's shape."""
     nodes = node_tables(space, CLASSES)
-    found = []
+    found: list[tuple[str, tuple[nn.Module, tuple[int, ...]]]] = []
     for name in nodes.names:
         for part, stride in filter(None, nodes.entries[name].values()):
-            size = strided(resolution, stride)
-            module = extract_part(net, name, part)
-            found.append((keys(name, part, size)[0], (module, (part.in_channels, size, size))))
+            size, keyed = strided(resolution, stride), cast(Any, part)  # parts with keys have input channels
+            shape = (keyed.in_channels, size, size)
+            found.append((keys(name, part, size)[0], (extract_part(net, name, part), shape)))
     return found

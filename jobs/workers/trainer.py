@@ -182,7 +182,7 @@ class Monitor(Observer):
                 "space": space.name,
                 "classes": net.classes,
                 "archs": [arch.key for arch in getattr(phase.draw, "archs", ())],
-                "choices": {name: getattr(space, name) for name in ("resolutions", "depths", "kernels", "expands")},
+                "choices": {name: getattr(space, name) for name in space.choice_names},
                 "history": [row for row in p.history if row["phase"] == phase.name],
             }
             keeps = self.plan.keep_momentum and p.phase < len(self.plan.phases)

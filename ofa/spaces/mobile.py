@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from ofa.arch import Arch, Slot, slots
+from ofa.arch import Arch
 from ofa.graph import Graph, Part, chain
+from ofa.layout import Gene
 from ofa.parts.conv import Activation, Conv, make_divisible
 from ofa.parts.head import Classifier, GlobalPool
 from ofa.parts.inverted import Inverted
@@ -34,6 +35,9 @@ class MobileSpace(Space):
     is always there, a mixing convolution with norm, and pooling. Widths are channels.
     """
 
+    depths: tuple[int, ...]
+    kernels: tuple[int, ...]
+    expands: tuple[float, ...]
     stages: tuple[Stage, ...]
     stage_slots: int
     stem_width: int
@@ -46,11 +50,6 @@ class MobileSpace(Space):
     eps: float = 1e-5  # of the norms
     divisor: int = 8  # widened channels are rounded to a multiple of it
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        assert max(self.depths) <= self.stage_slots, self
-        assert self.resolutions and self.depths and self.kernels and self.expands
-
     @property
     def single_last(self) -> bool:
         """Whether the last stage is one block that is always there."""
@@ -60,19 +59,18 @@ class MobileSpace(Space):
     def stride(self) -> int:
         return self.stem_stride * prod(stage.stride for stage in self.stages)
 
-    @cached_property
-    def depth_choices(self) -> tuple[tuple[int, ...], ...]:
-        elastic = len(self.stages) - self.single_last
-        return (self.depths,) * elastic + ((1,),) * self.single_last
+    @property
+    def counts(self) -> dict[str, int]:
+        blocks = (len(self.stages) - self.single_last) * self.stage_slots + self.single_last
+        return {"depth": len(self.stages), "kernel": blocks, "expand": blocks}
 
-    @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        elastic = len(self.stages) - self.single_last
-        return slots(len(self.stages), elastic * self.stage_slots + self.single_last, kernels=True)
+    def choices_of(self, gene: Gene) -> tuple[float, ...]:
+        single = self.single_last and gene.field == "depth" and gene.place == len(self.stages) - 1
+        return (1,) if single else super().choices_of(gene)
 
     @cached_property
     def whole(self) -> Arch:
-        full = tuple(max(slot.least for slot in self.slots if slot.entry == entry) for entry, _ in enumerate(self.stages))
+        full = tuple(int(bound[1]) for bound in self.forest.bounds[self.forest.fields["depth"]] if bound is not None)
         count = len(self.slots)
         return Arch(self.resolutions[-1], full, (max(self.kernels),) * count, (max(self.expands),) * count)
 
@@ -97,7 +95,7 @@ class MobileSpace(Space):
             ),
         )
         for slot, kernel, expand in zip(self.slots, arch.kernel, arch.expand, strict=True):
-            if arch.depth[slot.entry] >= slot.least:
+            if expand:
                 yield slot.name, self.block(slot.stage, slot.position, kernel, expand)
         width = self.stages[-1].width
         if self.final_width is None:

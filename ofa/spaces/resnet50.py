@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 
-from ofa.arch import Arch, Slot, slots
+from ofa.arch import Arch
 from ofa.graph import Graph, Part, chain
+from ofa.layout import BOTTLENECK_SLOTS, Gene
 from ofa.parts.bottleneck import Bottleneck
 from ofa.parts.conv import Conv, MaxPool, make_divisible
 from ofa.parts.head import Classifier, GlobalPool
@@ -33,6 +34,8 @@ class ResNetSpace(Space):
     the fixed ones.
     """
 
+    depths: tuple[int, ...]
+    expands: tuple[float, ...]
     stem_width: int = 64
     stage_widths: tuple[int, ...] = (256, 512, 1024, 2048)
     strides: tuple[int, ...] = (1, 2, 2, 2)
@@ -43,18 +46,15 @@ class ResNetSpace(Space):
     def stride(self) -> int:
         return 4 * prod(self.strides)  # the stem's convolution and its pooling
 
-    @cached_property
-    def depth_choices(self) -> tuple[tuple[int, ...], ...]:
-        stem = tuple(depth for depth in self.depths if depth != 1) or (2,)
-        return (stem, *(self.depths,) * len(self.stage_widths))
+    @property
+    def counts(self) -> dict[str, int]:
+        stages = len(self.stage_widths)
+        return {"depth": stages + 1, "expand": sum(BOTTLENECK_SLOTS), "width": stages + 2}
 
-    @cached_property
-    def slots(self) -> tuple[Slot, ...]:
-        return slots(5, 18, kernels=False)
-
-    @cached_property
-    def width_choices(self) -> tuple[tuple[int, ...], ...]:
-        return (self.widths,) * (len(self.stage_widths) + 2)
+    def choices_of(self, gene: Gene) -> tuple[float, ...]:
+        if gene.field == "depth" and gene.place == 0:  # the stem has its residual convolution or not
+            return tuple(depth for depth in self.depths if depth != 1) or (2,)
+        return super().choices_of(gene)
 
     @cached_property
     def whole(self) -> Arch:
@@ -73,7 +73,7 @@ class ResNetSpace(Space):
         yield "stem_out", Conv(inner, before, 3, 1, "relu")
         yield "pool", MaxPool()
         for slot, expand in zip(self.slots, arch.expand, strict=True):
-            if arch.depth[slot.entry] >= slot.least:
+            if expand:
                 after = make_divisible(self.stage_widths[slot.stage] * MULTIPLIERS[arch.width[2 + slot.stage]])
                 yield (
                     slot.name,
@@ -94,6 +94,5 @@ RESNET50 = ResNetSpace(
     name="ofa_resnet50",
     resolutions=(128, 144, 160, 176, 192, 224, 240, 256),
     depths=(0, 1, 2),
-    kernels=(),
     expands=(0.2, 0.25, 0.35),
 )

@@ -265,8 +265,7 @@ class Surrogate:
 
     def __init__(self, genes: Genes, objectives: int, *, ridge: float = 1.0, refit_every: int = 4) -> None:
         self.ridge, self.refit_every = ridge, refit_every
-        every = range(len(genes.sizes_G))
-        self.choices = Choices(genes, [0, *every[genes.depth], *every[genes.width]])
+        self.choices = Choices(genes, genes.unslotted)
         self.gram_FF = np.zeros((self.choices.values, self.choices.values))
         self.moment_FM = np.zeros((self.choices.values, objectives))
         self.weight_FM = np.zeros((self.choices.values, objectives))

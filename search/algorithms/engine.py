@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 
@@ -25,14 +26,7 @@ def starting_points(space: Space) -> list[Arch]:
     return [
         space.smallest(),
         space.largest(),
-        *(
-            space.uniform(r, d, k, e, w)
-            for r in space.resolutions
-            for d in space.depths
-            for k in space.kernels or (0,)
-            for e in space.expands
-            for w in (space.width_choices[0] if space.width_choices else (0,))
-        ),
+        *(space.uniform(*values) for values in product(*(space.values(field) for field in space.forest.fields))),
     ]
 
 

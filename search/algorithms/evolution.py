@@ -23,7 +23,7 @@ from search.problem import Evaluate
 POPULATION = 100
 PARENTS = 0.25  # of the population
 MUTANTS = 0.5  # of the children
-MUTATION = 0.1  # of each resolution, depth and width, and of kernel and expansion of a slot together
+MUTATION = 0.1  # of each resolution, depth and width, and of all genes of a slot together
 PATIENCE = 200  # draws in a row of which none keeps the limits
 
 
@@ -95,12 +95,11 @@ class Evolution:
         return population
 
     def mutants(self, genes_BG: np.ndarray, count: int) -> np.ndarray:
-        """Of random parents; a slot's kernel and expansion change together."""
+        """Of random parents; the genes of a slot change together."""
         rng, sizes_G = self.rng, self.genes.sizes_G
         child_BG = genes_BG[rng.integers(0, len(genes_BG), count)]
         change = rng.random((count, len(sizes_G))) < MUTATION
-        if self.genes.space.kernels:
-            change[:, self.genes.kernel] = change[:, self.genes.expand]
+        change = change[:, self.genes.leader_G]
         return self.pin(np.where(change, rng.integers(0, sizes_G, change.shape), child_BG))
 
     def crosses(self, genes_BG: np.ndarray, count: int) -> np.ndarray:

@@ -9,7 +9,7 @@ Shape letters in this file: B archs, G genes, N nodes, R resolutions, X entries 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
@@ -109,7 +109,7 @@ class NodeTables:
         return [name for name in self.names if self.decides[name]]
 
     @cached_property
-    def index(self) -> tuple[np.ndarray, ...]:
+    def index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """For `_places`: the genes that decide varying nodes, their strides, where each node's begin, its first entry."""
         genes = [gene for name in self.varying for gene in self.decides[name]]
         strides = [stride for name in self.varying for stride in self._places[name]]
@@ -149,9 +149,8 @@ class NodeTables:
         found_NL = np.zeros((len(self.varying), len(self.space.slots)), dtype=np.int64)
         for n, name in enumerate(self.varying):
             for gene in self.decides[name]:
-                for genes in (self.genes.kernel, self.genes.expand):
-                    if genes.start <= gene < genes.stop:
-                        found_NL[n, gene - genes.start] = 1
+                if gene in self.space.forest.slot_of:
+                    found_NL[n, self.space.forest.slot_of[gene]] = 1
         return found_NL
 
 
@@ -199,9 +198,12 @@ class CostTable:
 def _costs(space: Space, classes: int) -> tuple[Sums, Sums]:
     nodes = node_tables(space, classes)
 
-    @cache
+    known: dict[tuple[Part, int], Cost] = {}  # many entries are the same part
+
     def cost(part: Part, size: int) -> Cost:
-        return part.cost(size)
+        if (part, size) not in known:
+            known[part, size] = part.cost(size)
+        return known[part, size]
 
     return (
         Sums(nodes, lambda _name, part, size, _resolution: cost(part, size).macs),

@@ -6,7 +6,6 @@ Shape letters in this file: B archs, G genes, F features, S stages, L block slot
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -25,20 +24,16 @@ Target = Literal["top1", "latency_ms"]
 
 
 def choices(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
-    """One-hot resolution, depths, and kernel and expansion of every slot, 0 where it is not used.
+    """One-hot values of every gene, 0 where it does not matter: first those of no slot, then expand ratios, then kernels.
 
     So genes without effect are features without effect: on DyNAS-T's ImageNet measurements this masking is worth
     more than twice the data.
     """
-    space = genes.space
-    used_BL1 = genes.used(genes_BG)[:, :, None]
-    slotted = [(genes.expand, space.expands), *([(genes.kernel, space.kernels)] if space.kernels else [])]
-    whole = [genes_BG[:, [0]], genes_BG[:, genes.depth], genes_BG[:, genes.width]]
-    sizes = [genes.sizes_G[[0]], genes.sizes_G[genes.depth], genes.sizes_G[genes.width]]
-    parts = [
-        _one_hot(part[:, i], count) for part, counts in zip(whole, sizes, strict=True) for i, count in enumerate(counts)
-    ] + [_one_hot(genes_BG[:, where], len(values)) * used_BL1 for where, values in slotted]
-    return np.concatenate([part.reshape(len(part), math.prod(part.shape[1:])) for part in parts], axis=1)
+    matter_BG, every = genes.matter(genes_BG), range(len(genes.sizes_G))
+    slotted = [g for field in reversed(genes.forest.slotted) for g in every[genes.of(field)]]
+    return np.concatenate(
+        [np.eye(genes.sizes_G[g])[genes_BG[:, g]] * matter_BG[:, g, None] for g in [*genes.unslotted, *slotted]], axis=1
+    )
 
 
 def architecture(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
@@ -46,29 +41,30 @@ def architecture(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
 
     On the same measurements the sums lift Kendall's tau of a ridge from .912 to .937 with 250 rows.
     """
-    space = genes.space
-    stage_LS = np.eye(space.stage_count)[[slot.stage for slot in space.slots]]
-    used_BL = genes.used(genes_BG)
-    blocks_BS = used_BL @ stage_LS
+    stage_LS = _stages(genes)
+    matter_BG = genes.matter(genes_BG)
+    blocks_BS = genes.used(genes_BG) @ stage_LS
     parts = [choices(genes, genes_BG), blocks_BS.sum(axis=1, keepdims=True)]
-    slotted = [(genes.expand, space.expands), *([(genes.kernel, space.kernels)] if space.kernels else [])]
-    for where, values in slotted:
-        sums_BS = (np.array(values)[genes_BG[:, where]] * used_BL) @ stage_LS
+    for field in reversed(genes.forest.slotted):
+        where = range(genes_BG.shape[1])[genes.of(field)]
+        values_BL = np.stack([np.array(genes.choices[g])[genes_BG[:, g]] for g in where], axis=1)
+        sums_BS = (values_BL * matter_BG[:, where]) @ stage_LS
         parts += [sums_BS, sums_BS / np.maximum(blocks_BS, 1)]
     return np.concatenate(parts, axis=1)
 
 
 def totals(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
     """For latency, which is timed for few archs: the pixels, and of every stage its blocks and its MACs."""
-    stage_LS = np.eye(genes.space.stage_count)[[slot.stage for slot in genes.space.slots]]
+    stage_LS = _stages(genes)
     blocks_BS = genes.used(genes_BG) @ stage_LS
     macs_BS = CostTable(genes.space, classes=1).block_macs(genes_BG) @ stage_LS
     pixels_B1 = np.array(genes.space.resolutions)[genes_BG[:, :1]] ** 2
     return np.concatenate([pixels_B1, blocks_BS, macs_BS], axis=1).astype(np.float64)
 
 
-def _one_hot(genes_BL: np.ndarray, count: int) -> np.ndarray:
-    return np.eye(count)[genes_BL]
+def _stages(genes: Genes) -> np.ndarray:
+    """Which slot is in which stage: 0 or 1 [L, S]."""
+    return np.eye(genes.space.stage_count)[[slot.stage for slot in genes.space.slots]]
 
 
 _FEATURES = {"top1": architecture, "latency_ms": totals}

@@ -115,18 +115,18 @@ def _columns(space: Space, inputs: int, where: str) -> list[int]:
         raise ProblemError(f"{where}: does not know resolution {missing[0]}; it knows {', '.join(map(str, resolutions))}")
     columns = [resolution_at + resolutions.index(r) for r in space.resolutions]
     if not kernels:
-        columns += [len(RESNET_PX) + int(stem > 0) for stem in space.depth_choices[0]]
-        columns += [len(RESNET_PX) + 2 + 3 * i + w for i, widths in enumerate(space.width_choices) for w in widths]
+        columns += [len(RESNET_PX) + int(stem > 0) for stem in space.choices[1]]
+        columns += [len(RESNET_PX) + 2 + 3 * i + w for i in range(6) for w in map(int, space.values("width"))]
     for slot in range(slots):
-        columns += [kernel_at + 3 * slot + kernels.index(kernel) for kernel in space.kernels]
-        columns += [expand_at + 3 * slot + expands.index(expand) for expand in space.expands]
+        columns += [kernel_at + 3 * slot + kernels.index(kernel) for kernel in space.values("kernel")]
+        columns += [expand_at + 3 * slot + expands.index(expand) for expand in space.values("expand")]
     return columns
 
 
 def _whole(genes: Genes) -> list[int]:
     """The genes that are no slot's: resolution, and of ResNet-50D the stem's depth and the widths."""
     count = len(genes.sizes_G)
-    return [0] if genes.space.kernels else [0, 1, *range(count)[genes.width]]
+    return [0] if "kernel" in genes.forest.fields else [0, 1, *range(count)[genes.of("width")]]
 
 
 def _choice_rows(genes: Genes, published_FH: np.ndarray) -> np.ndarray:
@@ -134,11 +134,11 @@ def _choice_rows(genes: Genes, published_FH: np.ndarray) -> np.ndarray:
 
     The row of a slot's kind of block is that of its kernel and that of its expansion together.
     """
-    kernels, expands = len(genes.space.kernels), len(genes.space.expands)
+    kernels, expands = len(genes.space.values("kernel")), len(genes.space.values("expand"))
     whole = sum(int(genes.sizes_G[g]) for g in _whole(genes))
     rows_FH = []
     for slot_FH in published_FH[whole:].reshape(-1, kernels + expands, published_FH.shape[1]):
-        kinds_FH = np.zeros((genes.block_kinds, published_FH.shape[1]), dtype=np.float32)
+        kinds_FH = np.zeros((1 + max(kernels, 1) * expands, published_FH.shape[1]), dtype=np.float32)
         kinds_FH[1:] = np.tile(slot_FH[kernels:], (max(kernels, 1), 1))
         if kernels:
             kinds_FH[1:] += np.repeat(slot_FH[:kernels], expands, axis=0)

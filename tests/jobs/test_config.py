@@ -6,6 +6,7 @@ import pytest
 
 from cluster.config import ConfigError, dump
 from jobs.config import Experiment, load
+from ofa.spaces import get_space
 
 TINY = str(helpers.TINY)
 
@@ -38,7 +39,7 @@ def test_the_published_recipe_is_the_papers():
     recipe = [(p.epochs, p.warmup_epochs, round(p.lr * p.lr_scale, 3), p.draw.subnets, p.distil) for p in phases]
     assert recipe == [(180, 5, 2.6, 1, 0), (125, 5, 0.96, 1, 1), (25, 0, 0.08, 2, 1), (125, 5, 0.24, 2, 1),
                       (25, 0, 0.08, 4, 1), (125, 5, 0.24, 4, 1)]  # fmt: skip
-    opened = [(p.space.depths, p.space.kernels, p.space.expands) for p in phases]
+    opened = [tuple(p.space.values(field) for field in ("depth", "kernel", "expand")) for p in phases]
     assert opened == [((4,), (7,), (6,)), ((4,), (3, 5, 7), (6,)), ((3, 4), (3, 5, 7), (6,)), ((2, 3, 4), (3, 5, 7), (6,)),
                       ((2, 3, 4), (3, 5, 7), (4, 6)), ((2, 3, 4), (3, 5, 7), (3, 4, 6))]  # fmt: skip
 
@@ -47,7 +48,8 @@ def test_the_published_recipe_is_the_papers():
 def test_phases_only_widen(path):
     phases = load(str(path)).phases
     for before, after in pairwise(phases):
-        for name in ("depths", "kernels", "expands"):
+        assert before.space.choice_names == after.space.choice_names
+        for name in before.space.choice_names:
             assert set(getattr(before.space, name)) <= set(getattr(after.space, name)), (path, after.name)
 
 
@@ -87,6 +89,16 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ),
         ("choices.kernels=[9]", r"kernels \[9\] are not among 3, 5, 7"),
         ("choices.resolutions=[2]", "its strides divide by"),
+        ("choices.resolutions=[24.5]", "choices.resolutions has 24.5; use whole numbers of pixels"),
+        ("choices.levels=[7]", "choices: no setting 'levels'; here you may set resolutions, depths, kernels, expands$"),
+        (
+            'train.phases=[{name="a",epochs=1,lr=1,levels=[7]}]',
+            "'a': no setting 'levels'; here you may set name, epochs, lr, .*, resolutions, depths, kernels, expands$",
+        ),
+        (
+            'train.phases=[{name="a",epochs=1,lr=1,epoch=3}]',
+            "train.phases.0: no setting 'epoch'; here you may set name",
+        ),
         ("search.population=5", "search.population is 5, too few for 2 islands; use at least 8"),
         ("measure.latency_archs=61", "measure.latency_archs is 61, more than measure.archs"),
         ("search.algorithm=magic", "search: algorithm is 'magic'"),
@@ -107,6 +119,15 @@ def test_what_cannot_work_is_one_line_before_anything_starts(setting, says):
         load(TINY, [setting])
     assert str(caught.value).startswith((TINY, f"--set {setting}: "))
     assert "\n" not in str(caught.value)
+
+
+def test_choices_and_phases_take_any_gene_of_the_space():
+    phase = '{name="a",epochs=1,lr=1,widths=[2],choices={depths=[1,2]}}'
+    config = load(
+        TINY, ["space=ofa_resnet50", "choices.widths=[0, 2]", "choices.expands=[0.2, 0.35]", f"train.phases=[{phase}]"]
+    )
+    assert config.search_space == get_space("ofa_resnet50").only(widths=(0, 2), expands=(0.2, 0.35))
+    assert config.phases[0].space == config.search_space.only(widths=(2,), depths=(1, 2))
 
 
 def test_every_setting_is_documented():

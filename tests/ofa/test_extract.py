@@ -32,18 +32,11 @@ def one_gene_at_each_value(space):
     """The largest arch with each single gene set to each of its values."""
     largest = space.largest()
     yield from (replace(largest, resolution=r) for r in space.resolutions)
-    each_kernel, each_expand = [space.kernels] * len(largest.kernel), [space.expands] * len(largest.expand)
-    for name, choices in (
-        ("depth", space.depth_choices),
-        ("kernel", each_kernel),
-        ("expand", each_expand),
-        ("width", space.width_choices),
-    ):
-        for i, values in enumerate(choices):
-            for value in values:
-                genes = list(getattr(largest, name))
-                genes[i] = value
-                yield replace(largest, **{name: tuple(genes)})
+    for gene, choices in zip(space.forest.genes, space.choices, strict=True):
+        for value in choices if gene.field != "resolution" else ():
+            genes = list(getattr(largest, gene.field))
+            genes[gene.place] = value
+            yield replace(largest, **{gene.field: tuple(genes)})
 
 
 def agree(net, arch, x):

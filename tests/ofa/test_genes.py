@@ -63,4 +63,5 @@ def test_filled_genes_are_the_same_archs_and_differ_where_nothing_is_used():
     filled_BG = genes.filled(genes_BG, rng)
     assert np.array_equal(genes.canonical(filled_BG), genes_BG)
     unused = ~genes.used(genes_BG)
-    assert set(np.unique(filled_BG[:, genes.expand][unused])) == set(range(genes.sizes_G[genes.expand][0]))
+    expand = genes.of("expand")
+    assert set(np.unique(filled_BG[:, expand][unused])) == set(range(genes.sizes_G[expand][0]))

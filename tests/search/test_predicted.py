@@ -21,7 +21,7 @@ OBJECTIVES = (TOP1, MACS)
 def toy(genes_BG):
     macs, _ = COSTS(genes_BG)
     used = GENES.used(genes_BG)
-    bonus = ((genes_BG[:, GENES.kernel] == 1) & used).sum(axis=1) * 0.004
+    bonus = ((genes_BG[:, GENES.of("kernel")] == 1) & used).sum(axis=1) * 0.004
     return np.stack([1 - 0.2 * np.sqrt(4e4 / macs) + bonus, macs], axis=1)
 
 
@@ -75,7 +75,8 @@ def test_a_tiny_space_is_solved():
 
     def evaluate(genes_BG):
         macs, _ = costs(genes_BG)
-        return np.stack([genes_BG[:, genes.kernel].sum(axis=1) + 0.5 * genes_BG[:, genes.expand].sum(axis=1), macs], axis=1)
+        kernels, expands = genes_BG[:, genes.of("kernel")].sum(axis=1), genes_BG[:, genes.of("expand")].sum(axis=1)
+        return np.stack([kernels + 0.5 * expands, macs], axis=1)
 
     rows = np.unique(genes.random(5000, np.random.default_rng(0)), axis=0)
     assert len(rows) == tiny.size
@@ -107,7 +108,7 @@ def test_exact_costs_make_the_archive_better_and_no_worse_than_its_rivals():
 
 @pytest.mark.parametrize("algorithm", ["archive", "nsga2", "sms-emoa", "spea2", "nsga3", "random"])
 def test_every_limit_and_every_pinned_gene_holds_on_every_member(algorithm):
-    depth0, kernel0 = GENES.depth.start, GENES.kernel.start
+    depth0, kernel0 = GENES.of("depth").start, GENES.of("kernel").start
     limits = (Limit(MACS, 300_000), Limit(PARAMS, 16_000), Limit(TOP1, 0.92))
     problem = replace(TOY, limits=limits, pinned={0: 1, depth0: 2, kernel0: 1})
     found = solve(problem, algorithm=algorithm, evaluations=1500, members=16, seed=2)

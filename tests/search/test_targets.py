@@ -23,7 +23,7 @@ def macs(genes_BG):
 
 def top1(genes_BG):
     used = GENES.used(genes_BG)
-    return 1 - 0.2 * np.sqrt(4e4 / macs(genes_BG)) + ((genes_BG[:, GENES.kernel] == 1) & used).sum(axis=1) * 0.004
+    return 1 - 0.2 * np.sqrt(4e4 / macs(genes_BG)) + ((genes_BG[:, GENES.of("kernel")] == 1) & used).sum(axis=1) * 0.004
 
 
 PROBLEM = Problem(SPACE, (Term(TOP1, top1, exact=False), Term(MACS, macs, exact=True)))
@@ -99,7 +99,7 @@ def test_pruning_reduces_from_the_input_on_level_by_level():
     assert macs(pruned[None])[0] <= 90_000
     assert pruned[0] == largest[0], "the resolution is pruned last"
     assert (pruned <= largest).all()
-    for group in (GENES.kernel, GENES.expand):
+    for group in (GENES.of("kernel"), GENES.of("expand")):
         used = GENES.used(pruned[None])[0]
         levels = pruned[group][used]
         assert (np.diff(levels) >= 0).all() or len(set(levels.tolist())) <= 2

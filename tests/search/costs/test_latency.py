@@ -44,8 +44,8 @@ def test_a_latency_is_the_sum_of_its_blocks(reference):
     genes, latency = Genes(space), TableLatency(table, space)
     rows = genes.random(50, np.random.default_rng(0))
     before, after = rows.copy(), rows.copy()
-    before[:, genes.kernel.start], after[:, genes.kernel.start] = 0, 2
-    before[:, genes.expand.start], after[:, genes.expand.start] = 1, 1
+    before[:, genes.of("kernel").start], after[:, genes.of("kernel").start] = 0, 2
+    before[:, genes.of("expand").start], after[:, genes.of("expand").start] = 1, 1
     assert np.ptp(latency(after) - latency(before)) < 1e-9
 
 

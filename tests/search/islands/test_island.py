@@ -20,7 +20,7 @@ def worth(packed):
     """A toy: more is better with diminishing returns, and some kernels are better than their cost says."""
     genes_BG = GENES.unpack_all(packed)
     macs = COSTS(genes_BG)[0]
-    top1 = 1 - 0.2 * (4e4 / macs) ** 0.5 + 0.004 * (genes_BG[:, GENES.kernel] == 1).sum(axis=1)
+    top1 = 1 - 0.2 * (4e4 / macs) ** 0.5 + 0.004 * (genes_BG[:, GENES.of("kernel")] == 1).sum(axis=1)
     return [Individual(p, (float(t), float(m))) for p, t, m in zip(packed, top1, macs, strict=True)]
 
 
