@@ -29,6 +29,7 @@ WORST = 0.35  # error of the reference point of hypervolumes
 
 
 def main() -> None:
+    """Runs every comparison and prints its tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the images and of the published evaluations")
     arguments = parser.parse_args()
@@ -44,6 +45,7 @@ def main() -> None:
 
 
 def scorer_of(table: Table) -> SubsetScorer:
+    """The scorer of a table."""
     return SubsetScorer.of(table)
 
 
@@ -136,6 +138,7 @@ def selections(scorer: SubsetScorer, cost_M: np.ndarray, evaluations: int) -> No
 
 
 def line(rule: str, name: str, points: np.ndarray, reference: np.ndarray, looked: int, seconds: float) -> None:
+    """Prints a row of the selections: points are (cost, error), the hypervolume is a share of the reference box."""
     area = hypervolume(points, reference) / reference.prod()
     print(f"| {rule} | {name} | {area:.6f} | {1 - points[:, 1].min():.4f} | {looked:,} | {seconds:.1f} |", flush=True)
 

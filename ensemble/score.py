@@ -30,14 +30,22 @@ _MANY_CLASSES = 1 << 20
 
 
 class Scorer(Protocol):
-    """What selection needs of a scorer; `SubsetScorer` documents the methods."""
+    """What selection needs of a scorer."""
 
     members: int
     images: int
 
-    def correct(self, masks: np.ndarray) -> np.ndarray: ...
-    def correct_changed(self, masks: np.ndarray) -> np.ndarray: ...
-    def correct_weighted(self, weights: np.ndarray) -> np.ndarray: ...
+    def correct(self, masks: np.ndarray) -> np.ndarray:
+        """How many images each subset classifies correctly: int64 [S]. masks: bool [S, M]."""
+        ...
+
+    def correct_changed(self, masks: np.ndarray) -> np.ndarray:
+        """The same with member m added, or removed if it is in the subset: int64 [S, M]."""
+        ...
+
+    def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
+        """How many images each weighted vote classifies correctly: int64 [S]. weights: [S, M], none negative."""
+        ...
 
 
 class SubsetScorer:
@@ -61,7 +69,7 @@ class SubsetScorer:
         self.threads = threads or len(os.sched_getaffinity(0))
         self.device = device
         self.labels_N = np.asarray(labels)
-        self.nobody = int((self.labels_N == 0).sum())  # right where all sums are 0, and class 0 wins
+        self.empty_correct = int((self.labels_N == 0).sum())  # right where all sums are 0, and class 0 wins
         probs = probs if probs.dtype in (np.float32, np.float64) else probs.astype(np.float32)
         rows = _Rows(classes, probs, self.labels_N, self.threads)
         self.always_N, self.image_I = rows.always_N, rows.image_I
@@ -82,24 +90,24 @@ class SubsetScorer:
         return self.right_IM, self.rival_RM, self.below_R, self.first_I
 
     def accuracy(self, masks: np.ndarray) -> np.ndarray:
-        """The fraction of images each subset names right: float64 [S]. masks: bool [S, M]."""
+        """The fraction of images that each subset classifies correctly: float64 [S]. masks: bool [S, M]."""
         return self.correct(masks) / self.images
 
     def correct(self, masks: np.ndarray) -> np.ndarray:
-        """How many images each subset names right: int64 [S]. masks: bool [S, M]."""
+        """How many images each subset classifies correctly: int64 [S]. masks: bool [S, M]."""
         masks_SM = self._masks(masks)
         if self.device != "cpu":
             return self.correct_weighted(masks_SM)
         return self._counted(kernels.count_right, masks_SM, (len(masks_SM),), masks_SM.sum(axis=1) == 0)
 
     def correct_changed(self, masks: np.ndarray) -> np.ndarray:
-        """How many images each subset names right with member m added, or taken out if it is there: int64 [S, M]."""
+        """How many images each subset classifies correctly with member m added, or removed if it is in: int64 [S, M]."""
         masks_SM = self._masks(masks)
         empty_SM = masks_SM & (masks_SM.sum(axis=1, keepdims=True) == 1)
         return self._counted(kernels.count_changed, masks_SM, masks_SM.shape, empty_SM)
 
     def named_right(self, weights: np.ndarray) -> np.ndarray:
-        """Which images each vote names right: bool [S, N]. weights: as `correct_weighted` takes them, or masks."""
+        """Which images each vote classifies correctly: bool [S, N]. weights: as `correct_weighted` takes them, or masks."""
         weights_SM = self._weights(weights)
         named_SN = np.repeat(self.always_N[None], len(weights_SM), axis=0)
         kernels.name_right(weights_SM, self.image_I, *self.exact, named_SN)
@@ -107,7 +115,7 @@ class SubsetScorer:
         return named_SN
 
     def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
-        """How many images each weighted vote names right: int64 [S]. weights: [S, M], none negative; 0 takes no part.
+        """How many images each weighted vote classifies correctly: int64 [S]. weights: [S, M], not negative; 0: no member.
 
         Matrix products in float32 on `device`; margins within their error bound are decided again in float64.
         """
@@ -118,7 +126,7 @@ class SubsetScorer:
             self._margins = Margins(*self.exact, device=self.device)
         correct_S, (images, subsets) = self._margins.count(weights_SM)
         kernels.count_decided(images, subsets, weights_SM, *self.exact, correct_S)
-        return np.where((weights_SM == 0).all(axis=1), self.nobody, correct_S + self.always)
+        return np.where((weights_SM == 0).all(axis=1), self.empty_correct, correct_S + self.always)
 
     def _weights(self, weights: np.ndarray) -> np.ndarray:
         weights_SM = np.ascontiguousarray(weights, dtype=np.float64)
@@ -148,7 +156,7 @@ class SubsetScorer:
             return correct
 
         counts = _in_threads(part, len(self.blocks), self.threads, self.blocks[:, 1])
-        return np.where(empty, self.nobody, np.sum(counts, axis=0) + self.always)
+        return np.where(empty, self.empty_correct, np.sum(counts, axis=0) + self.always)
 
 
 class _Rows:

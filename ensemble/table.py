@@ -29,6 +29,7 @@ class Table:
     cost_M: np.ndarray
 
     def to_npz(self) -> bytes:
+        """The table as the content of an npz file."""
         return npz.pack(classes=self.classes_MNK, probs=self.probs_MNK, labels=self.labels_N, cost=self.cost_M)
 
     def save(self, path: Path) -> None:

@@ -36,6 +36,7 @@ TOLERANCE = 1e-4
 
 
 def export(job: Job) -> None:
+    """The step `export` of a run."""
     step = job.run.begin("export")
     front = Front.from_json(step.read_json(files.FRONT))
     ensembles = Ensembles.from_bytes(step.read(files.ENSEMBLES), files.ENSEMBLES.key)

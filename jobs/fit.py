@@ -25,6 +25,7 @@ from search.predict.quality import DeviceQuality, PredictorQuality, Quality
 
 
 def fit_predictors(job: Job) -> None:
+    """The step `fit` of a run."""
     config, step, space = job.config, job.run.begin("fit"), job.config.search_space
     genes, rng = Genes(space), np.random.default_rng(stream(config.seed, "fit").getrandbits(64))
 

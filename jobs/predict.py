@@ -40,12 +40,14 @@ class Wanted:
 
     @property
     def key(self) -> str:
+        """The part's key in the store."""
         names = [arch.key for arch in self.part.archs]
         digest = sha256("/".join([self.weights, str(self.part.k), *names]).encode())
         return files.prediction_part(self.part.split, digest, self.part.start)
 
 
 def predict(job: Job) -> None:
+    """The step `predict` of a run."""
     config, step = job.config, job.run.begin("predict")
     front = Front.from_json(step.read_json(files.FRONT))
     read_weights(step, config)  # what the evaluators hold

@@ -28,6 +28,7 @@ MARKERS = ((ORANGE, "diamond"), (GREEN, "square"), ("#7a4fa3", "cross"), ("#a380
 
 
 def report(job: Job) -> None:
+    """The step `report` of a run."""
     step = job.run.begin("report")
     front = Front.from_json(step.read_json(files.FRONT))
     ensembles = Ensembles.from_bytes(step.read(files.ENSEMBLES), files.ENSEMBLES.key)
@@ -56,19 +57,23 @@ def report(job: Job) -> None:
 
 
 def images_of(job: Job, split: str) -> int:
+    """The number of images of a split."""
     return len(job.data.splits[split])
 
 
 def percent(fraction: float) -> str:
+    """A fraction in percent."""
     return f"{fraction * 100:.2f}"
 
 
 def with_interval(row: ScoredSubset) -> str:
+    """A subset's test top-1 and its interval, in percent."""
     low, high = row.test_interval
     return f"{percent(row.test_top1)} [{percent(low)}, {percent(high)}]"
 
 
 def macs_text(macs: float) -> str:
+    """MACs in thousands or millions."""
     return f"{macs / 1e6:.1f} M" if macs >= 1e7 else f"{macs / 1e3:.0f} k"
 
 
@@ -93,6 +98,7 @@ TRAINING_TEXT = (
 
 
 def predictor_text(quality: PredictorQuality) -> str:
+    """Errors and rank correlations of both predictors on held-out rows."""
     accuracy, latency = quality.accuracy, quality.latency
     return (
         f"On rows that it did not see, the accuracy predictor errs by {accuracy.rmse * 100:.2f} points (RMSE), "
@@ -103,6 +109,7 @@ def predictor_text(quality: PredictorQuality) -> str:
 
 
 def styled(figure: go.Figure, height: int) -> go.Figure:
+    """The figure in the report's style; height in pixels."""
     figure.update_layout(
         template="plotly_white",
         height=height,
@@ -114,6 +121,7 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
 
 
 def drawn(figure: go.Figure, name: str) -> str:
+    """The figure as HTML in an element of this name."""
     html: str = figure.to_html(
         full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False, "responsive": True}
     )
@@ -123,6 +131,7 @@ def drawn(figure: go.Figure, name: str) -> str:
 def front_figure(
     front: Front, ensembles: Ensembles, measured: Sequence[Measured], searched: Sequence[Measured]
 ) -> go.Figure:
+    """Every measured sub-network, the front, and the ensembles, on the selection split."""
     figure = go.Figure()
     for rows, name, colour in ((measured, "random", LIGHT), (searched, "found by the searches", GREY)):
         figure.add_scatter(
@@ -158,6 +167,7 @@ def front_figure(
 
 
 def test_figure(ensembles: Ensembles) -> go.Figure:
+    """The front's members and the ensembles on the test split, with intervals."""
     figure = go.Figure()
     groups = [("single networks of the front", list(ensembles.singles), BLUE, "circle")]
     for found, (colour, symbol) in zip(ensembles.fronts, cycle(MARKERS), strict=False):
@@ -184,6 +194,7 @@ def test_figure(ensembles: Ensembles) -> go.Figure:
 
 
 def training_figure(phases: Sequence[dict[str, Any]]) -> go.Figure:
+    """Loss and top-1 of every epoch, phase by phase."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("training loss", "top-1 on the selection split, %"))
     epoch = 0
     curves: dict[str, tuple[list[int], list[float]]] = {"largest": ([], []), "smallest": ([], [])}
@@ -219,6 +230,7 @@ def training_figure(phases: Sequence[dict[str, Any]]) -> go.Figure:
 
 
 def predictor_figure(quality: PredictorQuality) -> go.Figure:
+    """Predictions against measurements on held-out rows."""
     figure = make_subplots(rows=1, cols=2, subplot_titles=("accuracy, top-1 in %", "latency, ms"))
     for column, (of, scale) in enumerate(((quality.accuracy, 100), (quality.latency, 1)), start=1):
         truth, predicted = [value * scale for value in of.truth], [value * scale for value in of.predicted]
@@ -235,6 +247,7 @@ def predictor_figure(quality: PredictorQuality) -> go.Figure:
 
 
 def summary(job: Job, front: Front, ensembles: Ensembles, measured: Sequence[Measured], searched: Sequence[Measured]) -> str:
+    """The heading, and the run's main numbers."""
     single, ensemble = ensembles.singles[-1], ensembles.best
     span = front.members[-1].macs / front.members[0].macs
     facts = [
@@ -257,6 +270,7 @@ def summary(job: Job, front: Front, ensembles: Ensembles, measured: Sequence[Mea
 
 
 def front_table(job: Job, front: Front, ensembles: Ensembles, validated: Validated) -> str:
+    """A row for each member of the front, with the command that exports it."""
     rows = []
     for i, (member, single, seen) in enumerate(zip(front.members, ensembles.singles, validated.members, strict=True)):
         command = f"ofa export {job.asked} --arch {member.arch.key}"
@@ -294,6 +308,7 @@ def ensembles_text(ensembles: Ensembles) -> str:
 
 
 def ensemble_table(ensembles: Ensembles) -> str:
+    """A row for each ensemble, under a summary."""
     rows = []
     for found in ensembles.fronts:
         for row in found.members:
@@ -327,6 +342,7 @@ def gain_text(row: ScoredSubset) -> str:
 
 
 def table(name: str, heads: Sequence[str], rows: Sequence[str]) -> str:
+    """An HTML table of this id; rows are HTML."""
     head = "".join(f"<th>{escape(head)}</th>" for head in heads)
     return f'<div class="wide"><table id="{name}"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 

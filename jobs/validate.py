@@ -28,6 +28,7 @@ from search.predict.predictor import Predictor
 
 
 def validate(job: Job) -> None:
+    """The step `validate` of a run."""
     config, step, space = job.config, job.run.begin("validate"), job.config.search_space
     front = Front.from_json(step.read_json(files.FRONT))
     rows_BG = Genes(space).encode([member.arch for member in front.members])

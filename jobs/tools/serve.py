@@ -115,6 +115,7 @@ def latency(path: str, ask: Predict) -> Latency:
 
 
 def median_ms(call: Callable[[], Any]) -> float:
+    """The median time of a call in milliseconds, of `RUNS` after three that warm up."""
     seconds = []
     for run in range(RUNS + 3):
         started = time.perf_counter()

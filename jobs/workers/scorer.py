@@ -15,7 +15,7 @@ _SHARDS_AN_ACTOR = 2  # so that what a lost actor had to do is spread over the o
 
 
 class ShardScorer:
-    """What each actor does: it builds a shard's scorer when it is first asked for, and keeps it."""
+    """An actor's scorers of shards of the images, each built at its first use."""
 
     def __init__(self, shards: int, arrays: Mapping[str, np.ndarray]) -> None:
         self.arrays = arrays
@@ -23,27 +23,34 @@ class ShardScorer:
         self.scorers: dict[int, SubsetScorer] = {}
 
     def scorer(self, shard: int) -> SubsetScorer:
+        """The scorer of a shard."""
         if shard not in self.scorers:
             here = slice(self.edges[shard], self.edges[shard + 1])
             classes, probs, labels = self.arrays["classes"], self.arrays["probs"], self.arrays["labels"]
             self.scorers[shard] = SubsetScorer(classes[:, here], probs[:, here], labels[here], threads=1)
         return self.scorers[shard]
 
-    def correct(self, question: tuple[int, np.ndarray]) -> np.ndarray:
-        shard, masks = question
+    def correct(self, task: tuple[int, np.ndarray]) -> np.ndarray:
+        """`SubsetScorer.correct` of a (shard, masks)."""
+        shard, masks = task
         return self.scorer(shard).correct(masks)
 
-    def correct_changed(self, question: tuple[int, np.ndarray]) -> np.ndarray:
-        shard, masks = question
+    def correct_changed(self, task: tuple[int, np.ndarray]) -> np.ndarray:
+        """`SubsetScorer.correct_changed` of a (shard, masks)."""
+        shard, masks = task
         return self.scorer(shard).correct_changed(masks)
 
-    def correct_weighted(self, question: tuple[int, np.ndarray]) -> np.ndarray:
-        shard, weights = question
+    def correct_weighted(self, task: tuple[int, np.ndarray]) -> np.ndarray:
+        """`SubsetScorer.correct_weighted` of a (shard, weights)."""
+        shard, weights = task
         return self.scorer(shard).correct_weighted(weights)
 
 
 class PooledScorer:
-    """Answers as a `SubsetScorer` on the whole table does, whatever the number of actors and whichever of them die."""
+    """A scorer on Ray actors, with the counts of a `SubsetScorer` of the whole table for any number of actors.
+
+    What an actor that dies had to do goes to the others.
+    """
 
     def __init__(self, table: Table, actors: int) -> None:
         self.members, self.images, _ = table.classes_MNK.shape
@@ -52,17 +59,21 @@ class PooledScorer:
         self.pool = Pool(partial(ShardScorer, self.shards), arrays, actors)
 
     def correct(self, masks: np.ndarray) -> np.ndarray:
+        """See `SubsetScorer.correct`."""
         return self._summed("correct", masks)
 
     def correct_changed(self, masks: np.ndarray) -> np.ndarray:
+        """See `SubsetScorer.correct_changed`."""
         return self._summed("correct_changed", masks)
 
     def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
+        """See `SubsetScorer.correct_weighted`."""
         return self._summed("correct_weighted", weights)
 
     def _summed(self, method: str, argument: np.ndarray) -> np.ndarray:
-        questions = [(shard, argument) for shard in range(self.shards)]
-        return np.sum([answer for _, answer in self.pool.map(method, questions)], axis=0)
+        tasks = [(shard, argument) for shard in range(self.shards)]
+        return np.sum([counts for _, counts in self.pool.map(method, tasks)], axis=0)
 
     def close(self) -> None:
+        """Ends the actors."""
         self.pool.close()
