@@ -80,3 +80,19 @@ def test_readme_commands_are_found():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(commands(text, "ofa")) >= 10
     assert {line.split()[0] for line in commands(text, "make")} >= {"demo", "test"}
+
+
+def test_every_entry_of_the_log_says_where_it_is_from():
+    entries = re.split(r"^## ", (ROOT / "docs/log.md").read_text(encoding="utf-8"), flags=re.M)[1:]
+    assert len(entries) >= 7
+    for entry in entries:
+        title, _, text = entry.partition("\n\n")
+        assert re.match(r"\*Commits? [0-9a-f]{7,}\b|\*`python -m bench\.", text), (
+            f"{title}: begin with its commit or command"
+        )
+
+
+def test_bench_commands_name_benches_that_exist():
+    for page in DOCS:
+        for name in re.findall(r"python -m bench\.(\w+)", page.read_text(encoding="utf-8")):
+            assert (ROOT / f"bench/{name}.py").is_file(), f"{page}: bench.{name}"
