@@ -122,15 +122,20 @@ class Space:
         """Why `arch` is not in this space, or None."""
         if arch.resolution not in self.resolutions:
             return f"resolution is {arch.resolution}, may be {_listed(self.resolutions)}"
-        here, its = self.forest, arch.forest
-        if here is not its:
-            return f"it has {_shape(its)}, the space {_shape(here)}"
-        values = arch.values
+        if (objection := self.shape_objection(arch)) is not None:
+            return objection
+        here, values = self.forest, arch.values
         matters = here.active(values)
         for i in sorted(range(len(values)), key=lambda gene: gene in here.slot_of):  # whole stages before single blocks
             if matters[i] and values[i] not in self.choices[i]:
                 return f"{self._place(i)} is {values[i]:g}, may be {_listed(self.choices[i])}"
         return None
+
+    def shape_objection(self, arch: Arch) -> str | None:
+        """Why `arch` has other genes than this space, whatever their values, or None."""
+        if self.forest is arch.forest:
+            return None
+        return f"it has {_shape(arch.forest)}, the space {_shape(self.forest)}"
 
     def _place(self, gene: int) -> str:
         """What errors call a gene."""
