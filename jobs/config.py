@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -19,9 +19,11 @@ from cluster.runtime.backends import BACKENDS
 from jobs.images.source import reader_of_text
 from ofa.arch import Arch, ArchError
 from ofa.draws import Draw, Given, Sandwich, Uniform
+from ofa.meters import ALWAYS, METERS
 from ofa.phases import Phase
 from ofa.space import Space
 from ofa.spaces import get_space
+from search.objective import OBJECTIVES, Objective
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -162,13 +164,14 @@ class Search:
     """Measured search (Optuna on Ray) and predicted search (gene arrays)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    algorithm: Literal["default", "nsga2", "nsga3", "sms-emoa", "spea2", "guided", "random"] = "default"
+    objectives: tuple[str, ...] = ("top1", "macs")  # two or more of search.objective.OBJECTIVES
+    algorithm: Annotated[str, one_of("search.measured", "ALGORITHMS")] = "default"  # of the measured search
     mode: Literal["generations", "asynchronous"] = "generations"  # the second is faster on many evaluators, not repeatable
     evaluations: Annotated[int, Field(ge=4)] = 300  # measured, the two extremes among them
     population: Annotated[int, Field(ge=4)] = 40  # archs of a generation, of all islands together
     islands: Count = 2
     migrate_every: Count = 3  # generations between exchanges of the best
-    predicted_algorithm: Literal["default", "archive", "nsga2", "sms-emoa", "spea2", "nsga3", "random"] = "default"
+    predicted_algorithm: Annotated[str, one_of("search.predicted", "ALGORITHMS")] = "default"  # one that needs no limit
     predicted_evaluations: Count = 20000
     predicted_members: Count = 40  # most archs of the predicted front that are then measured
 
@@ -179,7 +182,7 @@ class Ensemble:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     costs: Annotated[tuple[CostRule, ...], Field(min_length=1)] = ("max", "sum")  # members in parallel, or in turn
-    unit: Literal["macs"] = "macs"
+    unit: str = "macs"  # a cost that is an objective or that every record has: macs, params
     algorithm: Annotated[str, one_of("ensemble.select", "ALGORITHMS")] = "default"
     evaluations: Count = 200_000  # subsets that nsga2, sms-emoa and spea2 score
     top_k: Annotated[int, Field(ge=0)] = 0  # classes kept of every prediction; 0 keeps all
@@ -229,6 +232,11 @@ class Experiment:
         asked["train"] = {key: value for key, value in asked["train"].items() if key not in ELSEWHERE}
         asked["data"] = {key: value for key, value in asked["data"].items() if key not in ELSEWHERE}
         return f"{self.name}-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]}"
+
+    @cached_property
+    def objectives(self) -> tuple[Objective, ...]:
+        """What the searches optimise."""
+        return tuple(OBJECTIVES[name] for name in self.search.objectives)
 
     @cached_property
     def search_space(self) -> Space:
@@ -302,3 +310,32 @@ def _check(experiment: Experiment) -> None:
         )
     if experiment.measure.latency_archs > experiment.measure.archs:
         raise ConfigError(f"measure.latency_archs is {experiment.measure.latency_archs}, more than measure.archs")
+    _check_names(experiment)
+
+
+def _check_names(experiment: Experiment) -> None:
+    """What `one_of` cannot tell of names."""
+    search = experiment.search
+    there = [name for name, objective in OBJECTIVES.items() if objective.field in METERS]
+    for name in search.objectives:
+        _known(f"search.objectives: {name!r}", name, there)
+    if len(set(search.objectives)) < max(2, len(search.objectives)):
+        raise ConfigError(
+            f"search.objectives is {list(search.objectives)}; give two or more of {', '.join(there)}, once each"
+        )
+    known = [name for name in there if OBJECTIVES[name].field in ALWAYS or name in search.objectives]
+    costs = [name for name in known if OBJECTIVES[name].direction == "minimize"]
+    _known(f"ensemble.unit is {experiment.ensemble.unit!r}", experiment.ensemble.unit, costs)
+    if search.predicted_algorithm != "default":
+        from search.predicted import NEED_LIMITS
+
+        if search.predicted_algorithm in NEED_LIMITS:
+            raise ConfigError(
+                f"search.predicted_algorithm is {search.predicted_algorithm!r}, which needs a limit; a run has none; "
+                "use default, or `ofa search --space` with --at-most"
+            )
+
+
+def _known(found: str, name: str, names: Iterable[str]) -> None:
+    if name not in names:
+        raise ConfigError(f"{found}; there are {', '.join(names)}")

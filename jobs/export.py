@@ -30,7 +30,7 @@ from ofa.export import (
 )
 from ofa.extract import extract
 from search.front import Front, knee
-from search.objective import MACS, TOP1, minimised, values
+from search.objective import first_cost, minimised, values
 
 TOLERANCE = 1e-4
 
@@ -41,9 +41,10 @@ def export(job: Job) -> None:
     front = Front.from_json(step.read_json(files.FRONT))
     ensembles = Ensembles.from_bytes(step.read(files.ENSEMBLES), files.ENSEMBLES.key)
     evaluator = trained_evaluator(job, step)
-    objectives = (TOP1, MACS)
+    objectives = job.config.objectives
     chosen = front.members[knee(minimised(objectives, values(objectives, front.members)))]
     archs = [front.members[index].arch for index in ensembles.best_of_several.members]
+    cost = first_cost(objectives)
     with job.reporter.track("export", 2, "networks") as tracker:
         write(job, step, evaluator, "knee", [chosen.arch])
         tracker.advance()
@@ -51,8 +52,8 @@ def export(job: Job) -> None:
         tracker.advance()
     step.finish(job.config.seed, knee=chosen.arch.key, ensemble=[arch.key for arch in archs])
     job.reporter.say(
-        f"export: the knee ({chosen.macs / 1e3:.0f}k MACs, top-1 {chosen.top1:.4f}) and an ensemble of {len(archs)} "
-        f"in {job.run.url}/subnets"
+        f"export: the knee ({cost.text(cost.of(chosen))} {cost.label}, top-1 {chosen.top1:.4f}) and an ensemble "
+        f"of {len(archs)} in {job.run.url}/subnets"
     )
 
 

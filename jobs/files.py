@@ -12,6 +12,7 @@ LATENCY_PREDICTOR = File("predictor/latency.npz", "fit")
 PREDICTOR_QUALITY = File("predictor/quality.json", "fit")
 SEARCHED = File("search.jsonl", "search")
 FRONT = File("front.json", "search")
+HISTORY = File("history.json", "search")  # hypervolumes; also of `ofa search --space`, in its directory
 VALIDATED = File("validated.json", "validate")
 ENSEMBLES = File("ensembles.json", "ensemble")
 REPORT = File("report.html", "report")

@@ -15,8 +15,9 @@ from cluster.runtime.tasks import ray_map
 from cluster.seeds import stream
 from cluster.texts import jsonl, machine
 from jobs import files
-from jobs.evaluators import load_supernet, measure_all, read_weights
+from jobs.evaluators import measure_all, read_weights
 from jobs.job import Job
+from jobs.workers.evaluator import load_supernet
 from ofa.arch import Arch
 from ofa.extract import extract
 from ofa.latency import measure_latencies

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from operator import attrgetter
 from typing import Any
 
 from cluster.errors import InputError
@@ -55,12 +56,14 @@ def result(job: Job) -> dict[str, Any]:
     """The run's numbers, once its ensembles are chosen."""
     ensembles = Ensembles.from_bytes(job.run.read(files.ENSEMBLES), files.ENSEMBLES.key)
     members = json.loads(job.run.read(files.FRONT))["members"]
-    single, best = ensembles.singles[-1], ensembles.best
+    single, best = max(ensembles.singles, key=attrgetter("top1")), ensembles.best
+    macs = [member["macs"] for member in members]
     return {
         "run": job.run.id,
         "url": job.run.url,
         "front": len(members),
-        "macs_span": members[-1]["macs"] / members[0]["macs"],
+        "macs_span": max(macs) / min(macs),
+        "unit": ensembles.unit,
         "single": _scores(single),
         "ensemble": {"members": list(best.members), **_scores(best)},
     }

@@ -22,10 +22,12 @@ from ensemble.assemble import Assembly, part_images
 from ensemble.table import Table
 from jobs import files
 from jobs.config import Experiment
-from jobs.evaluators import Part, evaluators, predicted_split, read_weights
+from jobs.evaluators import evaluators, read_weights
 from jobs.job import Job
+from jobs.workers.evaluator import Part, predicted_split
 from ofa.record import Measured
 from search.front import Front
+from search.objective import OBJECTIVES
 
 _TOGETHER = 32  # members that an actor runs on the same images: it keeps the statistics of 64
 
@@ -57,7 +59,7 @@ def predict(job: Job) -> None:
     sizes = {split: len(predicted_split(job.data, split)) for split in splits}
     parts = [(part, group) for split in splits for part, group in parts_of(front.members, split, sizes[split], k, config)]
     wanted = [Wanted(part, group, weights) for part, group in parts]
-    cost_M = np.array([getattr(member, config.ensemble.unit) for member in front.members], dtype=np.float64)
+    cost_M = np.array([OBJECTIVES[config.ensemble.unit].of(member) for member in front.members], dtype=np.float64)
     predict_parts(job, wanted)
     for split in splits:
         write_table(job, step, split, [one for one in wanted if one.part.split == split], cost_M, k)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from html import escape
 from itertools import cycle
+from operator import attrgetter
 from typing import Any
 
 import plotly.graph_objects as go
@@ -21,6 +22,8 @@ from jobs.job import Job
 from ofa.record import Measured
 from ofa.timings import Validated
 from search.front import Front
+from search.history import History
+from search.objective import MACS, OBJECTIVES, PARAMS, TOP1, Objective, first_cost, first_quality
 from search.predict.quality import PredictorQuality
 
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#1f5fa8", "#d9641e", "#2c8a4b", "#b9bec6", "#dfe3e8"
@@ -39,9 +42,13 @@ def report(job: Job) -> None:
         [Measured.from_json(json.loads(line)) for line in step.read(file).splitlines()]
         for file in (files.MEASURED, files.SEARCHED)
     )
+    history = History.from_bytes(step.read(files.HISTORY), files.HISTORY.key)
+    objectives = job.config.objectives
+    labels = " and ".join(", ".join(escape(o.label or o.name) for o in objectives).rsplit(", ", 1))
     sections = [
-        ("The front", FRONT_TEXT, front_figure(front, ensembles, measured, searched)),
+        ("The front", FRONT_TEXT.format(labels=labels), front_figure(front, ensembles, measured, searched, objectives)),
         ("On the test split", TEST_TEXT.format(images=images_of(job, "test")), test_figure(ensembles)),
+        ("Search", history_text(history), history_figure(history)),
         ("Training", TRAINING_TEXT, training_figure(phases)),
         ("Predictors against truth", predictor_text(quality), predictor_figure(quality)),
     ]
@@ -72,11 +79,6 @@ def with_interval(row: ScoredSubset) -> str:
     return f"{percent(row.test_top1)} [{percent(low)}, {percent(high)}]"
 
 
-def macs_text(macs: float) -> str:
-    """MACs in thousands or millions."""
-    return f"{macs / 1e6:.1f} M" if macs >= 1e7 else f"{macs / 1e3:.0f} k"
-
-
 def ensembles_of(front: SubsetFront) -> list[ScoredSubset]:
     """The subsets of two members or more."""
     return [row for row in front.members if len(row.members) > 1]
@@ -84,8 +86,8 @@ def ensembles_of(front: SubsetFront) -> list[ScoredSubset]:
 
 FRONT_TEXT = (
     "Every dot is one sub-network, run with the supernet's weights and batch-norm statistics of its own, and scored "
-    "on the selection split, which trained nothing. The line joins those that no other beats in both accuracy and "
-    "multiply-accumulates (MACs); ensembles of its members are chosen and shown on the same split."
+    "on the selection split, which trained nothing. The front are those that no other beats in all of {labels} "
+    "(MACs: multiply-accumulates); ensembles of its members are chosen and shown on the same split."
 )
 TEST_TEXT = (
     "The same networks and ensembles on {images} images that chose nothing, with 95 % intervals. What was chosen "
@@ -129,52 +131,62 @@ def drawn(figure: go.Figure, name: str) -> str:
 
 
 def front_figure(
-    front: Front, ensembles: Ensembles, measured: Sequence[Measured], searched: Sequence[Measured]
+    front: Front,
+    ensembles: Ensembles,
+    measured: Sequence[Measured],
+    searched: Sequence[Measured],
+    objectives: Sequence[Objective],
 ) -> go.Figure:
-    """Every measured sub-network, the front, and the ensembles, on the selection split."""
-    figure = go.Figure()
+    """What was measured, over the first cost; of more than two objectives that is one view of the front."""
+    figure, cost, quality = go.Figure(), first_cost(objectives), first_quality(objectives)
     for rows, name, colour in ((measured, "random", LIGHT), (searched, "found by the searches", GREY)):
         figure.add_scatter(
-            x=[m.macs for m in rows],
-            y=[m.top1 * 100 for m in rows],
+            x=shown(cost, rows),
+            y=shown(quality, rows),
             text=[m.arch.key for m in rows],
             mode="markers",
             name=name,
             marker={"color": colour, "size": 6},
         )
     figure.add_scatter(
-        x=[m.macs for m in front.members],
-        y=[m.top1 * 100 for m in front.members],
+        x=shown(cost, front.members),
+        y=shown(quality, front.members),
         text=[f"member {i}: {m.arch.key}" for i, m in enumerate(front.members)],
-        mode="lines+markers",
+        mode="lines+markers" if len(objectives) == 2 else "markers",
         name="front",
         line={"color": BLUE, "shape": "hv", "width": 2},
         marker={"size": 8},
     )
-    for found, (colour, symbol) in zip(ensembles.fronts, cycle(MARKERS), strict=False):
+    comparable = (OBJECTIVES[ensembles.unit], TOP1) == (cost, quality)
+    for found, (colour, symbol) in zip(ensembles.fronts if comparable else (), cycle(MARKERS), strict=False):
         several = ensembles_of(found)
         figure.add_scatter(
-            x=[row.cost for row in several],
+            x=[row.cost * cost.scale for row in several],
             y=[row.top1 * 100 for row in several],
             text=[f"members {list(row.members)}" for row in several],
             mode="markers",
             name=f"ensembles, cost = {found.cost}",
             marker={"color": colour, "symbol": symbol, "size": 9},
         )
-    figure.update_xaxes(title="MACs of one image (of an ensemble: by its cost rule)", type="log")
-    figure.update_yaxes(title="top-1 on the selection split, %")
+    figure.update_xaxes(title=f"{cost.title} (of an ensemble: by its cost rule)", type="log")
+    figure.update_yaxes(title=f"{quality.title} on the selection split")
     return styled(figure, 480)
+
+
+def shown(objective: Objective, rows: Sequence[Measured]) -> list[float]:
+    """Values as plots show them."""
+    return [objective.of(m) * objective.scale for m in rows]
 
 
 def test_figure(ensembles: Ensembles) -> go.Figure:
     """The front's members and the ensembles on the test split, with intervals."""
-    figure = go.Figure()
+    figure, cost = go.Figure(), OBJECTIVES[ensembles.unit]
     groups = [("single networks of the front", list(ensembles.singles), BLUE, "circle")]
     for found, (colour, symbol) in zip(ensembles.fronts, cycle(MARKERS), strict=False):
         groups.append((f"ensembles, cost = {found.cost}", ensembles_of(found), colour, symbol))
     for name, rows, colour, symbol in groups:
         figure.add_scatter(
-            x=[row.cost for row in rows],
+            x=[row.cost * cost.scale for row in rows],
             y=[row.test_top1 * 100 for row in rows],
             text=[f"members {list(row.members)}, selection {percent(row.top1)}" for row in rows],
             mode="markers",
@@ -188,9 +200,33 @@ def test_figure(ensembles: Ensembles) -> go.Figure:
                 "width": 3,
             },
         )
-    figure.update_xaxes(title="MACs of one image (of an ensemble: by its cost rule)", type="log")
+    figure.update_xaxes(title=f"{cost.title} (of an ensemble: by its cost rule)", type="log")
     figure.update_yaxes(title="top-1 on the test split, %")
     return styled(figure, 420)
+
+
+def history_text(history: History) -> str:
+    """What the curves are, with the reference point."""
+    worst = ", ".join(f"{escape(axis.name)} {OBJECTIVES[axis.name].text(axis.reference)}" for axis in history.objectives)
+    known = "".join(f" The {s.search} search began with {s.known} known sub-networks." for s in history.searches if s.known)
+    return (
+        f"The volume of what the front dominates, up to the reference point ({worst}), after every evaluation; larger is "
+        f"better. The predicted search counts predictions as they are, which measuring may not confirm.{known}"
+    )
+
+
+def history_figure(history: History) -> go.Figure:
+    """Hypervolume against evaluations, a line for each search."""
+    figure = go.Figure()
+    for search, colour in zip(history.searches, cycle((BLUE, ORANGE, GREEN)), strict=False):
+        curve = {max(count, 1): volume for count, volume in zip(search.evaluations, search.hypervolume, strict=True)}
+        x, y = list(curve), list(curve.values())
+        name = f"{search.search} ({search.algorithm})"
+        figure.add_scatter(x=x, y=y, mode="lines", name=name, line={"color": colour, "shape": "hv", "width": 2})
+        figure.add_scatter(x=x[-1:], y=y[-1:], mode="markers", name=name, marker={"color": colour}, showlegend=False)
+    figure.update_xaxes(title="evaluations", type="log")
+    figure.update_yaxes(title="hypervolume")
+    return styled(figure, 400)
 
 
 def training_figure(phases: Sequence[dict[str, Any]]) -> go.Figure:
@@ -247,17 +283,17 @@ def predictor_figure(quality: PredictorQuality) -> go.Figure:
 
 
 def summary(job: Job, front: Front, ensembles: Ensembles, measured: Sequence[Measured], searched: Sequence[Measured]) -> str:
-    """The heading, and the run's main numbers."""
-    single, ensemble = ensembles.singles[-1], ensembles.best
-    span = front.members[-1].macs / front.members[0].macs
+    single, ensemble = max(ensembles.singles, key=attrgetter("top1")), ensembles.best
+    unit, cost = OBJECTIVES[ensembles.unit], first_cost(job.config.objectives)
+    costs = [cost.of(member) for member in front.members]
     facts = [
-        ("Best single network", f"{with_interval(single)} % on test", macs_text(single.cost) + " MACs"),
+        ("Best single network", f"{with_interval(single)} % on test", f"{unit.text(single.cost)} {unit.label}"),
         (
             f"Best ensemble, cost = {ensembles.cost}",
             f"{with_interval(ensemble)} % on test",
-            f"{len(ensemble.members)} members, {macs_text(ensemble.cost)} MACs",
+            f"{len(ensemble.members)} members, {unit.text(ensemble.cost)} {unit.label}",
         ),
-        ("Front", f"{len(front.members)} networks", f"MACs span a factor of {span:.1f}"),
+        ("Front", f"{len(front.members)} networks", f"{cost.label} span a factor of {max(costs) / min(costs):.1f}"),
         (
             "Evaluated",
             f"{len(measured) + len(searched)} sub-networks",
@@ -272,20 +308,21 @@ def summary(job: Job, front: Front, ensembles: Ensembles, measured: Sequence[Mea
 def front_table(job: Job, front: Front, ensembles: Ensembles, validated: Validated) -> str:
     """A row for each member of the front, with the command that exports it."""
     rows = []
+    more = [o for o in job.config.objectives if o not in (TOP1, MACS, PARAMS)]
     for i, (member, single, seen) in enumerate(zip(front.members, ensembles.singles, validated.members, strict=True)):
         command = f"ofa export {job.asked} --arch {member.arch.key}"
         cells = [
             str(i),
             str(member.arch.resolution),
-            macs_text(member.macs),
-            f"{member.params / 1e3:.1f} k",
+            *(o.text(o.of(member)) for o in (MACS, PARAMS, *more)),
             percent(member.top1),
             with_interval(single),
             f"{seen.latency_ms:.2f} ± {seen.latency_spread_ms:.2f}",
             f"<code>{escape(command)}</code>",
         ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = ("", "pixels", "MACs", "params", "selection %", "test % [95 %]", "ms", "take it")
+    costs = [escape(o.label or o.name) for o in (MACS, PARAMS, *more)]
+    heads = ("", "pixels", *costs, "selection %", "test % [95 %]", "ms", "take it")
     where = f"{escape(validated.device)}, {validated.threads} thread, one image"
     return table("front", heads, rows) + f'<p class="made">ms: median and half the interquartile range, {where}.</p>'
 
@@ -308,14 +345,13 @@ def ensembles_text(ensembles: Ensembles) -> str:
 
 
 def ensemble_table(ensembles: Ensembles) -> str:
-    """A row for each ensemble, under a summary."""
-    rows = []
+    rows, unit = [], OBJECTIVES[ensembles.unit]
     for found in ensembles.fronts:
         for row in found.members:
             cells = [
                 found.cost,
                 ", ".join(map(str, row.members)),
-                macs_text(row.cost),
+                unit.text(row.cost),
                 percent(row.top1),
                 with_interval(row),
                 gain_text(row),
@@ -324,7 +360,7 @@ def ensemble_table(ensembles: Ensembles) -> str:
     heads = (
         "cost",
         "members",
-        "MACs",
+        unit.label,
         "selection %",
         "test % [95 %]",
         "gain over the best single within its cost, points [95 %]",

@@ -1,16 +1,14 @@
 """Search the supernet twice, by measuring and by predicting; leaves one front, measured on the selection split.
 
     ofa search configs/digits.toml --store ./runs
-    ofa search --space ofa_mbv3_w1.2 --latency-table FILE --predictor FILE --out DIR
 
-Optuna's samplers run as Ray tasks and ask; the pool of evaluators answers. The predicted search's front is then
-measured too, and what no other arch dominates is the front. A killed search takes up where its ledger ends.
+Islands run as Ray tasks and propose archs; the pool of evaluators measures them. The predicted search's front is then
+measured too, and what no other arch dominates is the front. A killed search continues from its ledger.
+`history.json` has the hypervolume of either search after every evaluation.
 
-With `search.mode` "asynchronous" the samplers are Ray actors and no evaluator ever waits for a generation to end; then
+With `search.mode` "asynchronous" the islands are Ray actors and no evaluator ever waits for a generation to end; then
 what is found depends on how long evaluations take. Either way evaluators come and go while it runs, and the budget may
 change: `<run>/partial/scale.json`, which `ofa scale` writes, overrides ray.evaluators and search.evaluations.
-
-The second form searches on predictions alone, without a run, and leaves front.json in DIR.
 """
 
 from __future__ import annotations
@@ -21,36 +19,30 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
-
-from cluster.progress import Reporter
 from cluster.run import Step
 from cluster.runtime import pool as pools
 from cluster.runtime.tasks import ray_map
-from cluster.store import open_store
-from cluster.texts import json_lines, jsonl
+from cluster.texts import jsonl
 from jobs import files
 from jobs.evaluators import evaluators, measure_all, read_weights, rescale
 from jobs.job import Job
-from jobs.tools.inputs import Loaded
 from ofa.arch import Arch
 from ofa.record import Measured
 from search import asynchronous
 from search import measured as measured_search
 from search import predicted as predicted_search
-from search.costs.exact import CostTable
-from search.front import Front, front
+from search.front import front
+from search.history import Curve, History, reference_point
 from search.islands import port
-from search.objective import MACS, TOP1
+from search.objective import first_cost, first_quality, values
 from search.predict.predictor import Predictor
-from search.problem import Problem, Term
+from search.predict.terms import predicted_problem
 
-OBJECTIVES = (TOP1, MACS)
 SAVE_S = 1.0  # between parts of an asynchronous search's ledger: what a kill may lose
 
 
 def search(job: Job) -> None:
-    config, step, space = job.config, job.run.begin("search"), job.config.search_space
+    config, step, space, objectives = job.config, job.run.begin("search"), job.config.search_space, job.config.objectives
     read_weights(step, config)  # what the evaluators hold
     rows = step.read(files.MEASURED).splitlines()
     before = [Measured.from_json(json.loads(row)) for row in rows]
@@ -81,7 +73,7 @@ def search(job: Job) -> None:
         if config.search.mode == "generations":
             asked = measured_search.search(
                 space,
-                OBJECTIVES,
+                objectives,
                 evaluate,
                 algorithm=config.search.algorithm,
                 evaluations=budget,
@@ -95,12 +87,19 @@ def search(job: Job) -> None:
         else:
             asked = search_asynchronously(job, step, before, known, budget, note)
 
-    problem = predicted_problem(predictor, CostTable(space, job.data.classes))
+    reference = reference_point(objectives, values(objectives, before))
+    measured_curve = Curve(objectives, reference, every=True)
+    measured_curve.start(values(objectives, before))
+    for m in asked:
+        measured_curve.add(values(objectives, [m]))
+    predicted_curve = Curve(objectives, reference)
+
+    problem = predicted_problem(predictor, objectives, job.data.classes, before)
     total = config.search.predicted_evaluations
     with job.reporter.track("search (predicted)", total, "evaluations") as tracker:
         predicted = predicted_search.search(
             space,
-            OBJECTIVES,
+            objectives,
             problem.evaluate,
             costs=problem.costs,
             algorithm=config.search.predicted_algorithm,
@@ -108,6 +107,7 @@ def search(job: Job) -> None:
             members=config.search.predicted_members,
             seed=config.seed,
             progress=tracker.at,
+            evaluated=predicted_curve.add,
         )
     with job.reporter.track("search (measuring the predicted front)", len(predicted.archs), "archs") as tracker:
         tracker.resumed(sum(arch.key in known for arch in predicted.archs))
@@ -116,46 +116,21 @@ def search(job: Job) -> None:
     measured_before = {m.arch for m in before}
     history = list({m.arch.key: m for m in [*asked, *checked] if m.arch not in measured_before}.values())
     step.write(files.SEARCHED, jsonl([m.to_json() for m in history]))
-    found = front(space.name, OBJECTIVES, [*before, *history])
+    found = front(space.name, objectives, [*before, *history])
     step.write_json(files.FRONT, found.to_json())
+    curves = [
+        measured_curve.progress("measured", config.search.algorithm),
+        predicted_curve.progress("predicted", config.search.predicted_algorithm),
+    ]
+    step.write_json(files.HISTORY, History.of(objectives, reference, curves).to_json())
     step.finish(config.seed, evaluations=len(asked), predicted=len(checked))
-    cheapest, best = found.members[0], found.members[-1]
+    cost, quality = first_cost(objectives), first_quality(objectives)
+    cheapest, best = found.members[0], max(found.members, key=quality.of)
     job.reporter.say(
-        f"search: {len(found.members)} on the front, top-1 {cheapest.top1:.4f} at {cheapest.macs / 1e3:.0f}k MACs "
-        f"to {best.top1:.4f} at {best.macs / 1e3:.0f}k, out of {len(known)} measured and {total} predicted"
+        f"search: {len(found.members)} on the front, {quality.label} {quality.text(quality.of(cheapest))} at "
+        f"{cost.text(cost.of(cheapest))} {cost.label} to {quality.text(quality.of(best))} at "
+        f"{cost.text(cost.of(best))}, out of {len(known)} measured and {total} predicted"
     )
-
-
-def predicted_problem(predictor: Predictor, costs: CostTable) -> Problem:
-    """Predicted top-1 and exact MACs."""
-    macs = Term(MACS, lambda genes_BG: costs(genes_BG)[0].astype(np.float64), exact=True)
-    return Problem(predictor.space, (Term(TOP1, predictor.predict, exact=False), macs))
-
-
-def search_files(
-    loaded: Loaded, algorithm: str, evaluations: int, population: int, seed: int, out: str, reporter: Reporter
-) -> Front:
-    """The front of a problem from files, in DIR/front.json."""
-    started = time.perf_counter()
-    with reporter.track("search", evaluations, "evaluations") as tracker:
-        found = predicted_search.solve(
-            loaded.problem,
-            algorithm=algorithm,
-            evaluations=evaluations,
-            members=population,
-            seed=seed,
-            progress=tracker.at,
-        )
-    seconds = time.perf_counter() - started
-    members = sorted(loaded.measured(found.archs), key=lambda m: (m.latency_ms or 0.0, m.macs))
-    left = Front(loaded.problem.space.name, tuple(members))
-    open_store(out).write(files.FRONT.key, json_lines(left.to_json()).encode())
-    reporter.say(
-        f"{len(members)} networks in {out}/front.json, predicted top-1 {members[0].top1:.4f} to "
-        f"{max(m.top1 for m in members):.4f}, out of {found.evaluations} evaluated in {seconds:.1f} s",
-        event="result", out=out, members=len(members), evaluations=found.evaluations, seconds=round(seconds, 3),
-    )  # fmt: skip
-    return left
 
 
 def search_asynchronously(
@@ -199,7 +174,7 @@ def search_asynchronously(
         try:
             found = asynchronous.search(
                 job.config.search_space,
-                OBJECTIVES,
+                job.config.objectives,
                 PooledEvaluators(job),
                 algorithm=config.algorithm,
                 evaluations=lambda: budget() - len(resumed),

@@ -16,7 +16,7 @@ class Measured:
     `top1` is a fraction of the images of `split`; `macs` and `params` are exact counts; `latency_ms` is the
     median time of one image on `device`, or None where nobody measured it, and `latency_spread_ms` half the
     distance between its quartiles. Where several devices are known, `latencies_ms` has the name and
-    the milliseconds of each, and `latency_ms` those of the first.
+    the milliseconds of each, and `latency_ms` those of the first. `extra` holds any further measured quantity by name.
     """
 
     arch: Arch
@@ -28,6 +28,12 @@ class Measured:
     split: str = ""
     device: str = ""
     latencies_ms: tuple[tuple[str, float], ...] = ()
+    extra: tuple[tuple[str, float], ...] = ()
+
+    def value(self, name: str) -> float | None:
+        """The number in the field of this name, or in `extra`; None where it was not measured."""
+        known: dict[str, float | None] = dict(self.extra)
+        return known.get(name, getattr(self, name) if name in NUMBERS else None)
 
     def to_json(self) -> dict[str, Any]:
         """A flat object; what is not known is left out."""
@@ -45,7 +51,13 @@ class Measured:
         unknown, missing = set(doc) - names, {"arch", "top1", "macs", "params"} - set(doc)
         if unknown or missing:
             raise ArchError(f"measured: unknown {sorted(unknown)}, missing {sorted(missing)}; known are {sorted(names)}")
-        latencies = doc.get("latencies_ms", {})
-        if not isinstance(latencies, Mapping):
-            raise ArchError(f"measured: latencies_ms is {latencies!r}; expected an object of device and milliseconds")
-        return cls(**{**doc, "arch": Arch.from_json(doc["arch"]), "latencies_ms": tuple(latencies.items())})
+        named = {}
+        for field, of in (("latencies_ms", "device and milliseconds"), ("extra", "name and number")):
+            numbers = doc.get(field, {})
+            if not isinstance(numbers, Mapping):
+                raise ArchError(f"measured: {field} is {numbers!r}; expected an object of {of}")
+            named[field] = tuple(numbers.items())
+        return cls(**{**doc, "arch": Arch.from_json(doc["arch"]), **named})
+
+
+NUMBERS = ("top1", "macs", "params", "latency_ms", "latency_spread_ms")  # fields of `Measured` that are numbers

@@ -87,7 +87,7 @@ def _points(members: Sequence[Measured], objectives: Sequence[Objective]) -> np.
         for member in members:
             known = dict(member.latencies_ms)
             if (objective.device and objective.device not in known and objective.device != member.device) or (
-                objective.of(member) is None
+                objective.known(member) is None
             ):
                 devices = ", ".join(known) or member.device or "none"
                 raise ProblemError(

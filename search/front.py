@@ -14,12 +14,12 @@ import numpy as np
 from ofa.arch import ArchError
 from ofa.record import Measured
 from ofa.spaces import get_space
-from search.objective import Objective, minimised, values
+from search.objective import Objective, first_cost, minimised, values
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """Sub-networks of a space of which none is better than another in everything, cheapest first."""
+    """Sub-networks of a space of which none is better than another in everything, cheapest in the first cost first."""
 
     space: str
     members: tuple[Measured, ...]
@@ -48,7 +48,9 @@ def front(space: str, objectives: Sequence[Objective], seen: Sequence[Measured])
     _, first = np.unique(points, axis=0, return_index=True)
     candidates = [ordered[i] for i in first]
     kept = nondominated(points[first])
-    return Front(space, tuple(sorted((m for m, k in zip(candidates, kept, strict=True) if k), key=lambda m: m.macs)))
+    return Front(
+        space, tuple(sorted((m for m, k in zip(candidates, kept, strict=True) if k), key=first_cost(objectives).of))
+    )
 
 
 def nondominated(points_NM: np.ndarray) -> np.ndarray:

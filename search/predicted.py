@@ -34,6 +34,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     "evolution": evolution_search,
     "random": random_search,
 }
+NEED_LIMITS = ("evolution",)  # on all objectives but one
 
 
 @dataclass(frozen=True, slots=True)

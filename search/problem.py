@@ -14,7 +14,7 @@ from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.space import Space
 from search.errors import ProblemError
-from search.objective import Objective
+from search.objective import Objective, minimised
 
 Evaluate = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to objective values [B, M], each as it is
 Column = Callable[[np.ndarray], np.ndarray]  # canonical genes [B, G] to one objective's values [B]
@@ -38,6 +38,16 @@ class Limit:
 
     def __str__(self) -> str:
         return f"{self.objective.name} {'at most' if self.objective.direction == 'minimize' else 'at least'} {self.bound:g}"
+
+
+def bounds(objectives: Sequence[Objective], limits: Sequence[Limit]) -> np.ndarray:
+    """The most that a point may have in each objective [M] to keep all limits, as less is better; infinity for no limit."""
+    bounds_M = np.full(len(objectives), np.inf)
+    signs = minimised(objectives, np.ones(len(objectives)))
+    for limit in limits:
+        m = list(objectives).index(limit.objective)
+        bounds_M[m] = min(bounds_M[m], signs[m] * limit.bound)
+    return bounds_M
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from jobs import config as configs
 from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job
 from jobs.pipeline import STEPS, result, run_steps, wanted_steps
 from ofa.spaces import get_space
+from search.objective import OBJECTIVES
 
 app = typer.Typer()
 
@@ -131,7 +132,7 @@ def cite_command(
 def print_result(found: dict[str, Any], asked: str) -> None:
     """What was found, for people."""
     table = Table(show_edge=False, pad_edge=False)
-    for head in ("", "MACs", "top-1 selection", "top-1 test [95 %]"):
+    for head in ("", OBJECTIVES[found["unit"]].title, "top-1 selection", "top-1 test [95 %]"):
         table.add_column(head)
     ensemble = found["ensemble"]
     rows = [("best single", found["single"]), (f"best ensemble ({len(ensemble['members'])} members)", ensemble)]

@@ -45,7 +45,7 @@ def search_command(
     evaluations: Annotated[int, typer.Option(min=1, help="networks that the predictor may be asked for")] = 100_000,
     population: Annotated[int, typer.Option(min=1, help="most networks in front.json; the population of the EMOAs")] = 100,
     seed: Annotated[int, typer.Option()] = 1,
-    out: Annotated[str, typer.Option(metavar="DIR", help="gets front.json")] = ".",
+    out: Annotated[str, typer.Option(metavar="DIR", help="gets front.json and history.json")] = ".",
     at_most: AtMost = [],  # noqa: B006
     at_least: AtLeast = [],  # noqa: B006
     fix: Fix = [],  # noqa: B006
@@ -69,7 +69,7 @@ def search_command(
             )
         with open_job(config, store, sets, as_json) as job:
             return run_steps(job, ["search"])
-    from jobs.search import search_files
+    from jobs.tools.search import search_files
 
     loaded = a_problem(space, tables, predictor, at_most, at_least, fix, classes, "search")
     search_files(loaded, algorithm, evaluations, population, seed, out, Reporter("json" if as_json else None))
@@ -114,12 +114,15 @@ def choose_command(
     direction: Annotated[
         str | None, typer.Option(metavar="NAME=N,...", help="how much of each may be given up, such as top1=1,latency_ms=2")
     ] = None,
+    objectives: Annotated[
+        str | None, typer.Option(metavar="NAME,...", help="such as top1,macs,params; top-1 and the first cost if not given")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Decide afterwards: one network of a front, and what the choice gives up."""
     from jobs.tools import choose
 
-    choice = choose.choose_from(front, latency_ms, macs, top1, knee, weights, direction)
+    choice = choose.choose_from(front, latency_ms, macs, top1, knee, weights, direction, objectives)
     print(json.dumps(choose.to_json(choice)) if as_json else choose.words(choice))
 
 

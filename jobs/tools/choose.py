@@ -17,29 +17,38 @@ from ofa.arch import ArchError
 from ofa.record import Measured
 from search.choose import Choice, choose
 from search.front import Front
-from search.objective import LATENCY, MACS, TOP1, Objective
+from search.objective import LATENCY, MACS, OBJECTIVES, TOP1, Objective
 from search.problem import Limit
 
 
 def choose_from(
     path: str, latency_ms: Sequence[str], macs: float | None, top1: float | None, knee: bool, weights: str | None,
-    direction: str | None,
+    direction: str | None, names: str | None = None,
 ) -> Choice:  # fmt: skip
-    """The choice from a front.json, a targets.json, or a file of one measured record a line."""
+    """The choice from a front.json, a targets.json, or a file of one measured record a line.
+
+    names: the objectives, such as top1,macs,params; if not given, top-1 and latency, or MACs where no latency is known.
+    Those that limits, weights and a direction name are added. One that members do not have is an `InputError`.
+    """
     members = _members(path)
     devices = _devices(members)
-    objectives = [TOP1, *_costs(members, devices)]
+    objectives = [TOP1, *_costs(members, devices)] if names is None else [_named(name, members) for name in names.split(",")]
     limits = [_latency_limit(text, devices, path) for text in latency_ms]
     if macs is not None:
         limits.append(Limit(MACS, macs))
         objectives = [*objectives, *([] if MACS in objectives else [MACS])]
     if top1 is not None:
         limits.append(Limit(TOP1, top1))
+        objectives = [*objectives, *([] if TOP1 in objectives else [TOP1])]
+    there = {o.name.replace(" on ", "@") for o in objectives}
+    for text, option in ((weights, "--weights"), (direction, "--direction")):
+        more = [name for name in named_numbers(text, option) if name not in there] if text is not None else []
+        objectives += [_named(name, members) for name in more if name in _known(members)]
     for limit in limits:
         if limit.objective not in objectives:
             raise InputError(f"{path}: its members have no {limit.objective.name}; choose by --macs, or search with a table")
     if top1 is not None and not (latency_ms or macs or knee or weights or direction):
-        objectives = [*objectives[1:], TOP1]  # good enough, then the cheapest
+        objectives = [*(o for o in objectives if o != TOP1), TOP1]  # good enough, then the cheapest
     by_name = {o.name.replace(" on ", "@"): o.name for o in objectives}
 
     def numbers(text: str | None, where: str) -> dict[str, float] | None:
@@ -75,7 +84,8 @@ def words(choice: Choice) -> str:
 def _described(member: Measured) -> str:
     latencies = dict(member.latencies_ms) or ({member.device: member.latency_ms} if member.latency_ms is not None else {})
     timed = "".join(f", {ms:.2f} ms{f' on {device}' if device else ''}" for device, ms in latencies.items())
-    return f"top-1 {member.top1:.4f}, {member.macs / 1e6:.1f}M MACs, {member.params / 1e6:.2f}M params{timed}"
+    more = "".join(f", {OBJECTIVES[n].text(v)} {OBJECTIVES[n].label}" if n in OBJECTIVES else "" for n, v in member.extra)
+    return f"top-1 {member.top1:.4f}, {member.macs / 1e6:.1f}M MACs, {member.params / 1e6:.2f}M params{timed}{more}"
 
 
 def _members(path: str) -> list[Measured]:
@@ -101,6 +111,18 @@ def _costs(members: Sequence[Measured], devices: Sequence[str]) -> list[Objectiv
     if devices:
         return [replace(LATENCY, device=device) for device in devices]
     return [LATENCY] if all(member.latency_ms is not None for member in members) else [MACS]
+
+
+def _known(members: Sequence[Measured]) -> dict[str, Objective]:
+    """The objectives that every member has a value of, by name."""
+    return {name: o for name, o in OBJECTIVES.items() if all(o.known(member) is not None for member in members)}
+
+
+def _named(name: str, members: Sequence[Measured]) -> Objective:
+    known = _known(members)
+    if name not in known:
+        raise InputError(f"no objective of these members is called {name!r}; they have {', '.join(known)}")
+    return known[name]
 
 
 def _latency_limit(text: str, devices: Sequence[str], path: str) -> Limit:

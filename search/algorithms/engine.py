@@ -18,7 +18,7 @@ from ofa.genes import Genes
 from ofa.space import Space
 from search.errors import ProblemError
 from search.objective import Objective, minimised
-from search.problem import Evaluate, Limit, Problem
+from search.problem import Evaluate, Limit, Problem, bounds
 
 
 def starting_points(space: Space) -> list[Arch]:
@@ -70,11 +70,7 @@ class Engine:
     def __post_init__(self) -> None:
         self.genes = Genes(self.space)
         self.rng = np.random.default_rng([*f"{self.seed}/predicted".encode()])
-        self.bounds_M = np.full(len(self.objectives), np.inf)
-        for limit in self.limits:
-            m = list(self.objectives).index(limit.objective)
-            sign = minimised(self.objectives, np.ones(len(self.objectives)))[m]
-            self.bounds_M[m] = min(self.bounds_M[m], sign * limit.bound)
+        self.bounds_M = bounds(self.objectives, self.limits)
         self.least_M = np.full(len(self.objectives), np.inf)
 
     @property

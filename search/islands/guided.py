@@ -19,8 +19,8 @@ from search.costs.exact import CostTable
 from search.front import hypervolume, nondominated
 from search.islands.breeder import Breeder, Individual, Packed, elites
 from search.objective import Objective, minimised
-from search.predict.models import GaussianProcess
 from search.predict.predictor import architecture, totals
+from search.predict.terms import Learned
 
 INNER = 8000  # archs that the predicted search looks at for a batch
 CANDIDATES = 300  # of its front, of which a batch is picked
@@ -104,16 +104,11 @@ class Guided:
         top1 = field == "top1"
         y_N = np.log(np.maximum(1 - values_N, 5e-4)) if top1 else values_N
         features = architecture if top1 else totals
-        x_NF = features(self.genes, genes_NG).astype(np.float64)
-        mean_F, spread_F = x_NF.mean(axis=0), x_NF.std(axis=0)
-        scale_F = np.where(spread_F > 1e-9 * (1 + np.abs(mean_F)), spread_F, 1.0)
-        centre, unit = y_N.mean(), y_N.std() or 1.0
-        process = GaussianProcess((x_NF - mean_F) / scale_F, (y_N - centre) / unit)
+        learned = Learned(self.genes, features, genes_NG, y_N)
         better = 1.0 if self.objectives[m].direction == "maximize" and not top1 else -1.0  # top-1 is learned as an error
 
         def column(genes_BG: np.ndarray) -> np.ndarray:
-            x_BF = (features(self.genes, genes_BG) - mean_F) / scale_F
-            y_B = (process.predict(x_BF) + better * OPTIMISM * process.spread(x_BF)) * unit + centre
+            y_B = learned.predict(genes_BG, better * OPTIMISM)
             return 1 - np.exp(y_B) if top1 else y_B
 
         return column

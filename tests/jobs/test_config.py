@@ -75,7 +75,7 @@ def test_the_written_config_is_the_same_run(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("search.trails=3", "search: no setting 'trails'; here you may set algorithm, mode, evaluations"),
+        ("search.trails=3", "search: no setting 'trails'; here you may set objectives, algorithm, mode, evaluations"),
         ("space=digit", "no space is called 'digit'; there are digits"),
         ("name=My Run", "name is 'My Run'; use small letters"),
         ("train.batch=65", r"train.batch is 65, not a multiple of train.workers \(2\); use 64"),
@@ -101,11 +101,26 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ),
         ("search.population=5", "search.population is 5, too few for 2 islands; use at least 8"),
         ("measure.latency_archs=61", "measure.latency_archs is 61, more than measure.archs"),
-        ("search.algorithm=magic", "search: algorithm is 'magic'"),
         ("ensemble.vote=loud", "ensemble: vote is 'loud'; there are soft, hard, weighted"),
         ("ensemble.algorithm=magic", "ensemble: algorithm is 'magic'; there are default, greedy, exhaustive, nsga2"),
         ('ensemble.costs=["max", "mean"]', "ensemble.costs: 1 is 'mean'; there are max, sum"),
         ("ensemble.costs=[]", "ensemble: costs is .*at least 1 item"),
+        (
+            "search.algorithm=magic",
+            "search: algorithm is 'magic'; there are default, nsga2, nsga3, sms-emoa, spea2, guided, random",
+        ),
+        (
+            "search.predicted_algorithm=evolution",
+            "predicted_algorithm is 'evolution', which needs a limit; a run has none; use default",
+        ),
+        (
+            "search.predicted_algorithm=magic",
+            "'magic'; there are default, archive, nsga2, sms-emoa, spea2, nsga3, evolution, random",
+        ),
+        ('search.objectives=["top1","latency_ms"]', "'latency_ms'; there are top1, macs, params"),
+        ('search.objectives=["top1"]', r"is \['top1'\]; give two or more of top1, macs, params, once each"),
+        ('search.objectives=["top1","top1"]', "give two or more of top1, macs, params, once each"),
+        ("ensemble.unit=top1", "ensemble.unit is 'top1'; there are macs, params"),
         ("train.phases=[]", "there are no phases"),
         ('train.phases=[{name="a",epochs=1,lr=1,kernels=[9]}]', r"kernels \[9\] are not among 3, 5, 7"),
         ('train.phases=[{name="a",epochs=1,lr=1,distil=1}]', "'a' comes first and has no teacher yet"),

@@ -45,7 +45,7 @@ def test_every_plot_is_drawn(page):
             height: plot.getBoundingClientRect().height,
         }))"""
     )
-    assert len(plots) == 4
+    assert len(plots) == 5
     for plot in plots:
         with_markers = sum(trace["points"] for trace in plot["traces"] if "markers" in trace["mode"])
         assert plot["drawn"] == with_markers > 0, plot
@@ -87,3 +87,18 @@ def test_it_says_of_every_ensemble_what_it_gains_and_of_the_best_how_much_was_lu
         ensembles = [row for row in front["members"] if "gain" in row]
         assert f"cost is the {front['cost']} over the members, {len(helped)} of {len(ensembles)} ensembles" in text
         assert f"{100 * front['curse']['gap']:+.2f} points are optimism" in text
+
+
+def test_the_searches_hypervolumes_are_those_of_history_json(page, tiny_run):
+    browser_page, _, _ = page
+    traces = browser_page.evaluate(
+        """() => [...document.querySelectorAll('.plotly-graph-div')].flatMap(plot => plot.data)
+            .filter(trace => /^(measured|predicted) /.test(trace.name) && trace.mode == 'lines')
+            .map(trace => ({name: trace.name, x: [...trace.x], y: [...trace.y]}))"""
+    )
+    searches = tiny_run.read("history.json")["searches"]
+    assert [trace["name"] for trace in traces] == [f"{s['search']} ({s['algorithm']})" for s in searches]
+    for trace, search in zip(traces, searches, strict=True):
+        assert trace["x"][-1] == search["evaluations"][-1]
+        assert trace["y"][-1] == search["hypervolume"][-1] == max(search["hypervolume"])
+        assert trace["x"][0] >= 1

@@ -1,0 +1,90 @@
+"""What each actor of the pool of evaluators does: it holds the trained supernet and the images, and evaluates archs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from jobs.config import Experiment
+from jobs.images.dataset import Dataset, read_only_tensor
+from ofa.arch import Arch
+from ofa.images import Split
+from ofa.meters import Meter, Subject, measured
+from ofa.record import Measured
+from ofa.supernet import Supernet
+
+TRAINING_IMAGES = 50  # of a class, where ensembles are chosen on training images
+_WEIGHT = "weight:"  # marks the supernet's tensors among the arrays of the data set
+
+
+def shared_arrays(weights: Mapping[str, np.ndarray], data: Dataset) -> dict[str, np.ndarray]:
+    """The supernet's tensors and the images as one set of arrays, as the workers take them."""
+    return {**{_WEIGHT + name: array for name, array in weights.items()}, **data.arrays()}
+
+
+def load_supernet(config: Experiment, classes: int, weights: Mapping[str, np.ndarray]) -> Supernet:
+    """The supernet on these arrays, without a copy: its parameters must not be written to."""
+    with torch.device("meta"):
+        net = Supernet(config.search_space, classes)
+    tensors = {name: read_only_tensor(array) for name, array in weights.items()}
+    net.load_state_dict(tensors, assign=True)
+    return net.eval().requires_grad_(False)
+
+
+def predicted_split(data: Dataset, name: str) -> Split:
+    """The images that a prediction table is of: a split, but of `train` the first 50 of each class, as OFA³ chose on."""
+    if name != "train":
+        return data.splits[name]
+    labels = data.sample.labels
+    order = torch.argsort(labels, stable=True)
+    place = torch.arange(len(order)) - torch.searchsorted(labels[order], labels[order])
+    return data.sample[order[place < TRAINING_IMAGES].sort().values]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a prediction table: archs of one resolution on images start to stop of a split, k classes each."""
+
+    archs: tuple[Arch, ...]
+    split: str
+    start: int
+    stop: int
+    k: int
+
+
+class EvaluationWorker:
+    """What each actor does; every answer is a function of its argument alone."""
+
+    def __init__(self, config: Experiment, meters: Mapping[str, Meter], arrays: Mapping[str, np.ndarray]) -> None:
+        torch.set_num_threads(1)
+        self.data = Dataset.of(arrays)
+        weights = {name.removeprefix(_WEIGHT): array for name, array in arrays.items() if name.startswith(_WEIGHT)}
+        self.space, self.meters = config.search_space, meters
+        net, setting = load_supernet(config, self.data.classes, weights), config.measure
+        self.evaluator = self.data.evaluator(net, setting.calibration_images, setting.batch)
+
+    def measure(self, arch: Arch) -> Measured:
+        """The arch on the selection split: top-1, exact costs, and what the objectives need beyond them."""
+        subject = Subject(arch, self.space, self.data.classes, self.evaluator, self.data.selection)
+        return measured(subject, self.meters, "selection")
+
+    @torch.no_grad()
+    def tables(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """Classes and probabilities [archs, images, k], most probable first; images are resized once for all the archs."""
+        images = predicted_split(self.data, part.split)[part.start : part.stop]
+        resolution = part.archs[0].resolution
+        statistics = [self.evaluator.statistics(arch) for arch in part.archs]
+        net = self.evaluator.net.eval()
+        answers: list[list[torch.Tensor]] = [[] for _ in part.archs]
+        for x in self.evaluator.batches(images, resolution):
+            for answer, arch, known in zip(answers, part.archs, statistics, strict=True):
+                answer.append(net(x, arch, known).cpu().softmax(1))
+        classes, probs = [], []
+        for answer in answers:
+            ordered, order = torch.cat(answer).sort(dim=1, descending=True, stable=True)
+            classes.append(order[:, : part.k].numpy().astype(np.int32))
+            probs.append(ordered[:, : part.k].numpy())
+        return np.stack(classes), np.stack(probs)

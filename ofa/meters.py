@@ -1,0 +1,62 @@
+"""What can be measured of a sub-network: `METERS` has a function for each quantity, by its name in `Measured`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from ofa.arch import Arch
+from ofa.cost import Cost, cost
+from ofa.record import NUMBERS, Measured
+from ofa.space import Space
+
+if TYPE_CHECKING:  # names of meters are known without torch
+    from ofa.evaluate import Evaluator
+    from ofa.images import Split
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a meter looks at: an arch, its space, the number of classes, the evaluator, and held-out images."""
+
+    arch: Arch
+    space: Space
+    classes: int
+    evaluator: Evaluator
+    images: Split
+
+    @cached_property
+    def cost(self) -> Cost:
+        """Its exact MACs and params."""
+        return cost(self.space, self.arch, self.classes)
+
+
+Meter = Callable[[Subject], float]
+
+
+def top1(subject: Subject) -> float:
+    """The fraction of the images that are classified correctly."""
+    return subject.evaluator.top1(subject.arch, subject.images)
+
+
+def macs(subject: Subject) -> int:
+    """Exact multiply-accumulates of one image."""
+    return subject.cost.macs
+
+
+def params(subject: Subject) -> int:
+    """Exact trainable values."""
+    return subject.cost.params
+
+
+METERS: dict[str, Meter] = {"top1": top1, "macs": macs, "params": params}
+ALWAYS = ("top1", "macs", "params")  # what every record has
+
+
+def measured(subject: Subject, meters: Mapping[str, Meter], split: str) -> Measured:
+    """The record of a subject: what every record has, and what further `meters` there are, in `extra`."""
+    always = {name: METERS[name](subject) for name in ALWAYS}
+    extra = tuple((name, float(meter(subject))) for name, meter in meters.items() if name not in NUMBERS)
+    return Measured(subject.arch, **always, split=split, extra=extra)  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+"""Predicted objectives of a run: exact costs are counted, top-1 has a predictor, the rest is learned from what was measured.
+
+Shape letters in this file: B archs, F features, N measured archs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ofa.genes import Genes
+from ofa.record import Measured
+from ofa.space import Space
+from search.costs.exact import CostTable
+from search.objective import Objective
+from search.predict.models import GaussianProcess
+from search.predict.predictor import Predictor, architecture
+from search.problem import Problem, Term
+
+EXACT = ("macs", "params")  # what a `CostTable` counts, in its order
+Features = Callable[[Genes, np.ndarray], np.ndarray]  # of genes [B, G]: [B, F]
+
+
+class Learned:
+    """A Gaussian process of one quantity on standardised features of archs."""
+
+    def __init__(self, genes: Genes, features: Features, genes_NG: np.ndarray, truth_N: np.ndarray) -> None:
+        self.genes, self.features = genes, features
+        x_NF = features(genes, genes_NG).astype(np.float64)
+        self.mean_F, spread_F = x_NF.mean(axis=0), x_NF.std(axis=0)
+        self.scale_F = np.where(spread_F > 1e-9 * (1 + np.abs(self.mean_F)), spread_F, 1.0)
+        self.centre, self.unit = truth_N.mean(), truth_N.std() or 1.0
+        self.process = GaussianProcess((x_NF - self.mean_F) / self.scale_F, (truth_N - self.centre) / self.unit)
+
+    def predict(self, genes_BG: np.ndarray, deviations: float = 0.0) -> np.ndarray:
+        """The expected quantity [B], and so many posterior standard deviations more."""
+        x_BF = (self.features(self.genes, genes_BG) - self.mean_F) / self.scale_F
+        y_B = self.process.predict(x_BF)
+        if deviations:
+            y_B = y_B + deviations * self.process.spread(x_BF)
+        return np.asarray(y_B * self.unit + self.centre)
+
+
+def predicted_problem(
+    predictor: Predictor, objectives: Sequence[Objective], classes: int, measured: Sequence[Measured]
+) -> Problem:
+    """The problem of a run's predicted search; `measured` are archs of the predictor's space."""
+    space, costs = predictor.space, CostTable(predictor.space, classes)
+    return Problem(space, tuple(_term(o, predictor, costs, space, measured) for o in objectives))
+
+
+def _term(objective: Objective, predictor: Predictor, costs: CostTable, space: Space, measured: Sequence[Measured]) -> Term:
+    if objective.field in EXACT:
+        which = EXACT.index(objective.field)
+        return Term(objective, lambda genes_BG: costs(genes_BG)[which].astype(np.float64), exact=True)
+    if objective.field == predictor.target:
+        return Term(objective, predictor.predict, exact=False)
+    genes = Genes(space)
+    truth_N = np.array([objective.of(m) for m in measured])
+    return Term(
+        objective, Learned(genes, architecture, genes.encode([m.arch for m in measured]), truth_N).predict, exact=False
+    )

@@ -1,0 +1,35 @@
+"""What is measured of a sub-network, by a supernet with random weights."""
+
+import torch
+
+from ofa.cost import cost
+from ofa.evaluate import Evaluator
+from ofa.images import Scale, Split
+from ofa.meters import METERS, Subject, measured
+from ofa.record import Measured
+from ofa.spaces import get_space
+from ofa.supernet import Supernet
+
+SPACE = get_space("digits")
+ARCH = SPACE.smallest()
+
+
+def subject():
+    images = Split(torch.arange(20 * 3 * 24 * 24).reshape(20, 3, 24, 24).to(torch.uint8), torch.arange(20) % 10)
+    return Subject(ARCH, SPACE, 10, Evaluator(Supernet(SPACE, 10), Scale.of(images), images, 10), images)
+
+
+def test_a_record_has_top1_and_exact_costs():
+    seen = subject()
+    record = measured(seen, METERS, "selection")
+    top1 = seen.evaluator.top1(ARCH, seen.images)
+    assert record == Measured(ARCH, top1, *cost(SPACE, ARCH, 10), split="selection")
+
+
+def test_a_meter_that_is_added_is_measured_too(monkeypatch):
+    monkeypatch.setitem(METERS, "blocks", lambda seen: sum(seen.arch.depth))
+    record = measured(subject(), {name: METERS[name] for name in ("top1", "blocks")}, "selection")
+    assert record.extra == (("blocks", float(sum(ARCH.depth))),)
+    assert record.value("blocks") == sum(ARCH.depth)
+    assert record.value("macs") == record.macs
+    assert record.value("energy") is None
