@@ -1,4 +1,4 @@
-"""Objects in an S3 bucket. boto3 is imported here and nowhere else.
+"""Objects in an S3 bucket; the only file that imports boto3.
 
 Endpoint and credentials come the usual AWS way (environment, profile, instance identity) and are never logged.
 """
@@ -6,6 +6,7 @@ Endpoint and credentials come the usual AWS way (environment, profile, instance 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -30,8 +31,9 @@ class S3Store:
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
+        _check_environment(self.url)
         with self._explained():
-            # a session of our own: boto3's default one keeps the first credentials that it saw
+            # a separate session: boto3's default one keeps the first credentials that it read
             session = boto3.session.Session()
             config = Config(retries={"max_attempts": 5, "mode": "standard"})
             self.client = session.client("s3", config=config)
@@ -134,6 +136,19 @@ class _Ranges(io.RawIOBase):
         return rest
 
 
+def _check_environment(url: str) -> None:
+    """A `StoreError` for settings on which boto3 ends with an error that names none of them; values are not repeated."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    if endpoint and not endpoint.startswith(("http://", "https://")):
+        raise StoreError(
+            f"{url}: the endpoint in AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL must start with http:// or https://"
+        )
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        value = os.environ.get(name, "")
+        if value != value.strip():
+            raise StoreError(f"{url}: {name} begins or ends with white space, such as a line end; remove it")
+
+
 _S3_ADVICE = {
     "NoSuchBucket": "there is no bucket {bucket!r}; create it, or check its name and AWS_ENDPOINT_URL_S3",
     "AccessDenied": "access denied; these credentials may not use bucket {bucket!r}",
@@ -160,6 +175,11 @@ def _s3_error(error: BotoCoreError | ClientError, url: str, bucket: str, key: st
     if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
         return StepError(f"{where}: the object store answered {code}; run the same command again, what is finished is kept")
     advice = _S3_ADVICE.get({"403": "AccessDenied"}.get(code, code))
+    if advice is None and not response:
+        return StoreError(
+            f"{where}: no request was answered ({code}); check the AWS settings (region, config file, proxy, certificates), "
+            "AWS_ENDPOINT_URL_S3 and the network"
+        )
     if advice is None:
         return StoreError(f"{where}: the object store answered {code}; check the bucket's name and AWS_ENDPOINT_URL_S3")
     return StoreError(f"{where}: {advice.format(bucket=bucket)}")
