@@ -1,4 +1,4 @@
-"""A prediction table that grows part by part on disk, in memory that depends on the size of a part alone.
+"""Prediction tables that are assembled on disk from parts, in memory that depends only on the size of a part.
 
 1,000 members on 1.3 million images, five classes of 1,000 kept, are 39 GB on disk; held in memory are one part, which
 `part_images` keeps within 32 MiB, and NumPy's buffer of 16 MiB while the file is written.

@@ -1,7 +1,7 @@
-"""Temperatures: members of an ensemble that are as sure as they are right weigh in a vote what they are worth.
+"""Temperature scaling: the confidence of calibrated members equals their accuracy, so votes of members are comparable.
 
 Source: On Calibration of Modern Neural Networks, arXiv:1706.04599, sec. 4.2. One temperature a member, fitted on the
-selection split; it changes no member's own answers, only how much its probabilities count beside the others'.
+selection split; it changes no member's predicted class, only its probabilities relative to the other members'.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ def temperatures(table: Table) -> np.ndarray:
             log_NJ = log_NJ[:, :-1]
         at_label_N = np.take_along_axis(log_NJ, np.minimum(slot_N, log_NJ.shape[1] - 1)[:, None], axis=1)[:, 0]
 
-        def surprise(log_t: float, log_NJ: np.ndarray = log_NJ, at_label_N: np.ndarray = at_label_N) -> float:
+        def negative_log_likelihood(log_t: float, log_NJ: np.ndarray = log_NJ, at_label_N: np.ndarray = at_label_N) -> float:
             cooled = log_NJ / np.exp(log_t)
             highest = cooled.max(axis=1)
             total = highest + np.log(np.exp(cooled - highest[:, None]).sum(axis=1))
             return float((total - at_label_N / np.exp(log_t)).mean())
 
-        best = minimize_scalar(surprise, bounds=(np.log(_COLDEST), np.log(_WARMEST)), method="bounded")
+        best = minimize_scalar(negative_log_likelihood, bounds=(np.log(_COLDEST), np.log(_WARMEST)), method="bounded")
         found[m] = np.exp(best.x)
     return found
 

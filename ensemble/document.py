@@ -24,7 +24,7 @@ class ScoredSubset(Document):
     top1: float
     test_top1: float
     test_interval: tuple[float, float]
-    weights: tuple[float, ...] = ()  # of the members' votes; () is all alike
+    weights: tuple[float, ...] = ()  # of the members' votes; () are equal weights
     single: int | None = None  # of an ensemble: the best single member within its cost, chosen on the same split
     gain: float | None = None  # over `single`, on the test split
     gain_interval: tuple[float, float] | None = None

@@ -27,7 +27,7 @@ PATIENCE = 1000  # generations in a row without a new child
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What algorithms that sample get: how many subsets they may score, their seed, and survival selections by name.
+    """What algorithms that sample need: a number of subsets to score, a seed, and survival selections by name.
 
     The survival selections are `search.selection.SURVIVAL`'s, which this package does not import.
     """

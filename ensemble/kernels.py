@@ -1,6 +1,6 @@
-"""Compiled loops over a prediction table; what they compute is told in `ensemble/score.py`.
+"""Compiled loops over a prediction table; `ensemble/score.py` explains what they compute.
 
-Compiled by Numba at first use and cached beside this file; they release the interpreter, so threads share the work.
+Compiled by Numba at first use and cached beside this file; they release the interpreter's lock, so threads share the work.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ LANES = 128  # images that are scored side by side
 SUBSETS = 1024  # that take turns on one slab of the tables, while it is in the cache
 FULL = 32000  # largest sum in a table; with at most one half of rounding a group, sums stay within int16
 
-WRONG = -1  # an image that no subset names right
+WRONG = -1  # an image that no subset classifies correctly
 
 
 @compiled
 def find_rivals(classes_NMK, probs_NMK, labels_N, slot_C, slack, count_N, rivals, below):  # type: ignore[no-untyped-def]
     """Which classes can beat the right one, image after image: `count_N` of each, their names in `rivals`.
 
-    An image that no subset names right has count `WRONG`, one that every subset names right has 0. below: whether a
-    rival's number is lower than the right class's, so that it wins a tie. slot_C is scratch, all -1. The number of
-    rivals written is returned.
+    An image that no subset classifies correctly has count `WRONG`, one that every subset classifies correctly has 0.
+    below: whether a rival's number is lower than the right class's, so that it wins a tie. slot_C is scratch, all -1.
+    The number of rivals written is returned.
     """
     images, members, k = classes_NMK.shape
     most = len(rivals) // max(1, images)
@@ -192,7 +192,7 @@ def is_right(i, chosen, weights, right_IM, rival_RM, below_R, first_I):  # type:
 
 @compiled
 def name_right(weights_SM, image_I, right_IM, rival_RM, below_R, first_I, named_SN):  # type: ignore[no-untyped-def]
-    """Notes in `named_SN` which images each vote names right; image i's column is image_I[i]."""
+    """Writes to `named_SN` which images each vote classifies correctly; image i's column is image_I[i]."""
     for s in range(len(weights_SM)):
         weights_M = weights_SM[s]
         chosen = np.flatnonzero(weights_M)
@@ -243,7 +243,7 @@ def _add_up(tables, slab, entries, at, n, total):  # type: ignore[no-untyped-def
 
 @compiled
 def count_right(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_S):  # type: ignore[no-untyped-def]
-    """Adds to `correct_S` the images of blocks start to stop that each subset names right; empty subsets get 0."""
+    """Adds to `correct_S` the images of blocks start to stop that each subset classifies correctly; empty subsets get 0."""
     subsets, groups = codes_SG.shape
     size = np.uint64(groups * CODES * LANES)
     room = groups + 4
@@ -293,7 +293,7 @@ def count_right(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival
 
 @compiled
 def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_SM):  # type: ignore[no-untyped-def]
-    """As `count_right`, for every subset with one member added or taken out: `correct_SM`."""
+    """As `count_right`, for every subset with one member added or removed: `correct_SM`."""
     subsets, groups = codes_SG.shape
     members = masks_SM.shape[1]
     slab_size = np.uint64(groups * CODES * LANES)

@@ -25,7 +25,7 @@ class Combination(Document):
     """How members are combined: the same as the table that the ensemble was scored on.
 
     vote: a name in `VOTES`. keep: classes kept of a member's prediction, its likeliest; 0 keeps all. weights: of the
-    members' votes; () is all alike. temperatures: of the members; () is 1 for all.
+    members' votes; () are equal weights. temperatures: of the members; () is 1 for all.
     """
 
     vote: str = "soft"

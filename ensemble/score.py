@@ -1,6 +1,6 @@
 """The exact accuracy of ensembles that vote with the sum of their members' probabilities.
 
-For accuracy only one question counts: does the right class's sum beat every rival's? So an image is a few rows of
+An image is classified correctly if the right class's sum beats every rival's. So an image is a few rows of
 margins, the right class's probability minus a rival's, member by member; a subset is right where all of an image's row
 sums are positive. Most images need no row at all and most classes are no rival:
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A subset that no other beats in both cost and accuracy. weights: of its members' votes; () is all alike."""
+    """A subset that no other beats in both cost and accuracy. weights: of its members' votes; () are equal weights."""
 
     members: tuple[int, ...]
     cost: float
@@ -40,7 +40,7 @@ NO_LIMITS = Limits()
 
 
 class Search:
-    """Scores what is asked and keeps the front of everything seen that keeps to the limits."""
+    """Scores subsets, and keeps the front of all that were scored and keep to the limits."""
 
     def __init__(
         self, scorer: Scorer, cost_M: np.ndarray, rule: Rule, progress: Callable[[int], None], limits: Limits
@@ -69,7 +69,7 @@ class Search:
         return fine
 
     def score(self, masks_SM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The allowed ones of these subsets, and how many images each names right."""
+        """The allowed ones of these subsets, and how many images each classifies correctly."""
         masks_SM = masks_SM[self.allowed(masks_SM)]
         return masks_SM, self.note(masks_SM, self.scorer.correct(masks_SM))
 
@@ -102,7 +102,7 @@ class Search:
         return found
 
     def note(self, masks_SM: np.ndarray, correct_S: np.ndarray) -> np.ndarray:
-        """Notes what was scored."""
+        """Counts what was scored, and keeps in the front what belongs there."""
         self.scored += len(masks_SM)
         self.progress(self.scored)
         self._keep(masks_SM, correct_S)

@@ -1,4 +1,4 @@
-"""Prediction tables: what every member of a front says of every image of a split.
+"""Prediction tables: the predictions of every member of a front for every image of a split.
 
 Shape letters in this package: M members, N images, K classes kept per prediction, C classes, S subsets.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from ensemble.errors import TableError
 from ofa import npz
 
-_PLENTY = 100  # predictions a class; where there are as many, a class above all those named is no class
+_PLENTY = 100  # predictions a class; with as many, a label above all predicted classes is taken for an error
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class Table:
 
 
 def _objection(table: Table) -> str | None:
+    """Why the table cannot be scored; None if it can."""
     classes, probs, labels, cost = table.classes_MNK, table.probs_MNK, table.labels_N, table.cost_M
     if classes.ndim != 3 or classes.shape != probs.shape:
         return f"classes are {classes.shape} and probs {probs.shape}; both must be [members, images, k]"
@@ -71,10 +72,10 @@ def _objection(table: Table) -> str | None:
     if (classes < 0).any() or (labels < 0).any():
         return "classes and labels must not be negative, and some are"
     if (np.diff(np.sort(classes, axis=2), axis=2) == 0).any():
-        return "a prediction names the same class twice"
+        return "a prediction has the same class twice"
     named = int(classes.max()) + 1
     if labels.max() >= named and (k >= named or classes.size >= _PLENTY * named):
-        return f"labels go up to {labels.max()}, the classes that members name only to {named - 1}"
+        return f"labels go up to {labels.max()}, the classes that members predict only to {named - 1}"
     if not np.isfinite(cost).all() or (cost < 0).any():
         return "costs must be finite and not negative, and some are not"
     return None

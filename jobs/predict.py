@@ -82,7 +82,7 @@ def parts_of(
 
 
 def predict_parts(job: Job, wanted: Sequence[Wanted]) -> None:
-    """Asks the evaluators for every part that is not in the store yet."""
+    """Has the evaluators predict every part that is not in the store yet."""
     there = set(job.run.keys(files.PREDICTION_PARTS))
     missing = [one for one in wanted if one.key not in there]
     with job.reporter.track("predict", len(wanted), "parts") as tracker:

@@ -90,8 +90,8 @@ FRONT_TEXT = (
     "(MACs: multiply-accumulates); ensembles of its members are chosen and shown on the same split."
 )
 TEST_TEXT = (
-    "The same networks and ensembles on {images} images that chose nothing, with 95 % intervals. What was chosen "
-    "as the best of many on the selection split does a little worse here: trust these numbers."
+    "The same networks and ensembles on {images} images of the held-out test split, with 95 % intervals. What was chosen "
+    "as the best of many on the selection split scores a little lower here: these are the numbers to trust."
 )
 TRAINING_TEXT = (
     "The supernet, phase by phase: in each phase more choices are open. Accuracies are of the largest and the "
@@ -336,9 +336,9 @@ def ensembles_text(ensembles: Ensembles) -> str:
         more, above = sum(gain > 0 for gain in gains), sum(low > 0 for low, _ in intervals)
         below = sum(high < 0 for _, high in intervals)
         said.append(
-            f"Where the cost is the {found.cost} over the members, {more} of {len(gains)} ensembles name more test "
-            f"images right than the best single network within their cost: {above} with a 95 % interval above 0, "
-            f"{below} with one below. Of the best subset's top-1 on the split that it was chosen on, "
+            f"Where the cost is the {found.cost} over the members, {more} of {len(gains)} ensembles classify more images of "
+            f"the test split correctly than the best single network within their cost: {above} with a 95 % interval above "
+            f"0, {below} with one below. Of the best subset's top-1 on the split that it was chosen on, "
             f"{100 * found.optimism.gap:+.2f} points are optimism: they come from choosing the best of many."
         )
     return " ".join(said)

@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.errors import SelectionError
 from ensemble.score import SubsetScorer
-from ensemble.select import select
+from ensemble.select import ALGORITHMS, select
 from ensemble.subsets import Limits
 
 
@@ -132,3 +132,19 @@ def test_weights_only_ever_help():
             full = np.zeros((1, 8))
             full[0, list(after.members)] = after.weights
             assert scorer.correct_weighted(full)[0] == after.correct
+
+
+def test_a_new_algorithm_needs_nothing_but_its_entry(monkeypatch):
+    from helpers import TINY
+
+    from jobs.config import load
+
+    def singles(search, budget):
+        search.score(np.eye(len(search.cost_M), dtype=bool))
+
+    monkeypatch.setitem(ALGORITHMS, "singles", singles)
+    scorer, cost = instance(0)
+    found = select(scorer, cost, "sum", "singles")
+    assert {len(chosen.members) for chosen in found} == {1}
+    assert found[-1].correct == scorer.correct(np.eye(8, dtype=bool)).max()
+    assert load(str(TINY), ["ensemble.algorithm=singles"]).ensemble.algorithm == "singles"
