@@ -66,6 +66,7 @@ class Run:
 
     @property
     def url(self) -> str:
+        """The URL of the run's folder."""
         return f"{self.store.url.rstrip('/')}/{self.id}"
 
     def raw(self, key: str) -> bytes:
@@ -73,6 +74,7 @@ class Run:
         return self.store.read(f"{self.id}/{key}")
 
     def keys(self, prefix: str = "") -> list[str]:
+        """The keys of the run's objects that start with `prefix`, relative to the run."""
         return [key.removeprefix(f"{self.id}/") for key in self.store.keys(f"{self.id}/{prefix}")]
 
     def done(self, step: str) -> dict[str, Any] | None:

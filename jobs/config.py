@@ -240,6 +240,7 @@ class Experiment:
 
     @cached_property
     def search_space(self) -> Space:
+        """The space with the chosen choices."""
         space = get_space(self.space)
         resolutions = self.choices.get("resolutions", ())
         if (fraction := next((side for side in resolutions if side != int(side)), None)) is not None:
@@ -249,6 +250,7 @@ class Experiment:
 
     @cached_property
     def phases(self) -> tuple[Phase, ...]:
+        """The training phases, in their order."""
         lr_scale = self.train.batch / self.train.lr_batch if self.train.lr_batch else 1.0
         return tuple(phase.phase(self.search_space, lr_scale) for phase in self.train.phases)
 

@@ -27,6 +27,7 @@ from ofa.timings import ArchLatency, Latencies
 
 
 def measure(job: Job) -> None:
+    """Evaluates random sub-networks and the extremes, and times some of them."""
     config, step = job.config, job.run.begin("measure")
     if config.measure.archs > (size := config.search_space.size):
         raise ConfigError(f"measure.archs is {config.measure.archs}; the space {config.space} with its choices has {size}")

@@ -283,6 +283,7 @@ def predictor_figure(quality: PredictorQuality) -> go.Figure:
 
 
 def summary(job: Job, front: Front, ensembles: Ensembles, measured: Sequence[Measured], searched: Sequence[Measured]) -> str:
+    """The headline figures as HTML."""
     single, ensemble = max(ensembles.singles, key=attrgetter("top1")), ensembles.best
     unit, cost = OBJECTIVES[ensembles.unit], first_cost(job.config.objectives)
     costs = [cost.of(member) for member in front.members]
@@ -345,6 +346,7 @@ def ensembles_text(ensembles: Ensembles) -> str:
 
 
 def ensemble_table(ensembles: Ensembles) -> str:
+    """The ensembles as an HTML table, with a sentence on what they gain."""
     rows, unit = [], OBJECTIVES[ensembles.unit]
     for found in ensembles.fronts:
         for row in found.members:

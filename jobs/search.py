@@ -42,6 +42,7 @@ SAVE_S = 1.0  # between parts of an asynchronous search's ledger: what a kill ma
 
 
 def search(job: Job) -> None:
+    """Searches by measuring and by predicting, and writes one front."""
     config, step, space, objectives = job.config, job.run.begin("search"), job.config.search_space, job.config.objectives
     read_weights(step, config)  # what the evaluators hold
     rows = step.read(files.MEASURED).splitlines()

@@ -40,6 +40,7 @@ class Scale:
 
     @classmethod
     def of(cls, split: Split) -> Scale:
+        """The mean and standard deviation of a split's colours."""
         values = split.pixels.double() / 255
         mean, std = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).clamp_min(1e-3).tolist()
         return cls((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))

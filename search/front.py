@@ -25,6 +25,7 @@ class Front:
     members: tuple[Measured, ...]
 
     def to_json(self) -> dict[str, Any]:
+        """The front as a JSON document."""
         return {"space": self.space, "members": [member.to_json() for member in self.members]}
 
     @classmethod

@@ -76,6 +76,7 @@ class Problem:
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
+        """The objectives, in the order of the values' columns."""
         return tuple(term.objective for term in self.terms)
 
     def evaluate(self, genes_BG: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ Where = Annotated[str | None, typer.Option("--store", help="where the run's resu
 
 
 def connected(namespace: str, context: str | None) -> Api:
+    """The client of a namespace, by the kubeconfig's context."""
     from cluster.kube.api import Api
 
     return Api.connect(namespace, context)
@@ -111,6 +112,7 @@ def submit(
 
 
 def followed(api: Api, run: str, as_json: bool, until: tuple[str, ...] = (), timeout_s: float | None = None) -> Seen:
+    """Follows a run and prints every change; the last observation."""
     from jobs.operate import kube as cluster
 
     return cluster.follow(api, run, heard(as_json), until=until, timeout_s=timeout_s)
@@ -142,6 +144,7 @@ def list_command(namespace: Namespace = "ofa", context: Context = None, as_json:
 
 
 def ago(seconds: int) -> str:
+    """A duration in words."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds // size} {unit}"

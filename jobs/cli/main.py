@@ -73,6 +73,7 @@ def main() -> None:
 
 
 def fail(message: str, code: int, as_json: bool) -> None:
+    """Prints an error as one line on stderr (and as a JSON event on stdout) and exits with `code`."""
     print(f"ofa: {message}", file=sys.stderr)
     if as_json:
         print(json.dumps({"event": "error", "message": message, "exit": code}), flush=True)

@@ -49,6 +49,7 @@ class Dataset:
 
     @property
     def train(self) -> Split:
+        """The training split, where it is in memory."""
         return self.splits["train"]
 
     @property
@@ -58,10 +59,12 @@ class Dataset:
 
     @property
     def selection(self) -> Split:
+        """The split for predictors, search and ensemble selection."""
         return self.splits["selection"]
 
     @property
     def test(self) -> Split:
+        """The held-out test split."""
         return self.splits["test"]
 
     @property
@@ -72,6 +75,7 @@ class Dataset:
 
     @cached_property
     def scale(self) -> Scale:
+        """Mean and standard deviation of the training images' colours."""
         return Scale.of(self.sample[:SCALE_IMAGES])
 
     def batches(

@@ -65,6 +65,7 @@ def choose_from(
 
 
 def to_json(choice: Choice) -> dict[str, Any]:
+    """The choice as a JSON document."""
     return {
         "chosen": choice.member.to_json(),
         "reason": choice.reason,

@@ -28,6 +28,7 @@ class Paper:
 
     @property
     def url(self) -> str:
+        """Where the paper is: its page on arXiv, or its DOI."""
         scheme, _, name = self.source.partition(":")
         return f"https://arxiv.org/abs/{name}" if scheme == "arXiv" else f"https://doi.org/{name}"
 

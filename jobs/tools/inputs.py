@@ -99,6 +99,7 @@ def read(path: str) -> bytes:
 
 
 def number(text: str, where: str) -> float:
+    """`text` as a number; anything else is an `InputError` that starts with `where`."""
     try:
         return float(text)
     except ValueError:

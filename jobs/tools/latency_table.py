@@ -94,6 +94,7 @@ def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
 
 
 def write_table(path: str, table: dict[str, Any]) -> None:
+    """Writes a table as JSON; a path that cannot be written is an `InputError`."""
     try:
         Path(path).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     except OSError as error:

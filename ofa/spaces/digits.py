@@ -11,6 +11,7 @@ NAMES = ("digits",)
 
 
 def find(name: str) -> MobileSpace | None:
+    """The space if it is called `name`, or None."""
     return DIGITS if name in NAMES else None
 
 

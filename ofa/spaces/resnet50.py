@@ -19,6 +19,7 @@ NAMES = ("ofa_resnet50",)
 
 
 def find(name: str) -> ResNetSpace | None:
+    """The space if it is called `name`, or None."""
     return RESNET50 if name in NAMES else None
 
 

@@ -248,6 +248,7 @@ class Seen:
         self.long, self.short = np.zeros(0), np.zeros(0)
 
     def has(self, keys_B: np.ndarray) -> np.ndarray:
+        """Which keys were added before: bool [B]."""
         found_B = np.zeros(len(keys_B), dtype=bool)
         for known in (self.long, self.short):
             if len(known):
@@ -255,6 +256,7 @@ class Seen:
         return found_B
 
     def add(self, keys_B: np.ndarray) -> None:
+        """Adds keys [B]."""
         self.short = np.sort(np.concatenate([self.short, keys_B]))
         if len(self.short) > max(5000, len(self.long) // 8):
             self.long, self.short = np.sort(np.concatenate([self.long, self.short]), kind="stable"), np.zeros(0)

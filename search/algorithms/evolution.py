@@ -36,6 +36,7 @@ class Population:
 
     @property
     def best(self) -> tuple[np.ndarray, np.ndarray]:
+        """Genes [G] and point [M] of the best member."""
         return self.genes[0], self.points[0]
 
 
@@ -75,6 +76,7 @@ class Evolution:
         return self.of(genes_BG[within], points_BM[within])
 
     def of(self, genes_BG: np.ndarray, points_BM: np.ndarray) -> Population:
+        """The population of these archs, best first."""
         order = np.argsort(points_BM[:, self.quality], kind="stable")
         return Population(genes_BG[order], points_BM[order])
 

@@ -50,10 +50,12 @@ def words(genes: Genes) -> dict[str, BaseDistribution]:
 
 
 def values_of(individual: Individual, names: Iterable[str]) -> dict[str, int]:
+    """The parameters of a trial for this arch, by name."""
     return dict(zip(names, individual.packed, strict=True))
 
 
 def packed_of(trial: FrozenTrial) -> Packed:
+    """The packed arch of a trial."""
     return tuple(trial.params.values())
 
 

@@ -25,9 +25,11 @@ class Model:
     """What was learned: its fields are arrays, which are all that it is."""
 
     def predict(self, x_BF: np.ndarray) -> np.ndarray:
+        """The predicted values [B] of standardised features [B, F]."""
         raise NotImplementedError
 
     def arrays(self) -> dict[str, np.ndarray]:
+        """The model as named arrays, to be stored."""
         return {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]
 
     @classmethod
@@ -46,6 +48,8 @@ class Model:
 
 @dataclass(frozen=True)
 class Linear(Model):
+    """A linear model with an intercept."""
+
     coef_F: np.ndarray
     intercept: np.ndarray
 

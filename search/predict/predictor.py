@@ -113,6 +113,7 @@ class Predictor:
         return 1 - np.exp(y_B) if self.target == "top1" else y_B
 
     def to_npz(self) -> bytes:
+        """The predictor as the content of an npz file without objects."""
         models = {
             f"model{i}_{name}": array
             for i, model in enumerate([self.model, *self.experts])
