@@ -61,12 +61,12 @@ def search(job: Job) -> None:
         resumed = len(known) - len(before)
         tracker.resumed(min(resumed, wanted))
 
-        best = max(m.top1 for m in known.values())
+        best_top1 = max(m.top1 for m in known.values())
 
         def note(measured: Measured) -> None:
-            nonlocal best
-            best = max(best, measured.top1)
-            tracker.advance(note=f"best top-1 {best:.4f}")
+            nonlocal best_top1
+            best_top1 = max(best_top1, measured.top1)
+            tracker.advance(note=f"best top-1 {best_top1:.4f}")
 
         def evaluate(archs: Sequence[Arch]) -> list[Measured]:
             return measure_all(job, step, archs, known, note)

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ofa.arch import Arch
-from ofa.cost import Cost, cost
+from ofa.cost import cost
+from ofa.graph import Cost
 from ofa.record import NUMBERS, Measured
 from ofa.space import Space
 

@@ -108,7 +108,7 @@ class Curve:
     def add(self, values_BM: np.ndarray) -> None:
         """The values [B, M] of the archs that were evaluated next, in their order."""
         points_BM = minimised(self.objectives, values_BM)
-        inside_B = ((points_BM < self.reference_M) & (points_BM <= self.bounds_M)).all(axis=1)
+        inside_B: np.ndarray = np.all((points_BM < self.reference_M) & (points_BM <= self.bounds_M), axis=1)
         if len(self.objectives) == 2:
             self._add_pairs(points_BM, inside_B)
         else:
