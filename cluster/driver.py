@@ -36,18 +36,23 @@ class Tee(io.TextIOBase):
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
+        """The encoding of the stream."""
         return self.stream.encoding
 
     def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
         return self.stream.isatty()
 
     def fileno(self) -> int:
+        """The file descriptor of the stream."""
         return self.stream.fileno()
 
     def flush(self) -> None:
+        """Flushes the stream."""
         self.stream.flush()
 
     def write(self, text: str) -> int:
+        """Writes to the stream and the log; returns the number of characters."""
         self.log.add(text)
         return self.stream.write(text)
 

@@ -39,22 +39,22 @@ Choices = dict[str, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Data:
-    """Which images, and how they are divided: what is neither `selection` nor `test` is trained on."""
+    """The images and their splits: those that are neither in `selection` nor in `test` are trained on."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    source: str = "digits"  # scikit-learn's, embedded; or where Parquet shards or class folders are: a directory, s3://
-    selection: Positive = 0.3  # share or (from 1 on) number: predictors, search and ensembles choose on it
-    test: Positive = 0.2  # only for the numbers in the report; used where the source has no test split of its own
-    crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # how much of the shorter side held-out images keep
-    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.75  # least area of a training image's random crop
-    flip: bool = False  # mirror half of the training images
-    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0  # colour jitter: how far from 1 the factor may be
+    source: str = "digits"  # resolved by jobs/images/source.py: scikit-learn's digits, a directory, s3://bucket/prefix
+    selection: Positive = 0.3  # share or (from 1 on) number; predictors, search and ensembles are evaluated on it
+    test: Positive = 0.2  # held-out test split, share or number; not used where the source has a test split
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # centre-crop ratio at evaluation
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.75  # smallest area of a training image's random crop, as a share
+    flip: bool = False  # mirror training images with probability 0.5
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0  # colour jitter: largest deviation of the factor from 1
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
     saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
-    randaugment: Annotated[int, Field(ge=0, le=10)] = 0  # operations on every training image
-    magnitude: Annotated[float, Field(ge=0, le=1)] = 0.3  # of them
+    randaugment: Annotated[int, Field(ge=0, le=10)] = 0  # RandAugment operations on every training image
+    magnitude: Annotated[float, Field(ge=0, le=1)] = 0.3  # of the RandAugment operations
     max_corrupt: Annotated[int, Field(ge=0)] = 10  # images that may be skipped because they cannot be decoded
-    memory_mib: Count = 2048  # more decoded training images than that are streamed
+    memory_mib: Count = 2048  # for decoded training images; a larger training split is streamed
     readers: Count = 2  # processes that decode while streaming
 
 

@@ -26,6 +26,7 @@ class DirectoryStore:
         self._swept = False
 
     def read(self, key: str) -> bytes:
+        """The whole object; `MissingObject` if there is none."""
         path = self._path(key)
         try:
             return path.read_bytes()
@@ -33,20 +34,24 @@ class DirectoryStore:
             raise MissingObject(f"{self.url}: there is no {key}") from None
 
     def open(self, key: str) -> IO[bytes]:
+        """The object as a file to read parts of; `MissingObject` if there is none."""
         try:
             return self._path(key).open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObject(f"{self.url}: there is no {key}") from None
 
     def write(self, key: str, data: bytes) -> None:
+        """Publishes an object in one atomic step, replacing an earlier one; `NoSpace` if the store is full."""
         with self._temporary(key, data) as (temporary, path):
             temporary.replace(path)
 
     def publish(self, key: str, path: Path) -> None:
+        """As `write`, of a file's content, which is never in memory as a whole."""
         with self._temporary(key, path) as (temporary, target):
             temporary.replace(target)
 
     def create(self, key: str, data: bytes) -> bool:
+        """Publishes an object unless there is one of that key (then False); of concurrent calls one succeeds."""
         with self._temporary(key, data) as (temporary, path):
             try:
                 path.hardlink_to(temporary)
@@ -55,6 +60,7 @@ class DirectoryStore:
             return True
 
     def keys(self, prefix: str = "") -> list[str]:
+        """Every key that starts with `prefix`, sorted."""
         top = self.root / PurePosixPath(prefix).parent if prefix and not prefix.endswith("/") else self.root / prefix
         found = []
         for directory, names, files in os.walk(top, followlinks=True, onerror=self._unreadable):
@@ -64,6 +70,7 @@ class DirectoryStore:
         return sorted(key for key in found if key.startswith(prefix))
 
     def delete(self, key: str) -> None:
+        """Removes an object, if there is one."""
         path = self._path(key)
         path.unlink(missing_ok=True)
         for parent in path.parents:  # an empty directory is nothing in a bucket either

@@ -44,11 +44,13 @@ class S3Store:
             self.client.list_objects_v2(Bucket=bucket, Prefix=self.prefix, MaxKeys=1)
 
     def read(self, key: str) -> bytes:
+        """The whole object; `MissingObject` if there is none."""
         with self._explained(key):
             body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
         return body
 
     def open(self, key: str) -> IO[bytes]:
+        """The object as a file to read parts of; `MissingObject` if there is none."""
         with self._explained(key):
             size = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ContentLength"]
         return io.BufferedReader(_Ranges(self, key, size), buffer_size=2**20)
@@ -61,14 +63,17 @@ class S3Store:
         return body
 
     def write(self, key: str, data: bytes) -> None:
+        """Publishes an object in one atomic step, replacing an earlier one; `NoSpace` if the store is full."""
         with self._explained(key):
             self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
 
     def publish(self, key: str, path: Path) -> None:
+        """As `write`, of a file's content, which is never in memory as a whole."""
         with self._explained(key), path.open("rb") as file:
             self.client.upload_fileobj(file, self.bucket, self.prefix + key)  # in parts, if it is large
 
     def create(self, key: str, data: bytes) -> bool:
+        """Publishes an object unless there is one of that key (then False); of concurrent calls one succeeds."""
         from botocore.exceptions import ClientError
 
         with self._explained(key):
@@ -81,6 +86,7 @@ class S3Store:
         return True
 
     def keys(self, prefix: str = "") -> list[str]:
+        """Every key that starts with `prefix`, sorted."""
         found: list[str] = []
         with self._explained():
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
@@ -89,6 +95,7 @@ class S3Store:
         return sorted(key for key in found if key and not key.endswith("/"))  # consoles write such keys to show folders
 
     def delete(self, key: str) -> None:
+        """Removes an object, if there is one."""
         with suppress(MissingObject), self._explained(key):  # Google's buckets say so, S3's do not
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 

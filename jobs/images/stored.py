@@ -25,7 +25,8 @@ class Images(Protocol):
     """Labelled images of one split; labels_N: int64."""
 
     @property
-    def labels_N(self) -> np.ndarray: ...
+    def labels_N(self) -> np.ndarray:
+        """Label of every image, int64 [N]."""
 
     def __len__(self) -> int: ...
 
