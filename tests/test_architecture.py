@@ -330,3 +330,10 @@ def test_a_dependency_comment_that_names_another_file_is_found():
     assert mistake("onnx", "torch.onnx imports it for search/front.py") == "search/front.py does not use torch.onnx"
     assert mistake("numpy", "") == "names no file"
     assert mistake("numpy", "search/nowhere.py") == "search/nowhere.py is not there"
+
+
+def test_tests_lie_where_what_they_test_lies():
+    """Below the name of a package every folder of tests is a room of it; imitations and other kits have no tests."""
+    folders = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")}
+    assert {folder.parts[0] for folder in folders if folder.parts} == {*ROOMS, "bench", "k8s"}
+    assert [str(folder) for folder in folders if not (ROOT / folder).is_dir()] == []
