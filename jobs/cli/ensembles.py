@@ -1,4 +1,4 @@
-"""The command that chooses ensembles, of a run or of any predictions file."""
+"""The command that selects ensembles, of a run or of any predictions file."""
 
 from __future__ import annotations
 
@@ -28,20 +28,25 @@ def ensemble_command(
         str | None,
         typer.Option(help="with --predictions: default, greedy, exhaustive, or as published nsga2, sms-emoa or spea2"),
     ] = None,
-    evaluations: Annotated[int | None, typer.Option(min=1, help="with --predictions: of the published algorithms")] = None,
-    seed: Annotated[int | None, typer.Option(help="with --predictions: of the published algorithms, which draw")] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="with --predictions: subsets that the published algorithms score")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="with --predictions: random seed of the published algorithms")] = None,
     vote: Annotated[str | None, typer.Option(help="with --predictions: soft, hard or weighted; soft if not given")] = None,
-    most_members: Annotated[int | None, typer.Option(min=1, help="with --predictions: of an ensemble")] = None,
-    most_cost: Annotated[float | None, typer.Option(min=0, help="with --predictions: of an ensemble")] = None,
-    must_have: Annotated[list[int], typer.Option(metavar="MEMBER", help="with --predictions: in every ensemble")] = [],  # noqa: B006
+    most_members: Annotated[int | None, typer.Option(min=1, help="with --predictions: maximum number of members")] = None,
+    most_cost: Annotated[float | None, typer.Option(min=0, help="with --predictions: maximum cost of an ensemble")] = None,
+    must_have: Annotated[
+        list[int], typer.Option(metavar="MEMBER", help="with --predictions: a member of every ensemble; may be repeated")
+    ] = [],  # noqa: B006
     out: Annotated[
-        str | None, typer.Option(metavar="DIR", help="with --predictions: gets ensembles.json; . if not given")
+        str | None,
+        typer.Option(metavar="DIR", help="with --predictions: directory to write ensembles.json to; . if not given"),
     ] = None,
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """The best subsets of a run's front, or of any predictions file."""
+    """Selects the best subsets of a run's front, or of any predictions file."""
     if (config is None) == (predictions is None):
         raise InputError("ofa ensemble: give a config file or --predictions, one of them")
     if config is not None:

@@ -1,4 +1,4 @@
-"""The commands for runs on a cluster, from `submit` to `doctor`; what they do is in `jobs/operate/`."""
+"""The commands for runs on a cluster, from `submit` to `doctor`; their implementation is in `jobs/operate/`."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 Sets = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting instead of the file's: kube.search.max=8")
+    list[str],
+    typer.Option("--set", metavar="KEY=VALUE", help="overrides a setting of the file: kube.search.max=8; may be repeated"),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's id, as `ofa submit` and `ofa list` say it")]
-Namespace = Annotated[str, typer.Option("--namespace", "-n", envvar="OFA_NAMESPACE", help="the runs' namespace")]
-Context = Annotated[str | None, typer.Option("--context", help="of the kubeconfig; the current one if not given")]
-Where = Annotated[str | None, typer.Option("--store", help="where the run's results are, once the cluster has forgotten it")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="a run's id, as `ofa submit` and `ofa list` print it")]
+Namespace = Annotated[str, typer.Option("--namespace", "-n", envvar="OFA_NAMESPACE", help="namespace of the runs")]
+Context = Annotated[str | None, typer.Option("--context", help="context of the kubeconfig; the current one if not given")]
+Where = Annotated[str | None, typer.Option("--store", help="the run's store, if the run is no longer on the cluster")]
 
 
 def connected(namespace: str, context: str | None) -> Api:
@@ -36,48 +37,48 @@ def connected(namespace: str, context: str | None) -> Api:
     return Api.connect(namespace, context)
 
 
-def say(text: str, as_json: bool, **facts: Any) -> None:
-    """A line for people on stderr, or an object for machines on stdout."""
+def print_line(text: str, as_json: bool, **facts: Any) -> None:
+    """Prints a line of text to stderr, or a JSON object to stdout."""
     print(json.dumps(facts) if as_json else text, file=sys.stdout if as_json else sys.stderr, flush=True)
 
 
-def heard(as_json: bool) -> Any:
-    """Says every change of a run."""
-    said: set[str] = set()
+def state_printer(as_json: bool) -> Any:
+    """A function that prints every change of a run's state, and no line twice in a row."""
+    printed: set[str] = set()
 
-    def hear(seen: Seen) -> None:
+    def print_state(seen: Seen) -> None:
         words = f"{seen.state}{': ' if seen.state.message else ''}{seen.state.message}"
         facts = {"state": seen.state.name, "reason": seen.state.reason, "message": seen.state.message}
         if as_json:
-            say("", True, event="state", **facts, troubles=list(seen.troubles))
+            print_line("", True, event="state", **facts, troubles=list(seen.troubles))
             return
         for line in (words, *(f"  {trouble}" for trouble in seen.troubles)):
-            if line not in said:
-                say(line, False)
-        said.clear()
-        said.update((words, *(f"  {trouble}" for trouble in seen.troubles)))
+            if line not in printed:
+                print_line(line, False)
+        printed.clear()
+        printed.update((words, *(f"  {trouble}" for trouble in seen.troubles)))
 
-    return hear
+    return print_state
 
 
 @app.command()
 def submit(
     config: ConfigPath,
-    store: Annotated[str, typer.Option("--store", help="where results go, s3://bucket/prefix")],
+    store: Annotated[str, typer.Option("--store", help="the store of results, s3://bucket/prefix")],
     sets: Sets = [],  # noqa: B006  (typer reads the default, nothing writes to it)
-    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="instead of kube.namespace")] = None,
-    image: Annotated[str | None, typer.Option(help="instead of kube.image")] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="overrides kube.namespace")] = None,
+    image: Annotated[str | None, typer.Option(help="overrides kube.image")] = None,
     code: Annotated[
         str | None, typer.Option(metavar="DIR", help="a git checkout whose code runs instead of that in the image")
     ] = None,
     context: Context = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="render and lint only; asks no cluster")] = False,
-    output: Annotated[Literal["yaml", "json"] | None, typer.Option(help="prints the objects")] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="until it has ended; exit codes as those of `ofa wait`")] = False,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="do not wait until it runs")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only render and lint, without a cluster")] = False,
+    output: Annotated[Literal["yaml", "json"] | None, typer.Option(help="print the objects in this format")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="wait until the run has ended; exit codes as for `ofa wait`")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="do not wait until the run has started")] = False,
     as_json: Json = False,
 ) -> None:
-    """Hands a run to KubeRay, and waits until it runs; the same command again changes nothing."""
+    """Submits a run to KubeRay and waits until it has started; the same command again changes nothing."""
     from jobs.operate import submit as submitting
 
     if wait and detach:
@@ -93,12 +94,12 @@ def submit(
     api = None if dry_run else connected(experiment.kube.namespace, context)
     image = made.job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"]
     found = submitting.plan(experiment.kube, image, api)
-    say(table(found), as_json, event="plan", run=made.name, **found.to_json())
+    print_line(table(found), as_json, event="plan", run=made.name, **found.to_json())
     if api is None:
         return
     what = submitting.submit(api, made)
     words = "created" if what == "created" else "is there already, nothing changed"
-    say(f"run {made.name} {words}; results in {store.rstrip('/')}/{experiment.id}\n"
+    print_line(f"run {made.name} {words}; results in {store.rstrip('/')}/{experiment.id}\n"
         f"  ofa logs {made.name} --follow    ofa status {made.name} --watch    ofa cancel {made.name}",
         as_json, event="submitted", run=made.name, what=what, results=f"{store.rstrip('/')}/{experiment.id}")  # fmt: skip
     if detach:
@@ -106,7 +107,7 @@ def submit(
     until = () if wait else ("Running", "Queued", "Paused")
     ended = followed(api, made.name, as_json, until)
     if what == "unchanged" and ended.state.ended and not as_json:
-        say(f"it had ended before; `ofa retry {made.name}` starts it again, from what is in its store", False)
+        print_line(f"it had ended before; `ofa retry {made.name}` starts it again, from what is in its store", False)
     if wait or ended.state.name in ("Failed", "Invalid"):
         raise typer.Exit(ended.state.exit_code if ended.state.ended else TIMED_OUT)
 
@@ -115,11 +116,11 @@ def followed(api: Api, run: str, as_json: bool, until: tuple[str, ...] = (), tim
     """Follows a run and prints every change; the last observation."""
     from jobs.operate import kube as cluster
 
-    return cluster.follow(api, run, heard(as_json), until=until, timeout_s=timeout_s)
+    return cluster.follow(api, run, state_printer(as_json), until=until, timeout_s=timeout_s)
 
 
 def table(plan: Any) -> str:
-    """A plan for people."""
+    """A plan as a table."""
     lines = [f"{'':20}{'pods':>8}{'CPUs':>8}{'GiB':>8}{'GPUs':>8}"]
     for row in plan.rows:
         pods = f"{row.least}" if row.least == row.most else f"{row.least}-{row.most}"
@@ -132,7 +133,7 @@ def table(plan: Any) -> str:
 
 @app.command("list")
 def list_command(namespace: Namespace = "ofa", context: Context = None, as_json: Json = False) -> None:
-    """Every run in the namespace."""
+    """Lists the runs in the namespace."""
     from jobs.operate import kube as cluster
 
     rows = cluster.listing(connected(namespace, context))
@@ -154,13 +155,13 @@ def ago(seconds: int) -> str:
 @app.command()
 def status(
     run: RunName,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="every change, until it has ended")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="print every change until the run has ended")] = False,
     store: Where = None,
     namespace: Namespace = "ofa",
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """What a run is doing, and what is in its way."""
+    """Shows a run's state and the problems that keep it from running."""
     from jobs.operate import kube as cluster
 
     api = connected(namespace, context)
@@ -186,12 +187,12 @@ def status(
 @app.command()
 def wait(
     run: RunName,
-    timeout_s: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="at most that long")] = None,
+    timeout_s: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="maximum time to wait")] = None,
     namespace: Namespace = "ofa",
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """Until a run has ended. Ends with 0 if it succeeded, 1 failed, 2 time is up, 3 stopped or deleted, 4 invalid."""
+    """Waits until a run has ended. Exit code 0: succeeded, 1: failed, 2: timeout, 3: stopped or deleted, 4: invalid."""
     try:
         last = followed(connected(namespace, context), run, as_json, timeout_s=timeout_s)
     except InputError as error:  # 2 is taken here
@@ -206,17 +207,17 @@ def wait(
 @app.command()
 def logs(
     run: RunName,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="on, until it has ended")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="follow the log until the run has ended")] = False,
     role: Annotated[
-        Literal["submitter", "head", "worker"], typer.Option(help="the submitter has what the run's driver says")
+        Literal["submitter", "head", "worker"], typer.Option(help="which log; the submitter has the driver's")
     ] = "submitter",
-    tail: Annotated[int, typer.Option(min=0, help="only the last lines; 0: all")] = 0,
+    tail: Annotated[int, typer.Option(min=0, help="number of last lines; 0: all")] = 0,
     store: Where = None,
     namespace: Namespace = "ofa",
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """What a run says; once its pods are gone, what its driver left in the store."""
+    """Prints a run's log; after its pods are deleted, the driver's log from the store."""
     from jobs.operate import kube as cluster
 
     for line in cluster.logs(connected(namespace, context), run, role, follow=follow, tail=tail, store=store):
@@ -225,7 +226,7 @@ def logs(
 
 @app.command()
 def events(run: RunName, namespace: Namespace = "ofa", context: Context = None, as_json: Json = False) -> None:
-    """What Kubernetes and KubeRay said of a run's objects."""
+    """Lists the Kubernetes and KubeRay events of a run's objects."""
     from jobs.operate import kube as cluster
 
     for event in cluster.events(connected(namespace, context), run):
@@ -237,15 +238,15 @@ def events(run: RunName, namespace: Namespace = "ofa", context: Context = None, 
 def scale(
     run: RunName,
     group: Annotated[str | None, typer.Option(help="a worker group: search or train")] = None,
-    least: Annotated[int | None, typer.Option("--min", min=0, help="pods that come now")] = None,
-    most: Annotated[int | None, typer.Option("--max", min=0, help="pods that may come")] = None,
-    evaluations: Annotated[int | None, typer.Option(min=4, help="the measured search's budget from now on")] = None,
-    store: Annotated[str | None, typer.Option("--store", help="if it is reached otherwise from here")] = None,
+    least: Annotated[int | None, typer.Option("--min", min=0, help="minimum number of pods, started now")] = None,
+    most: Annotated[int | None, typer.Option("--max", min=0, help="maximum number of pods")] = None,
+    evaluations: Annotated[int | None, typer.Option(min=4, help="new budget of the measured search, in evaluations")] = None,
+    store: Annotated[str | None, typer.Option("--store", help="the run's store, if its URL is another from here")] = None,
     namespace: Namespace = "ofa",
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """More or fewer workers, or another budget, for a run that is under way."""
+    """Changes the number of workers or the search budget of a run in progress."""
     from jobs.operate import kube as cluster
 
     found = cluster.scale(connected(namespace, context), run, group=group, least=least, most=most,
@@ -261,8 +262,8 @@ def scale(
             print(f"search: {found[name]} {name}")
 
 
-def a_change(name: str, help_text: str) -> None:
-    """Makes a command that does one thing to a run."""
+def change_command(name: str, help_text: str) -> None:
+    """Adds a command that changes a run."""
 
     def command(run: RunName, namespace: Namespace = "ofa", context: Context = None, as_json: Json = False) -> None:
         from jobs.operate import kube as cluster
@@ -273,20 +274,20 @@ def a_change(name: str, help_text: str) -> None:
     app.command(name, help=help_text)(command)
 
 
-a_change("pause", "Gives a run's cluster back; what is not in its store yet is done again after `ofa resume`.")
-a_change("resume", "Gives a paused run a new cluster, on which it goes on from its store.")
-a_change("retry", "Starts an ended run again; it goes on from its store.")
+change_command("pause", "Releases a run's cluster; work that is not in its store yet is repeated after `ofa resume`.")
+change_command("resume", "Starts a new cluster for a paused run, which continues from its store.")
+change_command("retry", "Restarts an ended run, which continues from its store.")
 
 
 @app.command()
 def cancel(
     run: RunName,
-    now: Annotated[bool, typer.Option("--now", help="deletes it at once; its results stay all the same")] = False,
+    now: Annotated[bool, typer.Option("--now", help="delete the run at once; its results are kept")] = False,
     namespace: Namespace = "ofa",
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """Stops a run; its results stay."""
+    """Stops a run; its results are kept."""
     from jobs.operate import kube as cluster
 
     words = cluster.cancel(connected(namespace, context), run, now=now)
@@ -295,12 +296,12 @@ def cancel(
 
 @app.command()
 def doctor(
-    store: Annotated[str | None, typer.Option("--store", help="a bucket to try: s3://bucket/prefix")] = None,
+    store: Annotated[str | None, typer.Option("--store", help="a bucket to check: s3://bucket/prefix")] = None,
     namespace: Namespace = "ofa",
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """What is missing for runs on a cluster, and how to get it; exit code 1 if anything is."""
+    """Checks what runs on a cluster need, and says how to get what is missing; exit code 1 if anything is."""
     from jobs.operate.doctor import checks
 
     missing = 0

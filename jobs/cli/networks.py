@@ -1,4 +1,4 @@
-"""The commands for single networks: what they cost, how good they are, trained further, exported, served."""
+"""The commands for single networks: export, evaluation, fine-tuning, cost, serving."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def export_command(
     arch: Annotated[str | None, typer.Option(help="one sub-network instead: its name, JSON, or a file of JSON")] = None,
     as_json: Json = False,
 ) -> None:
-    """Networks as safetensors and ONNX: the knee of the front and the best ensemble, or any one by its name."""
+    """Exports networks as safetensors and ONNX: the knee of the front and the best ensemble, or one network by its name."""
     with open_job(config, store, sets, as_json) as job:
         if arch is None:
             return run_steps(job, ["export"])
@@ -38,12 +38,12 @@ def export_command(
 def eval_command(
     config: ConfigPath,
     arch: Annotated[list[str], typer.Option(help="a sub-network: its name, JSON, or a file of JSON; may be repeated")],
-    split: Annotated[Literal["selection", "test"], typer.Option(help="the images to score on")] = "test",
+    split: Annotated[Literal["selection", "test"], typer.Option(help="the split to evaluate on")] = "test",
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """How good any sub-networks of a trained run are."""
+    """Evaluates the top-1 of any sub-networks of a trained run, with its 95 % interval."""
     from jobs.tools.eval import evaluate
 
     with open_job(config, store, sets, as_json) as job:
@@ -57,14 +57,16 @@ def eval_command(
 def finetune_command(
     config: ConfigPath,
     arch: Annotated[str, typer.Option(help="a sub-network of the run: its name, JSON, or a file of JSON")],
-    epochs: Annotated[int, typer.Option(min=1, help="passes over the training images")] = 25,
-    lr: Annotated[float, typer.Option(min=1e-9, help="highest rate")] = 0.01,
-    distil: Annotated[float, typer.Option(min=0, help="weight of the supernet's largest network as a teacher")] = 0.0,
+    epochs: Annotated[int, typer.Option(min=1, help="training epochs")] = 25,
+    lr: Annotated[float, typer.Option(min=1e-9, help="peak learning rate")] = 0.01,
+    distil: Annotated[
+        float, typer.Option(min=0, help="weight of the distillation loss; the teacher is the supernet's largest network")
+    ] = 0.0,
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Trains one sub-network of a trained run further, alone; a run of its own, with the network in subnets/."""
+    """Fine-tunes one sub-network of a trained run; the result is a run of its own, with the network in subnets/."""
     from jobs.tools.finetune import finetune
 
     with open_job(config, store, sets, as_json) as job:
@@ -83,10 +85,10 @@ def finetune_command(
 def cost_command(
     space: Annotated[str, typer.Option(help="a search space, such as digits")],
     arch: Annotated[str, typer.Option(help="a sub-network: its name, JSON, or a file of JSON")],
-    classes: Annotated[int, typer.Option(min=1)] = 1000,
+    classes: Annotated[int, typer.Option(min=1, help="number of classes")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Exact multiply-accumulates and parameters of a sub-network."""
+    """Counts the exact multiply-accumulates and parameters of a sub-network."""
     here = get_space(space)
     parsed = parse_arch(arch)
     if (objection := here.shape_objection(parsed)) is not None:
@@ -105,7 +107,7 @@ def serve_command(
     address: Annotated[str, typer.Option(help="a Ray cluster: local starts one, auto or host:port joins one")] = "local",
     as_json: Json = False,
 ) -> None:
-    """Answers over HTTP until Ctrl-C, every member of an ensemble in a process of its own."""
+    """Serves predictions over HTTP until Ctrl-C; each ensemble member runs in its own process."""
     from jobs.tools.serve import serve
 
     serve(network, port, address, Reporter("json" if as_json else None))

@@ -1,4 +1,4 @@
-"""The options that several commands share, and what they open."""
+"""The options that several commands share, and the job that they open."""
 
 from __future__ import annotations
 
@@ -18,34 +18,41 @@ from jobs.job import Job, opened
 from ofa.arch import Arch, ArchError
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="a config file, such as configs/digits.toml")]
-StoreUrl = Annotated[str, typer.Option("--store", help="where results go: a directory, or s3://bucket/prefix")]
+StoreUrl = Annotated[str, typer.Option("--store", help="the store of results: a directory, or s3://bucket/prefix")]
 Sets = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="a setting instead of the file's: search.evaluations=100")
+    list[str],
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="overrides a setting of the file: search.evaluations=100; may be repeated"
+    ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object a line on stdout, for machines")]
+Json = Annotated[bool, typer.Option("--json", help="prints one JSON object a line on stdout")]
 SpaceName = Annotated[str | None, typer.Option("--space", help="a search space, such as ofa_mbv3_w1.2")]
 Tables = Annotated[
     list[str],
     typer.Option(
-        "--latency-table", metavar="[NAME=]FILE", help="of a device, in a published format; several: several costs"
+        "--latency-table", metavar="[NAME=]FILE", help="latency table of a device, in a published format; may be repeated"
     ),
 ]
 PredictorPath = Annotated[
     str | None,
-    typer.Option("--predictor", metavar="FILE", help="of top-1: a published one as npz, or one that `ofa fit` left"),
+    typer.Option(
+        "--predictor", metavar="FILE", help="predictor of top-1: a published one as npz, or one that `ofa fit` wrote"
+    ),
 ]
-AtMost = Annotated[list[str], typer.Option("--at-most", metavar="NAME=NUMBER", help="a limit, such as latency_ms=25")]
-AtLeast = Annotated[list[str], typer.Option("--at-least", metavar="NAME=NUMBER", help="a limit, such as top1=0.8")]
-Fix = Annotated[list[str], typer.Option("--fix", metavar="NAME=VALUE", help="resolution=192, depth.0=3, kernel.4=5, ...")]
-Classes = Annotated[int, typer.Option(min=1, help="that networks tell apart; MACs and params depend on it")]
-RunId = Annotated[str | None, typer.Argument(metavar="RUN", help="the run's id; may be left out if there is only one")]
+AtMost = Annotated[list[str], typer.Option("--at-most", metavar="NAME=NUMBER", help="an upper limit, such as latency_ms=25")]
+AtLeast = Annotated[list[str], typer.Option("--at-least", metavar="NAME=NUMBER", help="a lower limit, such as top1=0.8")]
+Fix = Annotated[
+    list[str], typer.Option("--fix", metavar="NAME=VALUE", help="fixes a gene: resolution=192, depth.0=3, kernel.4=5, ...")
+]
+Classes = Annotated[int, typer.Option(min=1, help="number of classes; MACs and params depend on it")]
+RunId = Annotated[str | None, typer.Argument(metavar="RUN", help="the run's id; not needed if the store has one run")]
 
 DEFAULT_STORE = "./runs"
 
 
 @contextmanager
 def open_job(config: str, store: str, sets: list[str], as_json: bool, in_cluster: bool = False) -> Iterator[Job]:
-    """A job on the run that the command line asks for."""
+    """Opens the job of a command on a run."""
     asked = ["--store", store, *(part for setting in sets for part in ("--set", setting))]
     experiment = configs.load(config, sets)
     with ExitStack() as stack:
@@ -55,7 +62,7 @@ def open_job(config: str, store: str, sets: list[str], as_json: bool, in_cluster
 
 
 def parse_arch(text: str) -> Arch:
-    """An arch from its name, from JSON, or from a file that holds JSON, such as what an export leaves beside a network."""
+    """The arch of a name, of JSON, or of a file with JSON, such as the one that an export writes beside a network."""
     where = "--arch"
     if not text.lstrip().startswith("{"):
         if not Path(text).is_file():

@@ -16,14 +16,14 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs in a s
 
 @app.command("list")
 def results_list(store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
-    """Every run in a store."""
+    """Lists the runs in a store."""
     for row in results.listing(store):
         print(json.dumps(row) if as_json else f"{row['run']}  {row['last'][:19]:19}  {' '.join(row['steps'])}")
 
 
 @app.command("show")
 def results_show(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
-    """What each step of a run left."""
+    """Shows the objects that each step of a run wrote."""
     found = results.the_run(store, run_id)
     for name, record in found.steps().items():
         if as_json:
@@ -38,16 +38,16 @@ def results_show(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_json:
 def results_pull(
     run_id: RunId = None,
     store: StoreUrl = DEFAULT_STORE,
-    to: Annotated[str, typer.Option(metavar="DIR", help="where to")] = "./results",
+    to: Annotated[str, typer.Option(metavar="DIR", help="directory to copy to")] = "./results",
     as_json: Json = False,
 ) -> None:
-    """Copies a run, every object checked; again continues."""
+    """Copies a run and verifies every object; the same command again continues."""
     results.pull(results.the_run(store, run_id), to, Reporter("json" if as_json else None))
 
 
 @app.command("verify")
 def results_verify(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
-    """Proves that every object is what its step wrote; exit code 1 if not."""
+    """Verifies that every object has its recorded sha256; exit code 1 if not."""
     found = results.the_run(store, run_id)
     problems = results.verify(found)
     objects = sum(len(record["outputs"]) for record in found.steps().values())
@@ -64,11 +64,11 @@ def results_verify(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_jso
 @app.command("compare")
 def results_compare(
     one: Annotated[str, typer.Argument(metavar="RUN", help="a run's id")],
-    other: Annotated[str, typer.Argument(metavar="OTHER", help="another's")],
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="another run's id")],
     store: StoreUrl = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """What differs between two runs: settings, times, fronts and ensembles."""
+    """Shows the differences between two runs: settings, times, fronts and ensembles."""
     rows = results.compare(results.the_run(store, one), results.the_run(store, other))
     for row in rows:
         print(json.dumps(row) if as_json else f"{row['what']:36}{row['one']!s:>24}{row['other']!s:>24}")

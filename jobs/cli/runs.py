@@ -28,14 +28,14 @@ def run(
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006  (typer reads the default, nothing writes to it)
     until: Annotated[str | None, typer.Option(metavar="STEP", help="stop after this step")] = None,
-    only: Annotated[str | None, typer.Option(metavar="STEP", help="do only this step")] = None,
+    only: Annotated[str | None, typer.Option(metavar="STEP", help="run only this step")] = None,
     in_cluster: Annotated[
         bool,
-        typer.Option("--in-cluster", help="as `ofa submit` starts it: its log goes to the store, earlier attempts end"),
+        typer.Option("--in-cluster", help="used by `ofa submit`: stores the driver's log, and ends earlier attempts"),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """The whole pipeline; the same command again goes on where it was stopped."""
+    """Runs the whole pipeline; the same command continues from where it was stopped."""
     steps = wanted_steps(until, only)
     with open_job(config, store, sets, as_json, in_cluster) as job:
         job.reporter.say(f"run {job.run.id} in {job.run.url}", event="run", run=job.run.id, url=job.run.url)
@@ -49,8 +49,8 @@ def run(
             print_result(found, job.asked)
 
 
-def a_step(name: str) -> None:
-    """Makes the command that does one step."""
+def step_command(name: str) -> None:
+    """Adds the command for one step."""
 
     def command(
         config: ConfigPath,
@@ -61,31 +61,36 @@ def a_step(name: str) -> None:
         with open_job(config, store, sets, as_json) as job:
             run_steps(job, [name])
 
-    app.command(name, help=f"One step of a run: {name}.")(command)
+    app.command(name, help=f"Runs one step of a run: {name}.")(command)
 
 
 for _name in [name for name in STEPS if name not in ("measure", "search", "ensemble", "export")]:
-    a_step(_name)
+    step_command(_name)
 
 
 @app.command("measure")
 def measure_command(
     config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="a config file")] = None,
     latency_table: Annotated[
-        str | None, typer.Option(metavar="FILE", help="instead of a step: times this machine's parts and writes them there")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="measures a latency table on this machine and writes it to FILE, instead of a step"
+        ),
     ] = None,
     space: Annotated[str | None, typer.Option(help="with --latency-table: a search space")] = None,
     resolution: Annotated[
-        list[int], typer.Option(help="with --latency-table: one of its resolutions, may be repeated; all if not given")
+        list[int], typer.Option(help="with --latency-table: a resolution, may be repeated; all of the space if not given")
     ] = [],  # noqa: B006
-    runs: Annotated[int, typer.Option(min=4, help="with --latency-table: timed runs of every part")] = 30,
+    runs: Annotated[int, typer.Option(min=4, help="with --latency-table: timed runs of each part")] = 30,
     threads: Annotated[int, typer.Option(min=1, help="with --latency-table: CPU threads")] = 1,
-    networks: Annotated[int, typer.Option(min=3, help="with --latency-table: whole networks to compare sums with")] = 20,
+    networks: Annotated[
+        int, typer.Option(min=3, help="with --latency-table: number of whole networks that sums are compared with")
+    ] = 20,
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """One step of a run: measure; or, with --latency-table, what each part of a network takes on this machine."""
+    """Runs the measure step of a run; with --latency-table, measures each part's latency on this machine."""
     if (latency_table is None) == (config is None) or (latency_table is None) != (space is None):
         raise InputError("ofa measure: give a config file, or --latency-table FILE and --space NAME")
     if latency_table is None:
@@ -115,7 +120,7 @@ def cite_command(
     bibtex: Annotated[bool, typer.Option("--bibtex", help="BibTeX entries instead of lines of text")] = False,
     as_json: Json = False,
 ) -> None:
-    """The papers behind what a config uses: space, training, search, predictors, ensembles."""
+    """Lists the papers behind what a config uses: space, training, search, predictors, ensembles."""
     from jobs.tools.cite import PAPERS, cited
 
     for key, cited_for in cited(configs.load(config, sets)).items():
@@ -130,7 +135,7 @@ def cite_command(
 
 
 def print_result(found: dict[str, Any], asked: str) -> None:
-    """What was found, for people."""
+    """Prints a run's numbers as a table."""
     table = Table(show_edge=False, pad_edge=False)
     for head in ("", OBJECTIVES[found["unit"]].title, "top-1 selection", "top-1 test [95 %]"):
         table.add_column(head)

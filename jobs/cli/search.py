@@ -1,4 +1,4 @@
-"""The commands that search, and that choose from what was found."""
+"""The commands that search, and that choose networks from a front."""
 
 from __future__ import annotations
 
@@ -42,17 +42,19 @@ def search_command(
     algorithm: Annotated[
         str, typer.Option(help="default (archive), nsga2, sms-emoa, spea2, nsga3, evolution (under limits) or random")
     ] = "default",
-    evaluations: Annotated[int, typer.Option(min=1, help="networks that the predictor may be asked for")] = 100_000,
-    population: Annotated[int, typer.Option(min=1, help="most networks in front.json; the population of the EMOAs")] = 100,
+    evaluations: Annotated[int, typer.Option(min=1, help="number of predictor evaluations")] = 100_000,
+    population: Annotated[
+        int, typer.Option(min=1, help="maximum number of networks in front.json; population of the evolutionary algorithms")
+    ] = 100,
     seed: Annotated[int, typer.Option()] = 1,
-    out: Annotated[str, typer.Option(metavar="DIR", help="gets front.json and history.json")] = ".",
+    out: Annotated[str, typer.Option(metavar="DIR", help="directory to write front.json and history.json to")] = ".",
     at_most: AtMost = [],  # noqa: B006
     at_least: AtLeast = [],  # noqa: B006
     fix: Fix = [],  # noqa: B006
     classes: Classes = 1000,
     as_json: Json = False,
 ) -> None:
-    """One step of a run: search; or, with --space, a search on a table's and a predictor's predictions alone."""
+    """Runs the search step of a run; with --space, searches with a predictor and a latency table, without a run."""
     if (config is None) == (space is None):
         raise InputError("ofa search: give a config file or --space, one of them")
     if config is not None:
@@ -71,7 +73,7 @@ def search_command(
             return run_steps(job, ["search"])
     from jobs.tools.search import search_files
 
-    loaded = a_problem(space, tables, predictor, at_most, at_least, fix, classes, "search")
+    loaded = load_problem(space, tables, predictor, at_most, at_least, fix, classes, "search")
     search_files(loaded, algorithm, evaluations, population, seed, out, Reporter("json" if as_json else None))
     return None
 
@@ -82,22 +84,27 @@ def targets_command(
     tables: Tables = [],  # noqa: B006
     predictor: PredictorPath = None,
     latency_ms: Annotated[
-        list[str], typer.Option(metavar="[DEVICE=]MS,MS,...", help="most latency of each target; several devices: once each")
+        list[str], typer.Option(metavar="[DEVICE=]MS,MS,...", help="maximum latency of each target; once for each device")
     ] = [],  # noqa: B006
-    macs: Annotated[str | None, typer.Option(metavar="N,N,...", help="most MACs of each, without a table")] = None,
+    macs: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="maximum MACs of each target, if there is no latency table")
+    ] = None,
     strategy: Annotated[str, typer.Option(help="shared, independent, top-down or bottom-up")] = "shared",
-    evaluations: Annotated[int, typer.Option(min=1, help="of the shared archive; the others take what they take")] = 25_000,
+    evaluations: Annotated[
+        int,
+        typer.Option(min=1, help="predictor evaluations of the shared strategy; the other strategies have fixed budgets"),
+    ] = 25_000,
     seed: Annotated[int, typer.Option()] = 1,
-    out: Annotated[str, typer.Option(metavar="DIR", help="gets targets.json")] = ".",
+    out: Annotated[str, typer.Option(metavar="DIR", help="directory to write targets.json to")] = ".",
     at_least: AtLeast = [],  # noqa: B006
     fix: Fix = [],  # noqa: B006
     classes: Classes = 1000,
     as_json: Json = False,
 ) -> None:
-    """The network with the best predicted top-1 for each of several limits."""
+    """Finds the network with the best predicted top-1 for each of several limits."""
     from jobs.tools.targets import targets
 
-    loaded = a_problem(space, tables, predictor, [], at_least, fix, classes, "targets")
+    loaded = load_problem(space, tables, predictor, [], at_least, fix, classes, "targets")
     targets(loaded, latency_ms, macs, strategy, evaluations, seed, out, Reporter("json" if as_json else None))
 
 
@@ -105,28 +112,33 @@ def targets_command(
 def choose_command(
     front: Annotated[str, typer.Argument(metavar="FRONT", help="a front.json, targets.json or measured.jsonl")],
     latency_ms: Annotated[
-        list[str], typer.Option(metavar="[DEVICE=]MS", help="most latency; several devices: give it several times")
+        list[str], typer.Option(metavar="[DEVICE=]MS", help="maximum latency; may be repeated, once for each device")
     ] = [],  # noqa: B006
-    macs: Annotated[float | None, typer.Option(help="most MACs")] = None,
-    top1: Annotated[float | None, typer.Option(help="least top-1, a fraction; alone: the cheapest that has it")] = None,
-    knee: Annotated[bool, typer.Option("--knee", help="where the front bends most")] = False,
-    weights: Annotated[str | None, typer.Option(metavar="NAME=N,...", help="such as top1=2,latency_ms=1")] = None,
+    macs: Annotated[float | None, typer.Option(help="maximum MACs")] = None,
+    top1: Annotated[
+        float | None, typer.Option(help="minimum top-1, a fraction; alone: the cheapest network that reaches it")
+    ] = None,
+    knee: Annotated[bool, typer.Option("--knee", help="the knee: where the front bends most")] = False,
+    weights: Annotated[
+        str | None, typer.Option(metavar="NAME=N,...", help="weights of the objectives, such as top1=2,latency_ms=1")
+    ] = None,
     direction: Annotated[
-        str | None, typer.Option(metavar="NAME=N,...", help="how much of each may be given up, such as top1=1,latency_ms=2")
+        str | None,
+        typer.Option(metavar="NAME=N,...", help="trade-off direction in objective space, such as top1=1,latency_ms=2"),
     ] = None,
     objectives: Annotated[
         str | None, typer.Option(metavar="NAME,...", help="such as top1,macs,params; top-1 and the first cost if not given")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Decide afterwards: one network of a front, and what the choice gives up."""
+    """Chooses one network of a front, and reports what the choice gives up in each objective."""
     from jobs.tools import choose
 
     choice = choose.choose_from(front, latency_ms, macs, top1, knee, weights, direction, objectives)
     print(json.dumps(choose.to_json(choice)) if as_json else choose.words(choice))
 
 
-def a_problem(
+def load_problem(
     space: str | None,
     tables: list[str],
     predictor: str | None,
