@@ -39,7 +39,8 @@ class Rows:
 def rows() -> Rows:
     with open(reference_data() / "imagenet_measured" / "ofa_mbv3_w1.0_r224.csv") as file:
         table = list(csv.DictReader(file))
-    archs = [Arch(224, *(tuple(map(int, row[name])) for name in ("d", "ks", "e"))) for row in table]  # type: ignore[arg-type]
+    entries = [[tuple(int(c) for c in row[name]) for name in ("d", "ks", "e")] for row in table]
+    archs = [Arch(224, depth, kernel, expand) for depth, kernel, expand in entries]
     return Rows(GENES.encode(archs), np.array([float(row["top1"]) for row in table]))
 
 

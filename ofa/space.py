@@ -69,11 +69,6 @@ class Space:
         """The places for blocks."""
         return self.forest.slots
 
-    @property
-    def exits(self) -> tuple[int, ...]:
-        """The exits that its networks may have; () where there is only the one at the end."""
-        return tuple(int(value) for value in self.values("exit"))
-
     def values(self, field: str) -> tuple[float, ...]:
         """The values that genes of this kind may take: `kernel`, `expand` and so on; () where it has none."""
         found: tuple[float, ...] = getattr(self, f"{field}s", ()) if field in self.forest.fields else ()

@@ -33,7 +33,7 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self.classes = classes
-        graph = self.graph(space.whole, space.exits)
+        graph = self.graph(space.whole, [int(after) for after in space.values("exit")])
         self.parts = nn.ModuleDict()
         for node in graph.nodes:
             # the head's layers are the network's own: its weights are named `classifier.weight`, not `parts.classifier...`

@@ -46,7 +46,8 @@ class NodeTables:
                         decides.setdefault(name, set()).add(gene)
         self.decides = {name: sorted(found) for name, found in decides.items()}
         # Global pooling is added last, as the published sums of latencies do: their last bits depend on the order.
-        nodes = sorted(space.build_graph(space.whole, space.exits, classes).nodes, key=lambda node: not node.part.stride)
+        exits = tuple(int(after) for after in space.values("exit"))
+        nodes = sorted(space.build_graph(space.whole, exits, classes).nodes, key=lambda node: not node.part.stride)
         order = {node.name: i for i, node in enumerate(nodes)}
         self.names = sorted(self.decides, key=lambda name: order.get(name, len(order)))
         self._places = {name: self._strides(name) for name in self.names}
