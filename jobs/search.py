@@ -126,11 +126,11 @@ def search(job: Job) -> None:
     step.write_json(files.HISTORY, History.of(objectives, reference, curves).to_json())
     step.finish(config.seed, evaluations=len(asked), predicted=len(checked))
     cost, quality = first_cost(objectives), first_quality(objectives)
-    cheapest, best = found.members[0], max(found.members, key=quality.of)
+    cheapest, most = found.members[0], max(found.members, key=quality.of)
     job.reporter.say(
         f"search: {len(found.members)} on the front, {quality.label} {quality.text(quality.of(cheapest))} at "
-        f"{cost.text(cost.of(cheapest))} {cost.label} to {quality.text(quality.of(best))} at "
-        f"{cost.text(cost.of(best))}, out of {len(known)} measured and {total} predicted"
+        f"{cost.text(cost.of(cheapest))} {cost.label} to {quality.text(quality.of(most))} at "
+        f"{cost.text(cost.of(most))}, out of {len(known)} measured and {total} predicted"
     )
 
 

@@ -13,6 +13,7 @@ from ensemble.select import ALGORITHMS
 from ensemble.table import Table
 from jobs.cli.main import main
 from ofa.spaces import get_space
+from search.front import hypervolume
 
 TINY = str(helpers.TINY)
 
@@ -225,11 +226,33 @@ def test_a_search_on_two_devices_gives_a_front_to_choose_from(ofa, published, tm
     members = json.loads((tmp_path / "front.json").read_text())["members"]
     assert 10 <= len(members) <= 30
     assert all(member["latencies_ms"]["phone"] <= 30 for member in members)
+    [curve] = json.loads((tmp_path / "history.json").read_text())["searches"]
+    assert (curve["evaluations"][-1], curve["between"]) == (2000, "not sampled")
     code, out, _ = ofa("choose", tmp_path / "front.json", "--latency-ms", "phone=25", "--latency-ms", "cpu=20", "--json")
     assert code == 0
     chosen = json.loads(out)["chosen"]
     fits = [m for m in members if m["latencies_ms"]["phone"] <= 25 and m["latencies_ms"]["cpu"] <= 20]
     assert chosen["top1"] == max(m["top1"] for m in fits)
+
+
+def test_the_history_of_a_search_is_its_hypervolume_against_a_point_that_no_seed_changes(ofa, reference, tmp_path):
+    folder, found = reference / "ofa", {}
+    options = ["--space", "ofa_mbv3_w1.2", "--predictor", folder / "ofa_acc_predictor_w1.2.npz",
+               "--latency-table", folder / "note10_latency_lut_w1.2.json", "--evaluations", 1500]  # fmt: skip
+    for algorithm, seed in (("default", 1), ("random", 2)):
+        out = tmp_path / algorithm
+        code, _, err = ofa("search", *options, "--algorithm", algorithm, "--seed", seed, "--population", 1500, "--out", out)
+        assert code == 0, err
+        history = json.loads((out / "history.json").read_text())
+        reference_point = [axis["reference"] for axis in history["objectives"]]
+        points = [[-m["top1"], m["latency_ms"]] for m in json.loads((out / "front.json").read_text())["members"]]
+        [curve] = history["searches"]
+        whole = hypervolume(np.array(points), np.array([-reference_point[0], reference_point[1]]))
+        assert curve["hypervolume"][-1] == pytest.approx(whole)
+        assert (curve["algorithm"], curve["evaluations"][-1], curve["between"]) == (algorithm, 1500, "unchanged")
+        found[algorithm] = reference_point, curve["hypervolume"][-1]
+    assert found["default"][0] == found["random"][0]
+    assert found["default"][1] > found["random"][1]
 
 
 def test_targets_on_two_devices_are_kept_in_the_order_given(ofa, published, tmp_path):
