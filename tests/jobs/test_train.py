@@ -105,16 +105,21 @@ def test_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"schedule": "whole"}, {"momentum_across_phases": True}, {"previous": True}], ids=lambda s: next(iter(s))
+    ("teacher", "settings"),
+    [("first", {"schedule": "whole"}), ("first", {"momentum_across_phases": True}), ("previous", {})],
+    ids=["whole schedule", "momentum kept", "previous teacher"],
 )
-def test_training_resumes_to_the_same_weights_with(tiny, tmp_path, settings):
-    """Three phases of one epoch, stopped after every step and at every phase's end."""
+def test_training_resumes_to_the_same_weights_with(tiny, tmp_path, teacher, settings):
+    """Three phases of one step, stopped after every step and at every phase's end."""
     config, arrays = tiny
     first, last = config.train.phases
-    teacher = "previous" if settings.pop("previous", False) else "first"
-    middle = replace(last, name="middle", epochs=1, distil=1.0, teacher=teacher)
-    phases = (replace(first, epochs=1), middle, replace(last, epochs=1, teacher=teacher))
-    changed = replace(config, train=replace(config.train, phases=phases, **settings))
+
+    def of(teacher, **settings):
+        middle = replace(last, name="middle", epochs=1, distil=1.0, teacher=teacher)
+        phases = (replace(first, epochs=1), middle, replace(last, epochs=1, teacher=teacher))
+        return replace(config, train=replace(config.train, batch=256, phases=phases, **settings))
+
+    changed = of(teacher, **settings)
     straight = train(changed, arrays, tmp_path / "straight")
     stops = 0
     while True:
@@ -124,10 +129,9 @@ def test_training_resumes_to_the_same_weights_with(tiny, tmp_path, settings):
             stops += 1
             continue
         break
-    assert stops == 9  # six steps, three phases
+    assert stops == 6
     assert same(straight, resumed)
-    plain = replace(config, train=replace(config.train, phases=tuple(replace(p, teacher="first") for p in phases)))
-    assert not same(straight, train(plain, arrays, tmp_path / "plain"))
+    assert not same(straight, train(of("first"), arrays, tmp_path / "plain"))
 
 
 class Pair(Worker):
