@@ -20,7 +20,7 @@ ROOMS = {
         "parts/",
         "spaces/",
         "layers/",
-        "norms supernet calibrate extract sorting images decode evaluate latency meters threads export",
+        "norms supernet extract sorting images decode evaluate latency meters threads export",
         "phases draws losses teacher train",
     ),
     "cluster": (
@@ -104,10 +104,6 @@ AT_HOME = {
     "pydantic": ("cluster/config.py", "cluster/kube/rayjob.py", "jobs/config.py"),
     "tomli_w": ("cluster/config.py",),
 }
-# What is not as it should be yet: importing file, and the module that it imports all the same.
-NOT_YET: set[tuple[str, str]] = set()
-# Names in ROOMS of files to come.
-NOT_THERE = {"ofa.layout", "ofa.calibrate"}
 
 
 def files(package=""):
@@ -176,17 +172,13 @@ def test_rooms_import_rooms_below_only(package):
     wrong = {(module, other): objection(module, other)
              for module, path in MODULES.items() if module.split(".")[0] == package
              for other in ours(imported(path)) if objection(module, other)}  # fmt: skip
-    assert {pair: why for pair, why in wrong.items() if pair not in NOT_YET} == {}
-
-
-def test_what_is_excused_is_still_so():
-    assert all(other in imported(MODULES[module]) and objection(module, other) for module, other in NOT_YET)
+    assert wrong == {}
 
 
 def test_rooms_are_those_that_are_there():
     named = {f"{package}.{name}" for package, rooms in ROOMS.items() for room in rooms for name in room.split()}
     there = {name for name in named if (ROOT / name.replace(".", "/", 1)).is_dir() or name.replace("/", ".") in MODULES}
-    assert named - there <= NOT_THERE
+    assert named - there == set()
 
 
 def circle(uses):
@@ -240,7 +232,7 @@ def test_every_home_of_a_library_uses_it(library):
              if library in {module.split(".")[0] for module in imported(path)}]  # fmt: skip
     folders = [home for home in AT_HOME[library] if home.endswith("/")]
     unused = {f"{library} in {home}" for home in folders if not any(user.startswith(home) for user in users)}
-    assert unused <= NOT_THERE
+    assert unused == set()
 
 
 def test_package_files_are_empty_but_the_one_that_finds_spaces():
