@@ -101,7 +101,7 @@ AT_HOME = {
     "plotly": ("jobs/report.py",),
     "typer": ("jobs/cli/",),
     "rich": ("cluster/progress.py", "jobs/cli/"),
-    "pydantic": ("cluster/config.py", "cluster/kube/rayjob.py", "jobs/config.py"),
+    "pydantic": ("cluster/config.py", "jobs/config.py"),
     "tomli_w": ("cluster/config.py",),
 }
 
