@@ -58,7 +58,7 @@ class Running:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
-    def wait_for(self, condition: Any, timeout_s: float = 120) -> None:
+    def wait_for(self, condition: Any, timeout_s: float = 300) -> None:
         """Until `condition()`; the run must not end before."""
         deadline = time.monotonic() + timeout_s
         while not condition():
