@@ -1,8 +1,8 @@
 """The measured search without generations: a free evaluator measures the next arch, and islands never wait for each other.
 
 Islands propose small batches, a little ahead of the evaluators; a result is reported at once to the islands that wait for
-it. Nothing is evaluated twice: an arch that is pending for another island is waited for, one that is known is reported.
-What it finds depends on how long evaluations take; `search.measured` gives one result for one seed.
+it. No arch is evaluated twice: one that is pending for another island is waited for, one that is known is reported.
+The result depends on how long evaluations take; `search.measured` gives one result for one seed.
 """
 
 from __future__ import annotations
@@ -26,34 +26,34 @@ from search.objective import Objective, values
 
 
 class Evaluators(Protocol):
-    """Workers that measure; there may be more or fewer of them from one call to the next."""
+    """Workers that measure archs; their number may change between calls."""
 
     @property
     def workers(self) -> int: ...
 
     @property
     def free(self) -> int:
-        """How many more archs would find a worker at once."""
+        """The number of further archs that a worker would start at once."""
         ...
 
     def submit(self, arch: Arch) -> None:
-        """Measures the arch on some worker, on another if that worker dies."""
+        """Queues the arch for a worker; if that worker dies, another one measures it."""
         ...
 
     def finished(self, timeout_s: float) -> list[Measured]:
-        """What was measured since the last call; waits for at least one, but not longer."""
+        """The observations since the last call; waits until there is at least one."""
         ...
 
 
 @dataclass
 class _Member:
-    """The search's record of an island."""
+    """The state that the search keeps for one island."""
 
     port: Port
-    results: list[Individual] = field(default_factory=list)  # all that it is to learn from, in order
-    sent: int = 0  # how many of them it has
+    results: list[Individual] = field(default_factory=list)  # the observations to report to it, in order
+    sent: int = 0  # the number already reported
     avoid: list[Packed] = field(default_factory=list)  # pending for the others, not yet sent
-    exhausted: bool = False  # it had no new arch to propose at its last call
+    exhausted: bool = False  # it proposed no new arch at its last call
 
 
 def search(
@@ -71,13 +71,13 @@ def search(
     open_port: Callable[[Callable[[], Any]], Port] = LocalPort,
     on_measured: Callable[[Sequence[Measured]], None] = lambda measured: None,
 ) -> Result:
-    """Evaluates `evaluations` new archs, `population` of all islands together; stops early where the space is exhausted.
+    """Evaluates `evaluations` new archs, `population` of all islands together; stops early if the space is exhausted.
 
-    evaluations: a number, or a function whose result may change while it runs.
-    known: observations that cost nothing; a search that was killed goes on with all that it had measured among them.
-    open_port: makes an island where it shall live; it is asked for half as many archs at a time as there are evaluators.
-    on_measured: called with new observations as they come, so that they can be kept.
-    An unknown algorithm is a `ProblemError`, which is a `ValueError`.
+    evaluations: a number, or a function whose result may change while the search runs.
+    known: observations that do not count as evaluations; a killed search is resumed by passing all that it had measured.
+    open_port: starts an island, in this or another process; a call requests half as many archs as there are evaluators.
+    on_measured: called with new observations as they arrive, so that they can be stored.
+    Raises a `ProblemError`, which is a `ValueError`, for an unknown algorithm.
     """
     chosen = algorithm_named(algorithm)
     islands = 1 if chosen.alone else islands
@@ -106,7 +106,7 @@ def search(
 
 
 class _Search:
-    """The state of a search under way."""
+    """The state of a running search."""
 
     def __init__(
         self,
@@ -119,7 +119,7 @@ class _Search:
         on_measured: Callable[[Sequence[Measured]], None],
         least: int,
     ) -> None:
-        self.least = least  # archs to ask for at a time
+        self.least = least  # archs requested in one call
         self.space, self.objectives, self.evaluators = space, tuple(objectives), evaluators
         self.budget, self.members, self.on_measured = budget, members, on_measured
         self.genes = Genes(space)
@@ -134,7 +134,7 @@ class _Search:
             member.avoid += [packed for n, packed in enumerate(self.known) if n % len(members) != i]
 
     def begin(self, population: int, seed: int) -> None:
-        """The extremes, and as many random archs as a population lacks."""
+        """Queues the extremes, and as many random archs as the population lacks."""
         lacking = min(population, self.budget()) - 2 - len(self.known)
         first = [self.space.smallest(), self.space.largest()]
         first += distinct(self.space, max(0, lacking), random.Random(f"{seed}/first"))
@@ -147,12 +147,12 @@ class _Search:
 
     @property
     def left(self) -> int:
-        """How many more archs may be taken."""
+        """The number of archs that may still be evaluated."""
         return self.budget() - self.done - len(self.pending)
 
     @property
     def open(self) -> bool:
-        """Whether anything is under way or may come."""
+        """Whether evaluations are pending or may still be proposed."""
         return bool(self.pending) or (self.left > 0 and not all(member.exhausted for member in self.members))
 
     def feed(self) -> None:
@@ -164,7 +164,7 @@ class _Search:
                 self.evaluators.submit(arch)
 
     def ask(self) -> None:
-        """Takes the islands' proposals, and asks idle ones while the queue is shorter than the number of evaluators."""
+        """Takes the islands' proposals, and calls idle islands while the queue is shorter than the number of evaluators."""
         for i, member in enumerate(self.members):
             if not member.port.busy or not member.port.finished():
                 continue
@@ -192,7 +192,7 @@ class _Search:
             lacking -= count
 
     def collect(self) -> None:
-        """Takes what was measured, and reports it to the islands that wait for it."""
+        """Takes finished observations, and queues their reports to the islands that wait for them."""
         asking = any(member.port.busy for member in self.members)
         if len(self.pending) == len(self.queue):  # no evaluation is running
             time.sleep(0.01 if asking else 0)
@@ -208,7 +208,7 @@ class _Search:
         self.on_measured(measured)
 
     def migrate(self, count: int) -> None:
-        """Reports to every island the best of the one before it."""
+        """Reports to every island the best archs of the previous island in the ring."""
         directions = [o.direction for o in self.objectives]
         best = [elites(member.results, directions, count) for member in self.members]
         for i, member in enumerate(self.members):

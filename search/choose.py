@@ -1,4 +1,4 @@
-"""Deciding after a search: one member of a front, by a limit, its knee, weights or a reference direction.
+"""Selects one member of a front after a search, by limits, its knee, weights or a reference direction.
 
 Shape letters in this file: N members, M objectives. Points are minimised, and scaled to 0..1 over the front where
 objectives are weighed against each other.
@@ -20,10 +20,10 @@ from search.problem import Limit
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A member, and what it gives up.
+    """A selected member and its trade-offs.
 
-    `gives_up` has, by objective, how much worse it is than the best of all members, in the objective's unit. `next` are
-    the members beside it along the front: what a little less, or a little more, of the first objective would cost.
+    gives_up: by objective, how much worse the member is than the best of all members, in the objective's unit. next: the
+    adjacent members of the front in the first objective.
     """
 
     member: Measured
@@ -41,11 +41,11 @@ def choose(
     direction: Mapping[str, float] | None = None,
     at_knee: bool = False,
 ) -> Choice:
-    """The member within all limits that one rule picks: weights, a direction or the knee, else the first objective.
+    """The member within all limits that is best by weights, a direction or the knee, else in the first objective.
 
     weights: of the scaled objectives, by name; the least weighted sum wins. direction: how much of each objective may be
     given up, by name; the least achievement scalarising function wins (Wierzbicki 1980; as pymoo's ASF). Objectives
-    without a weight do not count. No member within the limits is an `InfeasibleError`.
+    without a weight do not count. Raises an `InfeasibleError` if no member is within the limits.
     """
     if (weights is not None) + (direction is not None) + at_knee > 1:
         raise ProblemError("choose by one of weights, direction and knee, not by several")

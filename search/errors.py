@@ -1,4 +1,4 @@
-"""What a search cannot work with; each message is one line: where, what was found, what was expected, what to do."""
+"""The errors of a search; each message is one line: where, what was found, what was expected, what to do."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ class PredictorError(ProblemError):
 
 
 class InfeasibleError(ProblemError):
-    """Nothing was found within the limits."""
+    """No arch within the limits was found."""

@@ -1,4 +1,4 @@
-"""Non-dominated sets and their hypervolume, and the front that a search leaves.
+"""Non-dominated sets and their hypervolume, and the front of a search.
 
 Shape letters in this file: N points, M objectives. Less is better in every objective of an array of points.
 """
@@ -19,7 +19,7 @@ from search.objective import Objective, first_cost, minimised, values
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """Sub-networks of a space of which none is better than another in everything, cheapest in the first cost first."""
+    """The non-dominated sub-networks of a space, in ascending order of the first cost."""
 
     space: str
     members: tuple[Measured, ...]
@@ -30,12 +30,12 @@ class Front:
 
     @classmethod
     def from_json(cls, doc: Mapping[str, Any]) -> Front:
-        """The front that `to_json` wrote; members that are not of its space are an `ArchError`."""
+        """The front that `to_json` wrote; raises an `ArchError` if a member is not of its space."""
         if not isinstance(doc, Mapping) or not {"space", "members"} <= set(doc):
             raise ArchError('a front is {"space": ..., "members": [...]}; this file holds something else')
         members = tuple(Measured.from_json(member) for member in doc["members"])
         space = get_space(doc["space"])
-        if members:  # a run may have chosen other resolutions than its space comes with
+        if members:  # a run may have other resolutions than its space has by default
             space = space.at([member.arch.resolution for member in members])
         for member in members:
             space.checked(member.arch)
@@ -43,7 +43,7 @@ class Front:
 
 
 def front(space: str, objectives: Sequence[Objective], seen: Sequence[Measured]) -> Front:
-    """The non-dominated of `seen`; of equally good ones the one with fewer parameters, then the first by name."""
+    """The non-dominated records of `seen`; of equal ones the one with fewer parameters, then the first by name."""
     ordered = sorted(seen, key=lambda m: (m.params, m.arch.key))
     points = minimised(objectives, values(objectives, ordered))
     _, first = np.unique(points, axis=0, return_index=True)
@@ -55,7 +55,7 @@ def front(space: str, objectives: Sequence[Objective], seen: Sequence[Measured])
 
 
 def nondominated(points_NM: np.ndarray) -> np.ndarray:
-    """Which points no other dominates: bool [N]. Equal points do not dominate each other."""
+    """Whether each point is non-dominated: bool [N]. Equal points do not dominate each other."""
     n, m = points_NM.shape
     if m == 2:
         return _nondominated_2d(points_NM)
@@ -72,7 +72,7 @@ def _nondominated_2d(points_N2: np.ndarray) -> np.ndarray:
     x, y = points_N2[order, 0], points_N2[order, 1]
     best_before = np.concatenate(([np.inf], np.minimum.accumulate(y)[:-1]))
     stays = y < best_before
-    leader = np.maximum.accumulate(np.where(stays, np.arange(len(x)), 0))  # the last point that stayed
+    leader = np.maximum.accumulate(np.where(stays, np.arange(len(x)), 0))  # the last point that was kept
     stays |= (x == x[leader]) & (y == y[leader])
     keep = np.zeros(len(x), dtype=bool)
     keep[order] = stays
@@ -80,7 +80,7 @@ def _nondominated_2d(points_N2: np.ndarray) -> np.ndarray:
 
 
 def ranks(points_NM: np.ndarray) -> np.ndarray:
-    """0 for the non-dominated, 1 for what is non-dominated without those, and so on: int64 [N]."""
+    """Ranks of non-dominated sorting: int64 [N], 0 for the first front, 1 for the front without those, and so on."""
     rank = np.zeros(len(points_NM), dtype=np.int64)
     left = np.arange(len(points_NM))
     while len(left):
@@ -91,9 +91,9 @@ def ranks(points_NM: np.ndarray) -> np.ndarray:
 
 
 def crowding(points_NM: np.ndarray) -> np.ndarray:
-    """Of each point the distance between its neighbours, summed over objectives scaled to 0..1; infinite at the ends.
+    """Crowding distances [N]: of each point the distance between its neighbours, summed over objectives scaled to 0..1.
 
-    Source: NSGA-II, doi:10.1109/4235.996017, sec. III-B.
+    It is infinite for the extremes. Source: NSGA-II, doi:10.1109/4235.996017, sec. III-B.
     """
     distance = np.zeros(len(points_NM))
     for x in points_NM.T:
@@ -106,7 +106,7 @@ def crowding(points_NM: np.ndarray) -> np.ndarray:
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
-    """The exact volume between the points [N, M] and the reference point [M]; points beyond it count nothing."""
+    """The exact volume between the points [N, M] and the reference point [M]; points beyond it add nothing."""
     points, reference = np.asarray(points, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if points.ndim != 2 or reference.shape != points.shape[1:]:
         raise ValueError(f"points are {points.shape}, the reference {reference.shape}; expected [N, M] and [M]")
@@ -131,9 +131,9 @@ def _volume(points_NM: np.ndarray, reference_M: np.ndarray) -> float:
 
 
 def knee(points_NM: np.ndarray) -> int:
-    """The point farthest from the line (or plane) through the extremes, all objectives scaled to 0..1.
+    """The index of the point farthest from the line (or plane) through the extremes, all objectives scaled to 0..1.
 
-    Source: normal-boundary-intersection knees, Das 1999, doi:10.1007/BF01195985. Ties go to the first.
+    Source: normal-boundary-intersection knees, Das 1999, doi:10.1007/BF01195985. Ties are broken by the lowest index.
     """
     low, span = points_NM.min(axis=0), np.ptp(points_NM, axis=0)
     scaled = (points_NM - low) / np.where(span > 0, span, 1.0)

@@ -16,15 +16,15 @@ from search.front import hypervolume, nondominated
 from search.objective import Objective, minimised
 from search.problem import Limit, bounds
 
-BEYOND = 0.1  # of the range of the given values, by which the reference point is worse than the worst of them
-SPACING = 1.25  # between sampled counts of evaluations, where three objectives or more make every one too slow
+BEYOND = 0.1  # distance of the reference point from the worst value, as a share of the values' range
+SPACING = 1.25  # ratio of successive sampled counts; with three or more objectives every evaluation would be too slow
 
 
 def reference_point(objectives: Sequence[Objective], values_NM: np.ndarray) -> tuple[float, ...]:
-    """The point [M], in the objectives' own units, that hypervolumes are measured against.
+    """The reference point [M] of hypervolumes, in the objectives' own units.
 
-    An objective's `worst`, where it has one; else a tenth of the range of `values_NM` worse than the worst of them. With
-    the smallest and the largest sub-network among them it depends on the space alone where costs are exact.
+    It is an objective's `worst`, where it has one; else a tenth of the range of `values_NM` beyond the worst of them. If
+    the smallest and the largest sub-network are among them it depends on the space alone where costs are exact.
     """
     points_NM = minimised(objectives, values_NM)
     worst_M = points_NM.max(axis=0) + BEYOND * np.ptp(points_NM, axis=0)
@@ -44,10 +44,10 @@ class Axis(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress(Document):
-    """One search's curve: `hypervolume[i]` is what it had after `evaluations[i]` evaluations.
+    """The curve of one search: `hypervolume[i]` is the hypervolume after `evaluations[i]` evaluations.
 
-    `known` archs were there before the first evaluation. between: what the hypervolume does between two entries, it
-    stays `unchanged` or is `not sampled`.
+    known: the number of archs that were known before the first evaluation. between: how the hypervolume behaves between two
+    entries, `unchanged` or `not sampled`.
     """
 
     search: str
@@ -74,9 +74,9 @@ class History(Document):
 
 
 class Curve:
-    """The hypervolume of all archs so far that are within the limits, kept up to date batch by batch.
+    """The hypervolume of all archs so far that are within the limits, updated with every batch.
 
-    Of two objectives it is exact after every evaluation; so it is of more if archs are added one by one.
+    With two objectives it is exact after every evaluation; with more it is if archs are added one by one.
     """
 
     def __init__(
@@ -100,13 +100,13 @@ class Curve:
         self.evaluations, self.hypervolumes = [0], [0.0]
 
     def start(self, values_BM: np.ndarray) -> None:
-        """Archs that are known before the first evaluation."""
+        """Adds archs that are known before the first evaluation."""
         for row in values_BM:
             self.add(row[None])
         self.known, self.done, self.evaluations, self.hypervolumes = self.known + len(values_BM), 0, [0], [self.volume]
 
     def add(self, values_BM: np.ndarray) -> None:
-        """The values [B, M] of the archs that were evaluated next, in their order."""
+        """Adds the values [B, M] of the archs that were evaluated next, in their order."""
         points_BM = minimised(self.objectives, values_BM)
         inside_B: np.ndarray = np.all((points_BM < self.reference_M) & (points_BM <= self.bounds_M), axis=1)
         if len(self.objectives) == 2:
@@ -138,7 +138,7 @@ class Curve:
         self.hypervolumes.append(self.volume)
 
     def _add_pairs(self, points_B2: np.ndarray, inside_B: np.ndarray) -> None:
-        if self.x:  # most are dominated by what was there before
+        if self.x:  # most are dominated by earlier points
             at_B = np.searchsorted(self.x, points_B2[:, 0], side="right") - 1
             inside_B &= (at_B < 0) | (np.array(self.y)[at_B] > points_B2[:, 1])
         for b in np.flatnonzero(inside_B).tolist():
@@ -147,7 +147,7 @@ class Curve:
         self.done += len(points_B2)
 
     def _insert(self, x: float, y: float) -> bool:
-        """Adds a point, if no other dominates it, and the area that it adds."""
+        """Adds a point, unless another dominates it, and the area that it adds."""
         end = bisect_right(self.x, x)
         if end and self.y[end - 1] <= y:
             return False
@@ -180,6 +180,6 @@ class Curve:
             self._note(self.done)
 
     def _own_volume(self, point_M: np.ndarray) -> float:
-        """What a point adds to the hypervolume of those that are there."""
+        """The volume that a point adds to the hypervolume of the present ones."""
         covered_NM = np.unique(np.maximum(self.front_NM, point_M), axis=0)
         return float((self.reference_M - point_M).prod()) - hypervolume(covered_NM, self.reference_M)

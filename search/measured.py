@@ -1,9 +1,9 @@
 """Search whose objectives take seconds to measure: islands propose archs, a callable evaluates them.
 
-Several islands, each a population of its own, propose a generation each; after some generations their best
-migrate in a ring. What an island does in one generation is a pure function (`next_generation`), which may run
-anywhere, in a Ray task for one, and run again when its worker dies. All randomness is named, so one seed
-gives one result however long evaluations take and wherever they run.
+There are several islands, each with a population of its own, which propose a generation each; every few generations their
+best archs migrate in a ring. One generation of an island is a pure function (`next_generation`), which may run anywhere,
+such as in a Ray task, and is repeated if its worker dies. All randomness comes from named streams, so one seed
+gives one result, independent of the duration and the place of evaluations.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Evaluate = Callable[[Sequence[Arch]], Sequence[Measured]]  # a table, a predicto
 
 
 def evolved(space: Space, objectives: Sequence[Objective], population: int, seed: str, sampler: str) -> AskTell:
-    """An island whose survival selection is that of a sampler of this name."""
+    """An island with the survival selection of the sampler of this name."""
     return Island(space, [o.direction for o in objectives], algorithm=sampler, population=population, seed=seed)
 
 
@@ -49,9 +49,9 @@ def uniform(space: Space, objectives: Sequence[Objective], population: int, seed
 
 @dataclass(frozen=True, slots=True)
 class Algorithm:
-    """A measured search's algorithm: what makes its islands, of a space, objectives, a population's size and a seed.
+    """A measured search's algorithm: makes its islands from a space, objectives, a population size and a seed.
 
-    alone: it learns from everything that was measured, so there is one island, which is asked for large batches.
+    alone: it learns from all observations, so there is one island, from which large batches are requested.
     """
 
     build: Callable[[Space, Sequence[Objective], int, str], AskTell]
@@ -67,7 +67,7 @@ ALGORITHMS: dict[str, Algorithm] = {
 
 
 def algorithm_named(name: str) -> Algorithm:
-    """The algorithm of this name; an unknown one is a `ProblemError`."""
+    """The algorithm of this name; raises a `ProblemError` for an unknown one."""
     if name not in ALGORITHMS:
         raise ProblemError(f"no algorithm is called {name!r}; there are {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name]
@@ -75,21 +75,21 @@ def algorithm_named(name: str) -> Algorithm:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """All that an island needs to propose its next generation."""
+    """The input from which an island proposes its next generation."""
 
     space: Space
     objectives: tuple[Objective, ...]
     algorithm: Algorithm
-    pool: tuple[Individual, ...]  # the parents and children of the last generation, and migrants
-    population: int  # how many of the pool become parents
+    pool: tuple[Individual, ...]  # the parents and offspring of the last generation, and migrants
+    population: int  # the number of parents selected from the pool
     asked: int
-    seen: tuple[Individual, ...]  # everything that was evaluated before and must not be proposed again
+    seen: tuple[Individual, ...]  # all evaluated individuals, which must not be proposed again
     seed: str
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """An island's answer: the parents that it selected, and the archs to evaluate."""
+    """The output of an island: the parents that it selected, and the archs to evaluate."""
 
     parents: tuple[Individual, ...]
     asked: tuple[Packed, ...]
@@ -97,7 +97,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Every new observation in order, and the non-dominated of all that is known."""
+    """All new observations in order, and the non-dominated of all known ones."""
 
     history: tuple[Measured, ...]
     front: Front
@@ -117,15 +117,15 @@ def search(
     known: Sequence[Measured] = (),
     run_islands: Callable[[Callable[[Request], Generation], Iterable[Request]], Iterable[Generation]] = map,
 ) -> Result:
-    """Evaluates at most `evaluations` archs, `batch` a generation, and never one twice.
+    """Evaluates at most `evaluations` archs, `batch` in a generation, and none twice.
 
-    The smallest and the largest arch are in the first generation; `known` observations are in it too and cost
-    nothing. evaluations: a number, or a function whose result may change while it runs.
+    The smallest and the largest arch are in the first generation; `known` observations are in it too and do not count as
+    evaluations. evaluations: a number, or a function whose result may change while the search runs.
     algorithm: one of `ALGORITHMS`: `nsga2` (the default; doi:10.1109/4235.996017) or `nsga3`
     (doi:10.1109/TEVC.2013.2281535), with Optuna's survival selection; `sms-emoa` or `spea2`, with that of
     search/selection.py; `guided` by a predictor (search/islands/guided.py), which has one island; or `random`.
     run_islands: calls a function with each of several arguments, like `map`.
-    An unknown algorithm is a `ProblemError`, which is a `ValueError`.
+    Raises a `ProblemError`, which is a `ValueError`, for an unknown algorithm.
     """
     chosen = algorithm_named(algorithm)
     budget = evaluations if callable(evaluations) else lambda: evaluations
@@ -164,7 +164,7 @@ def search(
 
 
 class _State:
-    """What was observed so far, by packed arch."""
+    """All observations so far, by packed arch."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class _State:
         return max(0, self.budget() - len(self.history))
 
     def evaluate(self, asked: Sequence[Packed]) -> None:
-        """Evaluates the new ones among `asked`, as far as the budget goes."""
+        """Evaluates the new ones among `asked`, up to the remaining budget."""
         new = [packed for packed in dict.fromkeys(asked) if packed not in self.seen][: self.left]
         if not new:
             return
@@ -204,10 +204,10 @@ class _State:
 
 
 def next_generation(request: Request) -> Generation:
-    """One generation of an island that lives only here, in memory.
+    """The next generation of an island, computed in memory from a `Request`.
 
-    Parents and children of the last generation are all that the next step of an evolutionary algorithm depends on, so
-    a short-lived study takes the same step as one that holds the whole history.
+    The next step of an evolutionary algorithm depends only on the parents and offspring of the last generation, so
+    a short-lived study takes the same step as one with the whole history.
     """
     algorithm = request.algorithm
     island = algorithm.build(request.space, request.objectives, request.population, request.seed)
@@ -218,7 +218,7 @@ def next_generation(request: Request) -> Generation:
 
 
 def _migrated(pools: list[list[Individual]], objectives: Sequence[Objective]) -> list[list[Individual]]:
-    """Every island gets the best of the one before it, spread over their front."""
+    """Adds to every island the best archs of the previous one, spread over their front."""
     directions = [o.direction for o in objectives]
     best = [elites(pool, directions, max(2, len(pool) // 5)) for pool in pools]
     return [[*pool, *(i for i in best[n - 1] if i not in pool)] for n, pool in enumerate(pools)]

@@ -1,4 +1,4 @@
-"""What a search optimises: a quantity of `Measured`, and which direction is better; `OBJECTIVES` has all there are."""
+"""The objectives of searches: a quantity of `Measured` and its better direction; `OBJECTIVES` has all of them."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Objective:
     """A quantity of `Measured` and its better direction; two are equal if these and the device are.
 
     field: a field of `Measured`, or a name in its `extra`. device: which, where latencies of several are known.
-    label: what texts and plots call it. unit: of the value times `scale`, as plots show it. text: a value with its unit.
-    worst: a value that nothing is worse than, if there is one: a hypervolume's reference point needs one.
+    label: the name in texts and plots. unit: of the value times `scale`, as in plots. text: formats a value with its unit.
+    worst: a bound that no value exceeds, if there is one; it is used as a hypervolume's reference point.
     """
 
     field: str
@@ -40,24 +40,24 @@ class Objective:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name of the objective in messages."""
         return f"{self.field} on {self.device}" if self.device else self.field
 
     @property
     def title(self) -> str:
-        """What an axis is called: its label, and the unit where there is one."""
+        """The title of a plot's axis: the label, and the unit where there is one."""
         label = self.label or self.name
         return f"{label}, {self.unit}" if self.unit else label
 
     def known(self, measured: Measured) -> float | None:
-        """Its value, as it is; None where it was not measured."""
+        """The unscaled value; None where it was not measured."""
         known = dict(measured.latencies_ms) if self.device else {}
         if self.device in known:
             return known[self.device]
         return measured.value(self.field)
 
     def of(self, measured: Measured) -> float:
-        """Its value, as it is; a `ProblemError` where it was not measured."""
+        """The unscaled value; raises a `ProblemError` where it was not measured."""
         value = self.known(measured)
         if value is None:
             raise ProblemError(f"{measured.arch.key} has no {self.name}; its {self.name} was not measured")
@@ -65,17 +65,17 @@ class Objective:
 
 
 def percent(value: float) -> str:
-    """A fraction as per cent."""
+    """A fraction in per cent."""
     return f"{value * 100:.2f} %"
 
 
 def count(value: float) -> str:
-    """Thousands below ten million, millions from there on."""
+    """A count in thousands below ten million, in millions from there on."""
     return f"{value / 1e6:.1f} M" if value >= 1e7 else f"{value / 1e3:.0f} k"
 
 
 def thousands(value: float) -> str:
-    """Thousands with one decimal."""
+    """A count in thousands with one decimal."""
     return f"{value / 1e3:.1f} k"
 
 
@@ -89,27 +89,27 @@ MACS = Objective("macs", "minimize", label="MACs", text=count)  # exact multiply
 PARAMS = Objective("params", "minimize", label="params", text=thousands)  # exact trainable values
 LATENCY = Objective("latency_ms", "minimize", label="latency", unit="ms", text=milliseconds)  # of one image on a device
 
-# By the name that settings and options have for it. What an evaluator can measure is in `ofa.meters.METERS`.
+# By the name in settings and options. `ofa.meters.METERS` has the quantities that an evaluator can measure.
 OBJECTIVES: dict[str, Objective] = {objective.field: objective for objective in (TOP1, MACS, PARAMS, LATENCY)}
 
 
 def first_cost(objectives: Sequence[Objective]) -> Objective:
-    """The first objective of which less is better, else the last: fronts are sorted and drawn along it."""
+    """The first objective that is minimised, else the last; fronts are sorted and drawn along it."""
     return next((o for o in objectives if o.direction == "minimize"), objectives[-1])
 
 
 def first_quality(objectives: Sequence[Objective]) -> Objective:
-    """The first objective of which more is better, else top-1: fronts are drawn over it."""
+    """The first objective that is maximised, else top-1; it is the vertical axis of fronts."""
     return next((o for o in objectives if o.direction == "maximize"), TOP1)
 
 
 def values(objectives: Sequence[Objective], measured: Sequence[Measured]) -> np.ndarray:
-    """What was measured, as it is: float64 [N, M]. A value that was not measured is a `ProblemError`."""
+    """The unscaled objective values: float64 [N, M]. Raises a `ProblemError` for one that was not measured."""
     return np.array([[o.of(m) for o in objectives] for m in measured], dtype=np.float64).reshape(
         len(measured), len(objectives)
     )
 
 
 def minimised(objectives: Sequence[Objective], values_NM: np.ndarray) -> np.ndarray:
-    """Values as points of which less is better; the only place where a direction becomes a sign."""
+    """Values as points to minimise; the only place where a direction becomes a sign."""
     return values_NM * np.array([1.0 if o.direction == "minimize" else -1.0 for o in objectives])

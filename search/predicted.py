@@ -34,12 +34,12 @@ ALGORITHMS: dict[str, Algorithm] = {
     "evolution": evolution_search,
     "random": random_search,
 }
-NEED_LIMITS = ("evolution",)  # on all objectives but one
+NEED_LIMITS = ("evolution",)  # limits on all objectives but one
 
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
-    """The non-dominated archs that were found, their objective values [N, M] as they are, and how many were evaluated."""
+    """The non-dominated archs, their unscaled objective values [N, M], and the number of evaluated archs."""
 
     archs: tuple[Arch, ...]
     values: np.ndarray
@@ -62,14 +62,14 @@ def search(
     progress: Callable[[int], None] = no_progress,
     evaluated: Callable[[np.ndarray], None] | None = None,
 ) -> Predicted:
-    """At most `members` non-dominated archs within all limits, out of `evaluations`.
+    """At most `members` non-dominated archs within all limits, from `evaluations` evaluated archs.
 
     algorithm: one of `ALGORITHMS`: `archive` (the default, search/algorithms/archive.py), `nsga2`, `sms-emoa`, `spea2` or
     `nsga3` with a population of `members`, `evolution` (Once-for-All's search under one limit; one member), or `random`.
-    costs: the values that need no predictor, NaN for the others; knowing them makes the search better, not other.
-    pinned: genes, by index, that must have a choice, by index. start: archs that `archive` evaluates first.
+    costs: the values that need no predictor, NaN for the others; they make the search more efficient and change no value.
+    pinned: the index of the choice of each fixed gene, by the gene's index. start: archs that `archive` evaluates first.
     evaluated: called with the values [B, M] of every batch of archs, in the order of their evaluation.
-    Nothing within the limits is an `InfeasibleError`, an unknown algorithm a `ProblemError`.
+    Raises an `InfeasibleError` if no arch is within the limits, a `ProblemError` for an unknown algorithm.
     """
     if algorithm not in ALGORITHMS:
         raise ProblemError(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
@@ -91,7 +91,7 @@ def search(
 
 
 def solve(problem: Problem, **settings: object) -> Predicted:
-    """`search` on a problem, which brings its space, objectives, costs, limits and pinned genes."""
+    """Runs `search` on a problem, which defines space, objectives, costs, limits and pinned genes."""
     return search(
         problem.space,
         problem.objectives,

@@ -22,7 +22,7 @@ Column = Callable[[np.ndarray], np.ndarray]  # canonical genes [B, G] to one obj
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One objective of a problem. `exact` values come from a sum and cost next to nothing, others ask a predictor."""
+    """One objective of a problem. `exact` values are a sum with negligible cost; others need a predictor."""
 
     objective: Objective
     values: Column
@@ -31,7 +31,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A bound on an objective's value, which members must keep: at most, or at least if more is better."""
+    """A bound on an objective's value, which members must keep: at most, or at least if it is maximised."""
 
     objective: Objective
     bound: float
@@ -41,7 +41,7 @@ class Limit:
 
 
 def bounds(objectives: Sequence[Objective], limits: Sequence[Limit]) -> np.ndarray:
-    """The most that a point may have in each objective [M] to keep all limits, as less is better; infinity for no limit."""
+    """The upper bound of a point to minimise in each objective [M] that keeps all limits; infinity for no limit."""
     bounds_M = np.full(len(objectives), np.inf)
     signs = minimised(objectives, np.ones(len(objectives)))
     for limit in limits:
@@ -52,9 +52,9 @@ def bounds(objectives: Sequence[Objective], limits: Sequence[Limit]) -> np.ndarr
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a predicted search works on: a space, its objectives, limits, and genes that must have one value.
+    """The input of a predicted search: a space, its objectives, limits, and genes with a fixed value.
 
-    `pinned` maps the index of a gene to the index of its choice; in a slot that an arch does not use it says nothing.
+    `pinned` maps the index of a gene to the index of its choice; it has no effect in a slot that an arch does not use.
     """
 
     space: Space
@@ -80,11 +80,11 @@ class Problem:
         return tuple(term.objective for term in self.terms)
 
     def evaluate(self, genes_BG: np.ndarray) -> np.ndarray:
-        """The objectives' values [B, M] of the canonical form of any genes; one that is no number is a `ProblemError`."""
+        """The objective values [B, M] of the canonical form of any genes; a `ProblemError` if one is not finite."""
         return self._values(genes_BG, only_exact=False)
 
     def costs(self, genes_BG: np.ndarray) -> np.ndarray:
-        """The same where they are exact, NaN where a predictor had to be asked."""
+        """The values [B, M] where they are exact, NaN where a predictor is needed."""
         return self._values(genes_BG, only_exact=True)
 
     def _values(self, genes_BG: np.ndarray, *, only_exact: bool) -> np.ndarray:
@@ -105,7 +105,7 @@ class Problem:
 
 
 def recorded(space: Space, objective: Objective, measured: Sequence[Measured]) -> Term:
-    """An objective from what was measured; an arch that was not is a `ProblemError`."""
+    """An objective from measured records; raises a `ProblemError` for an arch without a record."""
     genes = Genes(space)
     known = {
         row.tobytes(): objective.of(m) for row, m in zip(genes.encode([m.arch for m in measured]), measured, strict=True)
