@@ -1,8 +1,8 @@
-"""Which of many points survive: the selection of each multi-objective evolutionary algorithm, on arrays.
+"""Survival selection of each multi-objective evolutionary algorithm, on arrays of points.
 
 Both the vectorised engine (search/predicted.py) and the Optuna samplers (search/islands/samplers.py) use these.
-Every `Survival` takes points [N, M], less is better, and answers which `count` survive, best first, and a rating of
-each survivor by which tournaments between parents are decided (less is better).
+Every `Survival` takes points [N, M] to minimise, and returns the indices of the `count` survivors, best first, and a rating
+of each, by which tournaments between parents are decided (less is better).
 Shape letters in this file: N points, M objectives, R reference directions.
 """
 
@@ -19,7 +19,7 @@ Survival = Callable[[np.ndarray, int, np.random.Generator], tuple[np.ndarray, np
 
 
 def nsga2(points_NM: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """By front, then by crowding within each. Source: NSGA-II, doi:10.1109/4235.996017."""
+    """Selects by front, then by crowding within each. Source: NSGA-II, doi:10.1109/4235.996017."""
     rank = ranks(points_NM)
     crowd = np.zeros(len(points_NM))
     for front in range(rank.max() + 1):
@@ -30,9 +30,9 @@ def nsga2(points_NM: np.ndarray, count: int, rng: np.random.Generator) -> tuple[
 
 
 def sms_emoa(points_NM: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """By front; of the last one, those with the least hypervolume of their own leave one by one.
+    """Selects by front; from the last one, the points with the least hypervolume contribution are removed one by one.
 
-    Objectives are scaled to 0..1 over the last front, the reference point lies at 11, so its extremes stay.
+    Objectives are scaled to 0..1 over the last front, the reference point is 11, so its extremes stay.
     Source: SMS-EMOA, doi:10.1016/j.ejor.2006.08.008.
     """
     rank = ranks(points_NM)
@@ -49,7 +49,7 @@ def sms_emoa(points_NM: np.ndarray, count: int, rng: np.random.Generator) -> tup
 
 
 def spea2(points_NM: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """The non-dominated, thinned where they are densest; if they are too few, the least dominated too.
+    """Selects the non-dominated points, thinned where they are densest; if they are too few, the least dominated too.
 
     Source: SPEA2, doi:10.3929/ethz-a-004284029. Distances are between objectives scaled to 0..1.
     """
@@ -69,7 +69,7 @@ def spea2(points_NM: np.ndarray, count: int, rng: np.random.Generator) -> tuple[
 
 
 def nsga3(points_NM: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """By front; of the last one, those nearest to the reference directions that have the fewest so far.
+    """Selects by front; from the last one, the points nearest to the reference directions with the fewest survivors so far.
 
     Source: NSGA-III, doi:10.1109/TEVC.2013.2281535; as many Das-Dennis directions as `count` allows.
     """
@@ -94,7 +94,7 @@ SURVIVAL: dict[str, Survival] = {"nsga2": nsga2, "sms-emoa": sms_emoa, "spea2": 
 def constrained(
     survival: Survival, points_NM: np.ndarray, beyond_N: np.ndarray, count: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`survival` among those within all limits; only if they are too few, also those least beyond."""
+    """Applies `survival` to the points within all limits; only if they are too few, adds the least infeasible ones."""
     inside, outside = np.flatnonzero(beyond_N <= 0), np.flatnonzero(beyond_N > 0)
     outside = outside[np.argsort(beyond_N[outside], kind="stable")][: max(0, count - len(inside))]
     if not len(inside):
@@ -105,7 +105,7 @@ def constrained(
 
 
 def own_volumes(points_NM: np.ndarray, reference_M: np.ndarray) -> np.ndarray:
-    """The hypervolume that each of some non-dominated points alone covers: float64 [N]."""
+    """The hypervolume contribution of each of some non-dominated points: float64 [N]."""
     if points_NM.shape[1] == 2:
         order = np.lexsort((points_NM[:, 1], points_NM[:, 0]))
         x, y = points_NM[order].T
@@ -119,7 +119,8 @@ def own_volumes(points_NM: np.ndarray, reference_M: np.ndarray) -> np.ndarray:
 def thinned(points_NM: np.ndarray, count: int) -> np.ndarray:
     """Indices of at most `count` of some non-dominated points, which together lose little hypervolume, in order of the last.
 
-    Of two objectives, the point that covers least alone leaves, again and again; ends stay. Of more, the most crowded.
+    With two objectives, the point with the least contribution is removed repeatedly; extremes stay. With more, the most
+    crowded one.
     """
     order = np.argsort(points_NM[:, -1], kind="stable")
     if len(order) <= count:
@@ -130,7 +131,7 @@ def thinned(points_NM: np.ndarray, count: int) -> np.ndarray:
 
 
 def _thinned_2d(points_N2: np.ndarray, count: int) -> np.ndarray:
-    """The same for points in order of the second objective, and so in falling order of the first."""
+    """`thinned` for points in ascending order of the second objective, and so in descending order of the first."""
     left = np.arange(len(points_N2))
     while len(left) > max(count, 1):
         x, y = points_N2[left].T
@@ -140,14 +141,14 @@ def _thinned_2d(points_N2: np.ndarray, count: int) -> np.ndarray:
         own[1:-1] = (x[:-2] - x[1:-1]) * (y[2:] - y[1:-1])
         surplus = len(left) - count
         out = np.argsort(own, kind="stable")[: max(1, surplus // 8)]
-        if len(out) > 1:  # several at a time while many are left, but no neighbours
+        if len(out) > 1:  # while many are left, several at a time, but no neighbours of each other
             out = out[~np.isin(out - 1, out)]
         left = np.delete(left, out)
     return left
 
 
 def _distances(points_NM: np.ndarray) -> np.ndarray:
-    """Between all points, objectives scaled to 0..1; infinite from a point to itself."""
+    """Distances [N, N] between all points, objectives scaled to 0..1; infinite from a point to itself."""
     span = np.ptp(points_NM, axis=0)
     scaled = (points_NM - points_NM.min(axis=0)) / np.where(span > 0, span, 1.0)
     square_NN = np.zeros((len(scaled), len(scaled)))
@@ -158,9 +159,9 @@ def _distances(points_NM: np.ndarray) -> np.ndarray:
 
 
 def _truncated(distance_NN: np.ndarray, count: int) -> np.ndarray:
-    """Indices of the `count` that stay when the one nearest to another leaves, again and again.
+    """Indices of the `count` points that stay when the one nearest to another is removed repeatedly.
 
-    Of two that are equally near, the one whose next neighbours are nearer leaves.
+    Of two with equal distances, the one whose next neighbours are nearer is removed.
     """
     distance_NN = distance_NN.copy()
     alive = np.ones(len(distance_NN), dtype=bool)
@@ -178,7 +179,7 @@ def _truncated(distance_NN: np.ndarray, count: int) -> np.ndarray:
 
 
 def directions(objectives: int, count: int) -> np.ndarray:
-    """Das and Dennis's directions: all whole-number shares of as fine a division as gives at most `count` (but one each)."""
+    """Das and Dennis's directions [R, M]: all integer shares of the finest division with at most `count`."""
     parts = 1
     while len(list(combinations(range(parts + objectives), objectives - 1))) <= count and parts < 1000:
         parts += 1
@@ -205,7 +206,7 @@ def _to_hyperplane(points_NM: np.ndarray, best_N: np.ndarray) -> np.ndarray:
 
 
 def _associated(scaled_NM: np.ndarray, directions_RM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The direction nearest to each point, and how far off it the point lies."""
+    """The direction nearest to each point [N], and the point's distance from it [N]."""
     unit_RM = directions_RM / np.linalg.norm(directions_RM, axis=1, keepdims=True)
     along_NR = scaled_NM @ unit_RM.T
     off_NR = np.sqrt(np.maximum((scaled_NM**2).sum(axis=1)[:, None] - along_NR**2, 0))

@@ -1,10 +1,10 @@
-"""Many limits on one cost at once: the best network for each.
+"""Searches the best network for each of many limits on one cost.
 
 `independent` runs Once-for-All's search for each limit. `top-down` and `bottom-up` (arXiv:2012.06748) run it in full for
-the first limit, and for each next start from what the last found: loosest limit first, the best arch pruned until it
-fits; or tightest first, the population as it is. `shared` is one archive for all limits: every evaluation counts for
-every limit that it keeps. Where several costs have limits, such as the latencies of two devices, the archive follows
-one after the other, each from what was found before, and whatever was found counts for every limit of each.
+the first limit, and for each next limit start from the last result: loosest limit first, the best arch pruned until it
+fits; or tightest first, the population unchanged. `shared` is one archive for all limits: every evaluation counts for
+every limit that it keeps. Where several costs have limits, such as the latencies of two devices, the archive handles
+one after the other, each from the earlier results, and every result counts for every limit of each.
 
 The published code of `top-down` corrupts the population that it starts from (its copies share one list); here they
 are values. Shape letters in this file: B archs, G genes, M objectives, T targets.
@@ -27,14 +27,14 @@ from search.problem import Limit, Problem
 
 STRATEGIES = ("shared", "independent", "top-down", "bottom-up")
 GENERATIONS = 500  # of a search from scratch
-WARM_GENERATIONS = 90  # of one that starts from another's result
-PRUNED = ("kernel", "depth", "expand")  # what is reduced first, in the published order; other linked genes follow
+WARM_GENERATIONS = 90  # of a search that starts from another's result
+PRUNED = ("kernel", "depth", "expand")  # the genes that are reduced first, in the published order; other linked genes follow
 SHARED_EVALUATIONS = 25_000
 
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """The best arch for each limit, in the order of the limits, with its objectives' values [T, M] as they are."""
+    """The best arch for each limit, in the order of the limits, with its unscaled objective values [T, M]."""
 
     archs: tuple[Arch, ...]
     values: np.ndarray
@@ -53,9 +53,9 @@ def search(
     evaluations: int = SHARED_EVALUATIONS,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Targets:
-    """For each target, the most that a cost may be, the arch that is best in the one objective that is no such cost.
+    """For each target, the upper bound of a cost, the best arch in the one objective that is no such cost.
 
-    wanted: the targets of each cost; the answer has them in this order. evaluations: how many `shared` may take for
+    wanted: the targets of each cost; the result is in this order. evaluations: the number that `shared` may use for
     each cost; the other strategies have generations of 100.
     """
     if strategy not in STRATEGIES:
@@ -83,12 +83,12 @@ def search(
 
 
 def _after(before: int, progress: Callable[[int], None]) -> Callable[[int], None]:
-    """Progress of one search that follows on others."""
+    """The progress of one search that follows on others."""
     return lambda done: progress(before + done)
 
 
 def _part(problem: Problem, quality: Objective, cost: Objective) -> Problem:
-    """The problem with the quality, one cost, and whatever else has a limit."""
+    """The problem with the quality, one cost, and all other objectives with a limit."""
     limited = {limit.objective for limit in problem.limits}
     return replace(problem, terms=tuple(t for t in problem.terms if t.objective in {quality, cost} | limited))
 
@@ -101,7 +101,7 @@ def _shared(
     seed: int,
     progress: Callable[[int], None],
 ) -> tuple[list[Arch], int]:
-    """One archive up to the loosest limit, in which everything is kept that may be best for some limit."""
+    """One archive up to the loosest limit, which keeps every arch that may be best for some limit."""
     known: list[Arch] = []
     evaluated = 0
     for cost, targets in wanted.items():
@@ -136,7 +136,7 @@ def _in_turn(
     generations: int,
     warm_generations: int,
 ) -> tuple[list[Arch], int]:
-    """The best arch for each target, each searched for on its own, and how many generations that took."""
+    """The best arch for each target, from a search of its own each, and the total number of generations."""
     at = list(engine.objectives).index(cost)
     found: dict[float, np.ndarray] = {}
     taken, population = 0, None
@@ -161,12 +161,12 @@ def _in_turn(
 
 
 def prune(evolution: Evolution, arch_G: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Smaller and smaller until it keeps the bounds, at least by one step (arXiv:2012.06748).
+    """Reduces an arch, at least by one step, until it keeps the bounds (arXiv:2012.06748).
 
-    Each step draws what is reduced, kernels, depths or expansions, and reduces the next place of it from the input on
-    that is above the level, the second largest choice; when no place is left, the level goes down. Resolutions, then
-    widths, are reduced only when nothing else is left, where the published code would not end; then follows an
-    `InfeasibleError`.
+    Each step samples what is reduced, kernels, depths or expand ratios, and reduces the next place of it from the input on
+    that is above the level, the second largest choice; when no place is left, the level is lowered. Resolutions, then
+    widths, are reduced only when nothing else is left, where the published code would not end; after these an
+    `InfeasibleError` is raised.
     """
     genes, arch_G = evolution.genes, arch_G.copy()
     linked = [name for name in genes.forest.fields if name in genes.forest.linked]

@@ -1,13 +1,13 @@
-"""Our search on predicted objectives: one archive over the cost axes, and a surrogate that says which child to evaluate.
+"""Our search on predicted objectives: an archive over the cost axes, and a surrogate that selects offspring to evaluate.
 
 The cost axes (every objective but the quality, which is the one that has to be predicted) are divided into cells, and
-every cell keeps the best arch that was seen there: also where it is dominated, because what the plateaus lack is
-diversity, not pressure. Each round crosses cells that are near each other, changes a gene or two, and draws some archs
-anew. It makes several times more children than it may evaluate, and picks by an estimate: an additive model of the
-choices, fitted to what this search evaluated lately, tells how a child differs from its parents, whose values are
-known; costs that are exact are not estimated but asked, which is no evaluation. The children evaluated are those
-expected to improve most on the best quality of their cell and all cheaper ones. While a batch is evaluated the next one is
-bred, from all that was known before.
+every cell keeps the best arch found in it, also where it is dominated, because the limiting factor on plateaus is
+diversity, not selection pressure. Each round crosses cells that are near each other, mutates a gene or two, and samples
+some archs at random. It makes several times more offspring than it may evaluate, and selects by an estimate: an additive
+model of the choices, fitted to the recent evaluations of this search, estimates how an offspring differs from its parents,
+whose values are known; exact costs are computed instead of estimated, which is no evaluation. The evaluated offspring are
+those with the largest expected improvement on the best quality of their cell and all cheaper ones. While a batch is
+evaluated the next one is bred, from all that was known before.
 
 On the published problem (OFA's Note10 table and predictor, 100,000 evaluations) finer cells, pure elitism on the
 front, a hierarchy of islands and more mutations all did worse; docs/log.md has the figures.
@@ -34,14 +34,14 @@ from search.selection import thinned
 CELLS = {1: 180, 2: 40, 3: 16}  # along each axis, by the number of cost axes
 CHILDREN = 4  # bred for each that is evaluated
 NEAR = 3  # cells that may lie between mates, counted among those that hold an arch
-MOST_CHANGES = 2  # genes drawn anew in a child
-IMMIGRANTS = 0.02  # share of each round that is drawn anew altogether
+MOST_CHANGES = 2  # mutated genes of an offspring
+IMMIGRANTS = 0.02  # share of each round that is sampled at random
 MEMORY = 12_500  # evaluations after which a row weighs 1/e in the model
-INFEASIBLE = 1e9  # added to the quality of what breaks a limit, so that anything feasible is better
+INFEASIBLE = 1e9  # added to the quality of infeasible archs, so that any feasible one is better
 
 
 def archive_search(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
-    """The search of this file with an engine's settings: the members' genes [N, G] and points [N, M]."""
+    """Runs the archive search with an engine's settings; returns the members' genes [N, G] and points [N, M]."""
     if len(engine.objectives) < 2:
         raise ProblemError("the archive needs two objectives or more; for one under a limit there is `evolution`")
     found = Archive(
@@ -60,7 +60,7 @@ def archive_search(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Archive:
-    """The search's state. Points are minimised; `quality` says which objective is not a cost axis."""
+    """The search's state. Points are minimised; `quality` is the index of the objective that is not a cost axis."""
 
     def __init__(
         self,
@@ -74,9 +74,9 @@ class Archive:
         members: int,
         rng: np.random.Generator,
     ) -> None:
-        """evaluate: points [B, M] of genes. costs: the same where it is free to know them, else NaN.
+        """evaluate: points [B, M] of genes. costs: the points where they are exact, else NaN.
 
-        bounds_M: the most that a point may have in each objective, infinity for no limit.
+        bounds_M: the upper bound of a point in each objective, infinity for no limit.
         """
         self.genes, self.evaluate, self.costs, self.rng = genes, evaluate, costs, rng
         self.bounds_M, self.pinned, self.left, self.members = bounds_M, pinned, evaluations, members
@@ -87,14 +87,14 @@ class Archive:
         self.seen = Seen()
 
     def run(self, first_BG: np.ndarray, progress: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
-        """The members: genes and points; none if no arch was found within the bounds."""
+        """Runs the search; returns the members' genes and points, none if no arch was found within the bounds."""
         first_BG = self._distinct(self.pin(first_BG))[0][: self.left]
         exact = np.isfinite(self.costs(first_BG[:1])[0])
-        self.quality = int(np.argmin(exact))  # the first that must be predicted
+        self.quality = int(np.argmin(exact))  # the first objective that must be predicted
         self.exact_M = exact
         self._start(first_BG)
         total, fruitless = self.left + len(first_BG), 0
-        # While one batch is evaluated the next is bred. More threads for products of this size only wait for each other.
+        # While one batch is evaluated the next is bred. Products of this size are not faster on more threads.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(1) as evaluator:
             done_BG, done_BM = first_BG[:0], first_BG[:0]
             asked_BG = self._asked(min(self.batch, self.left))
@@ -114,7 +114,7 @@ class Archive:
         return self.front_genes[kept], self.front_points[kept]
 
     def pin(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Canonical, with the genes that must have one value."""
+        """The canonical genes, with the pinned choices."""
         genes_BG = genes_BG.astype(np.int8)
         for gene, choice in self.pinned.items():
             genes_BG[:, gene] = choice
@@ -139,7 +139,7 @@ class Archive:
         self._keep(first_BG, points_BM)
 
     def _keep(self, genes_BG: np.ndarray, points_BM: np.ndarray) -> None:
-        """The best of each cell, the non-dominated of all time, and what the surrogate learns."""
+        """Updates the best of each cell, the non-dominated set and the surrogate."""
         score_B, cell_B = self._score(points_BM), self._cell(points_BM)
         order = np.lexsort((score_B, cell_B))
         best = order[np.concatenate(([True], cell_B[order][1:] != cell_B[order][:-1]))]
@@ -150,7 +150,7 @@ class Archive:
         self.surrogate.learn(genes_BG, points_BM)
 
         kept = np.flatnonzero(score_B < INFEASIBLE)
-        if len(self.axes) > 1:  # comparing all with all is dear there: only the new with the old, and the new
+        if len(self.axes) > 1:  # comparing all pairs is expensive there: only new with old, and new with new
             kept = kept[~(self.front_points[:, None] <= points_BM[kept]).all(axis=2).any(axis=0)]
             kept = kept[nondominated(points_BM[kept])]
             stays = ~(points_BM[kept][:, None] <= self.front_points).all(axis=2).any(axis=0)
@@ -169,7 +169,7 @@ class Archive:
         self.front_genes, self.front_points = genes[first], points[first]
 
     def _asked(self, count: int) -> np.ndarray:
-        """The children to evaluate next, at most `count`, each for the first time."""
+        """The offspring to evaluate next, at most `count`, none of them evaluated before."""
         live = np.flatnonzero(np.isfinite(self.cell_score))
         if len(self.shape) > 1:  # neighbours are those of similar cost in sum
             place = np.stack(np.unravel_index(live, self.shape), axis=1)
@@ -180,7 +180,7 @@ class Archive:
         father = np.clip(mother + bred.integers(-NEAR, NEAR + 1, len(mother)), 0, len(live) - 1)
         swaps_BG = bred.integers(0, 2, (len(mother), pool_BG.shape[1]), dtype=np.uint8)
         child_BG = np.empty(swaps_BG.shape, dtype=np.int8)
-        share_B = np.empty(len(mother))  # of the genes, those that are the father's
+        share_B = np.empty(len(mother))  # share of the genes that are the father's
         _crossed(pool_BG, mother, father, swaps_BG, child_BG, share_B)
         changes = bred.integers(1, MOST_CHANGES + 1, len(mother))
         row, gene = np.repeat(np.arange(len(mother)), changes), bred.integers(0, len(self.sizes_G), changes.sum())
@@ -205,7 +205,7 @@ class Archive:
         father: np.ndarray,
         share_B: np.ndarray,
     ) -> np.ndarray:
-        """By how much each child is expected to beat the best quality of its cell and of all that cost less."""
+        """The expected improvement of each offspring on the best quality of its cell and of all cheaper ones."""
         residual_BM = pool_BM - self.surrogate.predict(pool_BG)
         points_BM = self.surrogate.predict(child_BG)
         points_BM += residual_BM[mother] + share_B[:, None] * (residual_BM[father] - residual_BM[mother])
@@ -221,9 +221,9 @@ class Archive:
         )
 
     def _distinct(self, genes_BG: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Those that are neither twice here nor were evaluated, their keys, and their indices.
+        """Those that are neither duplicates nor evaluated before, their keys, and their indices.
 
-        An arch is known by its key of 44 random bits.
+        An arch is identified by its key of 44 random bits.
         """
         key_B = genes_BG @ self.key_G
         _, first = np.unique(key_B, return_index=True)
@@ -231,7 +231,7 @@ class Archive:
         return genes_BG[chosen], key_B[chosen], chosen
 
     def _score(self, points_BM: np.ndarray) -> np.ndarray:
-        """The quality, or how far beyond the bounds."""
+        """The quality within the bounds, else the amount of the violation."""
         over_BM = points_BM - self.bounds_M
         beyond_B = np.maximum(over_BM, 0).sum(axis=1) if np.isfinite(self.bounds_M).any() else np.zeros(len(points_BM))
         return np.where(beyond_B > 0, INFEASIBLE + beyond_B, points_BM[:, self.quality])
@@ -242,7 +242,7 @@ class Archive:
 
 
 class Seen:
-    """A set of numbers, asked and extended by arrays: a long sorted one, and a short one that joins it now and then."""
+    """A set of numbers with array operations: a long sorted array, and a short one that is merged into it periodically."""
 
     def __init__(self) -> None:
         self.long, self.short = np.zeros(0), np.zeros(0)
@@ -263,7 +263,7 @@ class Seen:
 
 
 class Surrogate:
-    """A ridge regression of points on the choices of an arch, which forgets; additive, so it is a sum of table entries."""
+    """A ridge regression of points on the choices of an arch, which forgets; it is additive, so a sum of table entries."""
 
     def __init__(self, genes: Genes, objectives: int, *, ridge: float = 1.0, refit_every: int = 4) -> None:
         self.ridge, self.refit_every = ridge, refit_every
@@ -275,7 +275,7 @@ class Surrogate:
         self.rounds = 0
 
     def learn(self, genes_BG: np.ndarray, points_BM: np.ndarray) -> None:
-        """Rows [B]; earlier ones weigh a little less from now on."""
+        """Learns rows [B]; earlier ones weigh a little less from now on."""
         if self.mean_M is None:
             self.mean_M = points_BM.mean(axis=0)
         fade = np.exp(-len(genes_BG) / MEMORY)
@@ -298,7 +298,7 @@ class Surrogate:
 
 @compiled
 def _crossed(pool_BG, mother, father, swaps_BG, child_BG, share_B):  # type: ignore[no-untyped-def]
-    """Children that have the father's gene where `swaps_BG` is 1, and how much of each is the father's."""
+    """Offspring that have the father's gene where `swaps_BG` is 1, and the father's share of each."""
     for b in range(len(mother)):
         swaps = 0
         for g in range(pool_BG.shape[1]):
@@ -321,7 +321,7 @@ def _count(places_BX, points_BM, gram_FF, moment_FM):  # type: ignore[no-untyped
 
 @compiled
 def _sums(places_BX, weight_FM, mean_M, points_BM):  # type: ignore[no-untyped-def]
-    """Of every row the weights of its features, and the mean."""
+    """The sum of the weights of the features of each row, plus the mean."""
     for b in range(len(places_BX)):
         for m in range(len(mean_M)):
             points_BM[b, m] = mean_M[m]

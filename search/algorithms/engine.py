@@ -1,8 +1,8 @@
-"""What all predicted searches share: evaluations that are counted and checked, limits, pinned genes, first archs.
+"""The shared part of all predicted searches: counted and checked evaluations, limits, pinned genes, first archs.
 
 An algorithm is a function of an `Engine`: it samples archs, has them evaluated until `engine.left` is 0, and returns
-those that may be members, as genes [N, G] and points [N, M].
-Shape letters in this file: B archs, G genes, M objectives. Points are objective values as less is better.
+the candidates for members, as genes [N, G] and points [N, M].
+Shape letters in this file: B archs, G genes, M objectives. Points are objective values to minimise.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def no_progress(done: int) -> None:
 
 @dataclass
 class Engine:
-    """One predicted search under way.
+    """One running predicted search.
 
-    values: objective values [B, M] of genes [B, G], as they are. exact: those that need no predictor, NaN for the others.
-    pinned: genes, by index, that must have a choice, by index. start: archs that the archive evaluates first.
+    values: unscaled objective values [B, M] of genes [B, G]. exact: those that need no predictor, NaN for the others.
+    pinned: the index of the choice of each fixed gene, by the gene's index. start: archs that the archive evaluates first.
     progress: called with the number of evaluations so far. evaluated: called with the values [B, M] of each batch, in order.
     """
 
@@ -58,12 +58,12 @@ class Engine:
     genes: Genes = field(init=False)
     rng: np.random.Generator = field(init=False)
     done: int = field(init=False, default=0)
-    bounds_M: np.ndarray = field(init=False)  # the most that a point may have, infinity for no limit
+    bounds_M: np.ndarray = field(init=False)  # upper bound of a point, infinity for no limit
     least_M: np.ndarray = field(init=False)  # of all points so far
 
     @classmethod
     def of(cls, problem: Problem, *, evaluations: int, members: int, seed: int, progress: Callable[[int], None]) -> Engine:
-        """An engine on a problem, which brings space, objectives, costs, limits and pinned genes."""
+        """An engine on a problem, which defines space, objectives, costs, limits and pinned genes."""
         p, pinned = problem, dict(problem.pinned)
         return cls(p.space, p.objectives, p.evaluate, p.costs, p.limits, pinned, evaluations, members, seed, progress)
 
@@ -75,11 +75,11 @@ class Engine:
 
     @property
     def left(self) -> int:
-        """How many more archs may be evaluated."""
+        """The number of archs that may still be evaluated."""
         return self.evaluations - self.done
 
     def evaluate(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Points of archs [B, M], which count as evaluations; a value that is no number is a `ProblemError`."""
+        """Points [B, M] of archs, which count as evaluations; raises a `ProblemError` for a value that is not finite."""
         self.done += len(genes_BG)
         values_BM = self.values(genes_BG)
         points_BM = minimised(self.objectives, values_BM)
@@ -114,7 +114,7 @@ class Engine:
         return np.concatenate([seeds_BG, self.pin(self.genes.random(count - len(seeds_BG), self.rng))])
 
     def beyond(self, points_BM: np.ndarray) -> np.ndarray:
-        """By how much each point [B] breaks the limits, summed over objectives; 0 within them."""
+        """The violation of the limits by each point [B], summed over objectives; 0 within them."""
         return np.maximum(points_BM - self.bounds_M, 0).sum(axis=1)
 
     def why_infeasible(self) -> str:

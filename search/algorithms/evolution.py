@@ -1,8 +1,8 @@
 """Once-for-All's evolutionary search: the best of one objective under limits on the others.
 
-A quarter of the population are parents, the best; half of the next are mutants of them, half their crosses. What
-breaks a limit is drawn again, where costs are exact without an evaluation; the published code draws for ever, here a
-limit that nothing can keep is an `InfeasibleError`. Source: arXiv:1908.09791, sec. 3.4, and its released
+The best quarter of the population are parents; half of the next are mutants of them, half their crossovers. Archs that
+break a limit are sampled again, where costs are exact without an evaluation; the published code samples forever, here a
+limit that no arch keeps raises an `InfeasibleError`. Source: arXiv:1908.09791, sec. 3.4, and its released
 `evolution_finder.py`.
 
 Shape letters in this file: B archs, G genes, M objectives.
@@ -22,9 +22,9 @@ from search.problem import Evaluate
 
 POPULATION = 100
 PARENTS = 0.25  # of the population
-MUTANTS = 0.5  # of the children
+MUTANTS = 0.5  # of the offspring
 MUTATION = 0.1  # of each resolution, depth and width, and of all genes of a slot together
-PATIENCE = 200  # draws in a row of which none keeps the limits
+PATIENCE = 200  # successive samples of which none keeps the limits
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class Population:
 
 @dataclass(frozen=True)
 class Evolution:
-    """The search under some bounds. Points are minimised; `costs` gives those that are exact, NaN for the others."""
+    """The search under some bounds. Points are minimised; `costs` gives the exact ones, NaN for the others."""
 
     genes: Genes
     evaluate: Evaluate
     costs: Evaluate
-    quality: int  # which objective is wanted
-    bounds_M: np.ndarray  # the most that a point may have, infinity for no limit
+    quality: int  # index of the objective to optimise
+    bounds_M: np.ndarray  # upper bound of a point, infinity for no limit
     pin: Callable[[np.ndarray], np.ndarray]
     rng: np.random.Generator
 
     def random(self, count: int = POPULATION) -> Population:
-        """Archs drawn uniformly; where hardly any keeps the limits, the rest are mutants of the smallest one."""
+        """Archs sampled uniformly; where hardly any keeps the limits, the rest are mutants of the smallest one."""
         drawn_BG = self._kept(lambda n: self.pin(self.genes.random(n, self.rng)), count, draws=10 * PATIENCE)
         if len(drawn_BG) < count:
             smallest_BG = self.pin(self.genes.encode([self.genes.space.smallest()]))
@@ -81,7 +81,7 @@ class Evolution:
         return Population(genes_BG[order], points_BM[order])
 
     def run(self, population: Population, generations: int) -> Population:
-        """The population after so many generations; the best ever is its first."""
+        """The population after this number of generations; its first member is the best of all generations."""
         for _ in range(generations):
             if not len(population.genes):
                 raise InfeasibleError("no arch that was evaluated keeps the limits; loosen one")
@@ -97,7 +97,7 @@ class Evolution:
         return population
 
     def mutants(self, genes_BG: np.ndarray, count: int) -> np.ndarray:
-        """Of random parents; the genes of a slot change together."""
+        """Mutants of random parents; the genes of a slot change together."""
         rng, sizes_G = self.rng, self.genes.sizes_G
         child_BG = genes_BG[rng.integers(0, len(genes_BG), count)]
         change = rng.random((count, len(sizes_G))) < MUTATION
@@ -105,18 +105,18 @@ class Evolution:
         return self.pin(np.where(change, rng.integers(0, sizes_G, change.shape), child_BG))
 
     def crosses(self, genes_BG: np.ndarray, count: int) -> np.ndarray:
-        """Of two random parents, each gene from either."""
+        """Crossovers of two random parents each, every gene from either."""
         rng = self.rng
         mother, father = rng.integers(0, len(genes_BG), (2, count))
         return self.pin(np.where(rng.random((count, genes_BG.shape[1])) < 0.5, genes_BG[mother], genes_BG[father]))
 
     def keeps(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Whether archs keep those limits that can be known without an evaluation."""
+        """Whether archs keep those limits that are known without an evaluation."""
         costs_BM = self.costs(genes_BG)
         return np.asarray((np.isnan(costs_BM) | (costs_BM <= self.bounds_M)).all(axis=1))
 
     def _kept(self, draw: Callable[[int], np.ndarray], count: int, draws: int) -> np.ndarray:
-        """The first `count` of at most `draws` × `count` drawn archs that keep the exact limits."""
+        """The first `count` of at most `draws` × `count` sampled archs that keep the exact limits."""
         found: list[np.ndarray] = []
         missing, tried = count, 0
         while missing > 0 and tried < draws * count:
@@ -129,7 +129,7 @@ class Evolution:
 
 
 def evolve(search: Evolution, evaluations: int) -> Population:
-    """As many generations as the evaluations allow."""
+    """Runs as many generations as the number of evaluations allows."""
     if evaluations < 2 * POPULATION:
         raise ProblemError(f"evolution has {evaluations} evaluations; it needs at least {2 * POPULATION}")
     return search.run(search.random(), evaluations // POPULATION - 1)

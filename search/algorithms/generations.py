@@ -1,6 +1,6 @@
 """The published multi-objective evolutionary algorithms on gene arrays: NSGA-II, NSGA-III, SMS-EMOA and SPEA2.
 
-They differ in which individuals survive (search/selection.py); crossover and mutation are those of OFA² (arXiv:2303.13683).
+They differ in survival selection (search/selection.py); crossover and mutation are those of OFA² (arXiv:2303.13683).
 Shape letters in this file: B archs, G genes, M objectives.
 """
 
@@ -15,9 +15,9 @@ MUTATION = 0.1  # of each gene, as OFA² has it
 
 
 def generational_search(engine: Engine, survival: Survival) -> tuple[np.ndarray, np.ndarray]:
-    """The last population of `engine.members`: tournaments, uniform crossover, mutation, survival.
+    """Evolves a population of `engine.members` by tournaments, uniform crossover, mutation and survival selection.
 
-    Returns genes [N, G] and points [N, M].
+    Returns the last population: genes [N, G] and points [N, M].
     """
     size = max(engine.members, 4)
     pool_BG = np.unique(engine.first(min(size, engine.evaluations)), axis=0)

@@ -12,7 +12,7 @@ from search.front import nondominated
 
 
 def random_search(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
-    """The non-dominated within the limits of archs that are sampled uniformly: genes [N, G] and points [N, M]."""
+    """The non-dominated archs within the limits of uniformly sampled ones: genes [N, G] and points [N, M]."""
     genes_BG = np.zeros((0, len(engine.genes.sizes_G)), dtype=np.int64)
     points_BM = np.zeros((0, len(engine.objectives)))
     while engine.left > 0:

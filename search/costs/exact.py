@@ -1,7 +1,7 @@
-"""Sums over a network's nodes, for many archs at once: MACs, params, or what a latency table says.
+"""Sums over a network's nodes, for many archs at once: MACs, params, or the entries of a latency table.
 
-What a node costs depends on few genes, whatever the space. Which they are is found once by trying every value of
-every gene; each node then has a table with an entry for every combination of the genes that decide it.
+The cost of a node depends on few genes, in any space. These genes are found once by trying every value of
+every gene; each node then has a table with an entry for every combination of the genes that determine it.
 
 Shape letters in this file: B archs, G genes, N nodes, R resolutions, X entries of all tables, L block slots.
 """
@@ -19,7 +19,7 @@ from ofa.genes import Genes
 from ofa.graph import Cost, Part, strided
 from ofa.space import Space
 
-Entry = tuple[Part, int]  # what a node is, and the product of the strides before it
+Entry = tuple[Part, int]  # a node's variant, and the product of the strides before it
 Value = Callable[[str, Part, int, int], float]  # of a node's name, its part, its input's side and the images', in pixels
 
 _PROBES = 4  # random archs around which single genes are varied, beside the extremes
@@ -27,7 +27,7 @@ _CHECKS = 30  # random archs whose nodes must be those of the tables
 
 
 class NodeTables:
-    """What each node of a space's networks can be, and which genes decide it; `tables` gives those of a space."""
+    """The variants of each node of a space's networks, and the genes that determine it; see `tables`."""
 
     def __init__(self, space: Space, classes: int) -> None:
         self.space, self.classes, self.genes = space, classes, Genes(space)
@@ -74,7 +74,7 @@ class NodeTables:
                     yield gene, self.genes.canonical(row_G[None])[0]
 
     def _combinations(self, base_G: np.ndarray) -> Iterator[np.ndarray]:
-        """Archs in which every node is everything it can be: first many nodes at once, then what that left out."""
+        """Archs with every variant of every node: first many nodes at once, then the remaining variants."""
         each = {name: list(product(*(range(self.genes.sizes_G[g]) for g in self.decides[name]))) for name in self.names}
         for i in range(max(len(combinations) for combinations in each.values())):
             row_G, taken = base_G.copy(), set()
@@ -106,12 +106,12 @@ class NodeTables:
 
     @cached_property
     def varying(self) -> list[str]:
-        """The nodes that some gene decides."""
+        """The nodes that some gene determines."""
         return [name for name in self.names if self.decides[name]]
 
     @cached_property
     def index(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """For `_places`: the genes that decide varying nodes, their strides, where each node's begin, its first entry."""
+        """For `_places`: the genes of varying nodes, their strides, the start of each node's genes, its first entry."""
         genes = [gene for name in self.varying for gene in self.decides[name]]
         strides = [stride for name in self.varying for stride in self._places[name]]
         begin = np.cumsum([0, *(len(self.decides[name]) for name in self.varying)])
@@ -122,13 +122,13 @@ class NodeTables:
         return int(np.prod(self.genes.sizes_G[self.decides[name]]))
 
     def places(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Which entry each varying node of canonical genes is: int64 [B, N]."""
+        """The entry of each varying node for canonical genes: int64 [B, N]."""
         places_BN = np.empty((len(genes_BG), len(self.varying)), dtype=np.int64)
         _places(genes_BG, *self.index, places_BN)
         return places_BN
 
     def fill(self, value: Value) -> tuple[np.ndarray, np.ndarray]:
-        """Of each resolution the value of every entry of the varying nodes [R, X], and the sum of all others [R]."""
+        """For each resolution the value of every entry of the varying nodes [R, X], and the sum of all other nodes [R]."""
         start = dict(zip(self.varying, self.index[3].tolist(), strict=False))
         value_RX = np.zeros((len(self.space.resolutions), self.index[3][-1]))
         fixed_R = np.zeros(len(self.space.resolutions))
@@ -157,7 +157,7 @@ class NodeTables:
 
 @lru_cache(maxsize=64)
 def node_tables(space: Space, classes: int = 1000) -> NodeTables:
-    """The tables of a space, made once; `classes` is the width of its classifiers."""
+    """The cached tables of a space; `classes` is the width of its classifiers."""
     return NodeTables(space, classes)
 
 
@@ -175,7 +175,7 @@ class Sums:
         return self._flat.take(self.nodes.places(genes_BG) + (resolution_B * self._stride)[:, None])
 
     def __call__(self, genes_BG: np.ndarray) -> np.ndarray:
-        """The sums of canonical genes: float64 [B]; whole numbers are exact below 2^53."""
+        """The sums of canonical genes: float64 [B]; integers are exact below 2^53."""
         return np.asarray(self.of_nodes(genes_BG).sum(axis=1) + self._fixed_R[genes_BG[:, 0]])
 
 
@@ -199,7 +199,7 @@ class CostTable:
 def _costs(space: Space, classes: int) -> tuple[Sums, Sums]:
     nodes = node_tables(space, classes)
 
-    known: dict[tuple[Part, int], Cost] = {}  # many entries are the same part
+    known: dict[tuple[Part, int], Cost] = {}  # many entries have the same part
 
     def cost(part: Part, size: int) -> Cost:
         if (part, size) not in known:
@@ -214,7 +214,7 @@ def _costs(space: Space, classes: int) -> tuple[Sums, Sums]:
 
 @compiled
 def _places(genes_BG, gene_D, stride_D, begin_N, start_N, places_BN):  # type: ignore[no-untyped-def]
-    """Fills `NodeTables.places`: the digits of an entry are the genes that decide it."""
+    """Fills `NodeTables.places`: the digits of an entry's index are the genes that determine it."""
     for b in range(places_BN.shape[0]):
         for n in range(places_BN.shape[1]):
             place = start_N[n]

@@ -1,4 +1,4 @@
-"""Latency tables: what each part of a network takes on a device, by published keys; a network takes their sum.
+"""Latency tables: the latency of each part of a network on a device, by published keys; a network's is their sum.
 
 Two published formats, as JSON or YAML:
 
@@ -8,7 +8,7 @@ Two published formats, as JSON or YAML:
 - NSGANetV2's: one table for all input sizes, `{key: {"mean": ms, ...}}`, with keys like
   `MBConv-input:80x80x24-output:40x40x32-expand:3-kernel:3-stride:2-idskip:0-se:0`, where `expand` is the ratio.
 
-Keys are made in this file alone: `ofa measure --latency-table` writes the first of those that are read.
+Keys are made in this file alone: `ofa measure --latency-table` writes the first of the keys that are read.
 Shape letters in this file: B archs, G genes.
 """
 
@@ -32,14 +32,14 @@ from search.errors import ProblemError
 
 @dataclass(frozen=True, slots=True)
 class LatencyTable:
-    """Milliseconds of parts by key, for each resolution (pixels) or, under None, for all; `where` is what errors name."""
+    """Latency (ms) of parts by key, for each resolution (pixels) or, under None, for all; `where` names it in errors."""
 
     where: str
     ms: Mapping[int | None, Mapping[str, float]]
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> LatencyTable:
-        """A table in either format; what is none is a `ProblemError`."""
+        """A table in either format; raises a `ProblemError` for any other content."""
         doc = _loaded(data, where)
         if not isinstance(doc, Mapping) or not doc:
             raise ProblemError(f"{where}: is no latency table; expected entries like 'Conv-input:...': {{'mean': 0.5}}")
@@ -49,7 +49,7 @@ class LatencyTable:
         return cls(where, {None: _entries(doc, where)})
 
     def resolutions(self, space: Space) -> tuple[int, ...]:
-        """Those of the space's resolutions whose stem the table has; there must be one."""
+        """The space's resolutions whose stem is in the table; raises a `ProblemError` if there is none."""
         name, stem = _published(space, self.where)[0]
         found = tuple(r for r in space.resolutions if _first(self.at(r), keys(name, stem, r)))
         if not found:
@@ -62,7 +62,7 @@ class LatencyTable:
         return found
 
     def ms_of(self, keys: Sequence[str], resolution: int) -> float:
-        """What the first of these keys that there is takes; none of them is a `ProblemError`."""
+        """The latency (ms) of the first of these keys that is in the table; a `ProblemError` if none is."""
         table = self.at(resolution)
         key = _first(table, keys)
         if key is None:
@@ -78,7 +78,7 @@ class LatencyTable:
 
 
 class TableLatency:
-    """The latency (ms) of many archs at once by a table: the sum of their nodes."""
+    """The latency (ms) of many archs at once by a table: the sum over their nodes."""
 
     def __init__(self, table: LatencyTable, space: Space) -> None:
         _published(space, table.where)
@@ -90,7 +90,7 @@ class TableLatency:
         self._sums = Sums(node_tables(space), ms)
 
     def __call__(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Milliseconds of canonical genes: float64 [B]."""
+        """The latency (ms) of canonical genes: float64 [B]."""
         return self._sums(genes_BG)
 
 
@@ -133,12 +133,12 @@ def keys(name: str, part: Part, size: int) -> list[str]:
 
 
 def has_keys(space: Space) -> bool:
-    """Whether every part of its networks has published keys."""
+    """Whether every part of the space's networks has published keys."""
     return all(keys(node.name, node.part, 1) for node in space.graph(space.whole).nodes)
 
 
 def _published(space: Space, where: str) -> list[tuple[str, Part]]:
-    """The parts of the largest network; one without keys is a `ProblemError`."""
+    """The parts of the largest network; raises a `ProblemError` for one without keys."""
     if not has_keys(space):
         raise ProblemError(f"{where}: tables describe MobileNetV3 and ProxylessNAS blocks, {space.name} has others")
     return [(node.name, node.part) for node in space.graph(space.whole).nodes]
@@ -173,7 +173,10 @@ def _classifier_keys(name: str, part: Classifier, size: int) -> list[str]:
 
 
 def _head_ms(table: Mapping[str, float], part: Part, size: int) -> float | None:
-    """What pooling and classifier take by tables without both: ProxylessNAS's time them as one, NSGANetV2's no pooling."""
+    """The latency (ms) of pooling and classifier by tables that do not have both.
+
+    ProxylessNAS's tables time the two as one, NSGANetV2's have no pooling.
+    """
     if isinstance(part, GlobalPool):
         both = f"Logits-input:{size}x{size}x{part.in_channels}-output:1000"
         if size > 1 and both in table:
@@ -190,7 +193,7 @@ def _shapes(part: Conv | Inverted, size: int) -> str:
     return f"input:{size}x{size}x{part.in_channels}-output:{after}x{after}x{part.out_channels}"
 
 
-# Of each type of part, what makes its keys from the node's name, the part, and its input's side in pixels.
+# By type of part, the function that makes its keys from the node's name, the part, and its input's side in pixels.
 KEYS: dict[type, Callable[[str, Any, int], list[str]]] = {
     Conv: _conv_keys,
     Inverted: _block_keys,

@@ -1,4 +1,4 @@
-"""Archs as a measured search passes them around, and how an evolved population breeds them.
+"""The individuals of a measured search, and how an evolved population breeds offspring.
 
 Shape letters in this file: B archs, G genes, P parents.
 """
@@ -19,14 +19,14 @@ Packed = tuple[int, ...]  # an arch as `Genes.pack` makes it
 
 @dataclass(frozen=True, slots=True)
 class Individual:
-    """An arch and the values it got, in the order of the objectives."""
+    """An arch and its objective values, in the order of the objectives."""
 
     packed: Packed
     values: tuple[float, ...]
 
 
 def elites(pool: Sequence[Individual], directions: Sequence[Direction], count: int) -> list[Individual]:
-    """At most `count` of the non-dominated, spread over their front."""
+    """At most `count` of the non-dominated individuals, spread over their front."""
     if not pool:
         return []
     signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
@@ -39,7 +39,7 @@ def elites(pool: Sequence[Individual], directions: Sequence[Direction], count: i
 
 
 class Breeder:
-    """Children of a population: binary tournament, uniform crossover, mutation, until they are new."""
+    """Breeds offspring of a population: binary tournament, uniform crossover, mutation, repeated until they are new."""
 
     crossover_probability = 0.9
     attempts = 200
@@ -49,7 +49,7 @@ class Breeder:
         self.signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
 
     def adopt(self, parents: Sequence[Individual]) -> None:
-        """Makes these the parents of all children to come."""
+        """Makes these the parents of all later offspring."""
         self.parents_PG = self.genes.unpack_all([parent.packed for parent in parents])
         points = np.array([parent.values for parent in parents]) * self.signs
         rank, crowd = ranks(points), np.zeros(len(parents))
@@ -60,10 +60,10 @@ class Breeder:
         self.place_P[order] = np.arange(len(parents))
 
     def children(self, count: int, taken: set[Packed]) -> list[Packed]:
-        """At most `count` distinct new archs; they are added to `taken`. Fewer only where the space is nearly exhausted."""
+        """At most `count` distinct new archs, which are added to `taken`; fewer only where the space is nearly exhausted."""
         found: list[Packed] = []
         for attempt in range(self.attempts):
-            # The longer nothing new is found the more genes change, up to wholly random archs.
+            # The more attempts give no new arch, the more genes change, up to uniformly random archs.
             for packed in self.genes.pack_all(self._bred(count - len(found), changes=1 + attempt // 10)):
                 if packed not in taken:
                     taken.add(packed)
@@ -77,7 +77,10 @@ class Breeder:
         return found
 
     def _bred(self, count: int, changes: int) -> np.ndarray:
-        """A stage that grows gets random blocks, not always the smallest: unused genes are drawn anew before."""
+        """Offspring of random pairs of winners.
+
+        Unused genes are sampled anew first, so a stage that grows gets random blocks, not always the smallest.
+        """
         rng, sizes_G, parents_PG = self.rng, self.genes.sizes_G, self.parents_PG
         shape = (count, len(sizes_G))
         mother_BG, father_BG = (self.genes.filled(parents_PG[self._winners(count)], rng) for _ in range(2))
@@ -87,6 +90,6 @@ class Breeder:
         return self.genes.canonical(np.where(change, rng.integers(0, sizes_G, shape), child_BG))
 
     def _winners(self, count: int) -> np.ndarray:
-        """Of two each the one of lower rank, then the lonelier one."""
+        """Of each two the one of lower rank, then the one with the larger crowding distance."""
         one, other = self.rng.integers(0, len(self.parents_PG), (2, count))
         return np.where(self.place_P[one] <= self.place_P[other], one, other)

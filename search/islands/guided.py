@@ -1,7 +1,7 @@
-"""Search with a predictor in the loop: learn from what was measured, search the prediction, measure the best, again.
+"""Search guided by a predictor: fits it to the observations, searches the predictions, measures the best, and repeats.
 
-What LINAS does (DyNAS-T, arXiv:2205.10358), with these differences: genes without effect are no features; costs
-that are exact are counted, not learned; a Gaussian process gives the uncertainty; and a batch is picked for the
+The method is that of LINAS (DyNAS-T, arXiv:2205.10358), with these differences: genes without effect are no features; exact
+costs are computed, not learned; a Gaussian process gives the uncertainty; and a batch is selected for the
 hypervolume that it adds together, from archs that are not measured yet, instead of taken from an inner population.
 Shape letters in this file: B archs, G genes, M objectives, N measured archs.
 """
@@ -22,16 +22,16 @@ from search.objective import Objective, minimised
 from search.predict.predictor import architecture, totals
 from search.predict.terms import Learned
 
-INNER = 8000  # archs that the predicted search looks at for a batch
-CANDIDATES = 300  # of its front, of which a batch is picked
+INNER = 8000  # archs that the predicted search evaluates for a batch
+CANDIDATES = 300  # members of its front, from which a batch is selected
 OPTIMISM = 1.0  # posterior standard deviations by which an unmeasured arch may be better than predicted
-MARGIN = 0.1  # of the front's span, by which the reference point lies beyond it
+MARGIN = 0.1  # distance of the reference point beyond the front, as a share of the front's span
 
 Column = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to the values [B] of one objective
 
 
 class Guided:
-    """Proposes batches, with the interface of an `Island`; one is enough, since it learns from all that was measured."""
+    """Proposes batches, with the interface of an `Island`; one is enough, since it learns from all observations."""
 
     def __init__(self, space: Space, objectives: Sequence[Objective], seed: str) -> None:
         self.space, self.objectives, self.seed = space, tuple(objectives), seed
@@ -43,17 +43,17 @@ class Guided:
     parents: tuple[Individual, ...] = ()  # it has no population
 
     def tell(self, evaluated: Iterable[Individual]) -> None:
-        """Takes the values of archs, whoever proposed them."""
+        """Adds the values of archs, also of those that others proposed."""
         for individual in evaluated:
             self.known[individual.packed] = individual.values
             self.pending.discard(individual.packed)
 
     def avoid(self, taken: Iterable[Packed]) -> None:
-        """Takes archs that are pending elsewhere, which `ask` then leaves out."""
+        """Adds archs that are pending elsewhere, which `ask` then leaves out."""
         self.pending.update(packed for packed in taken if packed not in self.known)
 
     def elites(self, count: int) -> list[Individual]:
-        """At most `count` of the best known, spread over their front."""
+        """At most `count` of the non-dominated known archs, spread over their front."""
         pool = [Individual(packed, values) for packed, values in self.known.items()]
         return elites(pool, [o.direction for o in self.objectives], count)
 
@@ -97,7 +97,7 @@ class Guided:
         return [packed[new[i]] for i in hypervolume_greedy(points, there_points, count)]
 
     def _column(self, m: int, genes_NG: np.ndarray, values_N: np.ndarray) -> Column:
-        """How the values of an objective are foretold."""
+        """The function that predicts the values of an objective."""
         field = self.objectives[m].field
         if field in ("macs", "params") and (exact := exact_cost(self.space, field, genes_NG, values_N)) is not None:
             return exact
@@ -115,7 +115,7 @@ class Guided:
 
 
 def exact_cost(space: Space, field: str, genes_NG: np.ndarray, values_N: np.ndarray) -> Column | None:
-    """The counter that gives exactly these MACs or params, if there is one: it depends on the number of classes."""
+    """A function that computes exactly these MACs or params; None if no number of classes gives them."""
     which = ("macs", "params").index(field)
     one, two = (CostTable(space, classes)(genes_NG[:1])[which][0] for classes in (1, 2))
     classes = 1 + (values_N[0] - one) / (two - one)
@@ -128,10 +128,10 @@ def exact_cost(space: Space, field: str, genes_NG: np.ndarray, values_N: np.ndar
 
 
 def hypervolume_greedy(points_BM: np.ndarray, there_NM: np.ndarray, count: int) -> list[int]:
-    """Which of the points to add to those that are there, one after the other for the most hypervolume; less is better.
+    """Indices of the points to add to the present ones, each for the most hypervolume; less is better.
 
-    The reference lies a tenth of their front's span beyond it. A point's gain never grows while others are added, so
-    only the most promising are computed anew. Points that add nothing are not picked.
+    The reference point is a tenth of their front's span beyond it. A point's gain never grows while others are added, so
+    only the most promising are computed anew. Points that add nothing are not selected.
     """
     if not len(points_BM):
         return []

@@ -1,9 +1,9 @@
-"""One population in an Optuna study in memory: `ask` proposes archs, `tell` takes their values.
+"""One population in an Optuna study in memory: `ask` proposes archs, `tell` adds their values.
 
-Optuna's are the study, its trials and, of NSGA-II and NSGA-III, the survival selection; ours are the sampler, tournaments,
-crossover and mutation (search/islands/breeder.py), and the selections of SMS-EMOA and SPEA2 (search/selection.py).
-A trial's parameters are the few numbers of a packed arch instead of one a gene, the search space is fixed, and
-children are bred many at a time: plain Optuna looks at every finished trial for every new one and copies
+Optuna provides the study, its trials and, for NSGA-II and NSGA-III, the survival selection; the sampler, tournaments,
+crossover and mutation (search/islands/breeder.py) and the selections of SMS-EMOA and SPEA2 (search/selection.py) are ours.
+A trial's parameters are the few numbers of a packed arch instead of one for each gene, the search space is fixed, and
+offspring are bred many at a time: plain Optuna reads every finished trial for every new one and copies
 every parameter, which makes it slower with every trial.
 """
 
@@ -24,11 +24,11 @@ from search.islands.breeder import Breeder, Individual, Packed, elites
 from search.islands.samplers import Select, survival
 from search.objective import Direction
 
-RENEWED = 0.25  # of the population, as so many trials are finished the parents are chosen anew
+RENEWED = 0.25  # parents are selected anew after this share of the population in finished trials
 
 
 def quiet_study(directions: Sequence[Direction], sampler: BaseSampler) -> optuna.Study:
-    """A study in memory, without the line that optuna logs of each."""
+    """A study in memory, without Optuna's log line for each."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -38,7 +38,7 @@ def quiet_study(directions: Sequence[Direction], sampler: BaseSampler) -> optuna
 
 
 class Word(IntDistribution):
-    """The values of one number of a packed arch; never changed, hence never copied (Optuna copies what it returns)."""
+    """The distribution of one number of a packed arch; immutable, hence never copied (Optuna copies others)."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Word:
         return self
@@ -60,10 +60,10 @@ def packed_of(trial: FrozenTrial) -> Packed:
 
 
 class PackedSampler(BaseSampler):
-    """Evolves packed archs; parents are chosen anew, `population` of them, whenever some more trials are finished.
+    """Evolves packed archs; `population` parents are selected anew whenever a number of further trials are finished.
 
-    select: which of the last parents and the newly finished trials survive (of NSGA-II, SMS-EMOA, ...). Unlike
-    Optuna's own samplers, whatever was finished since the last generation counts, however late it was asked for.
+    select: the survival selection among the last parents and the newly finished trials (of NSGA-II, SMS-EMOA, ...). Unlike
+    in Optuna's own samplers, all trials finished since the last generation count, independent of when they were proposed.
     """
 
     def __init__(self, genes: Genes, directions: Sequence[Direction], select: Select, population: int, seed: str) -> None:
@@ -73,9 +73,9 @@ class PackedSampler(BaseSampler):
         self.breeder = Breeder(genes, directions, self.rng)
         self.taken: set[Packed] = set()
         self.parents: list[int] = []  # by number of their trial
-        self.finished: list[int] = []  # since the parents were chosen
+        self.finished: list[int] = []  # since the parents were selected
         self.children: list[Packed] = []
-        self.asked: Packed = ()  # the last; a trial gives only copies of its parameters, which take longer than all else
+        self.asked: Packed = ()  # the last one; a trial returns copies of its parameters, which take most of the time
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         return self.words
@@ -88,7 +88,7 @@ class PackedSampler(BaseSampler):
         return dict(zip(self.words, self.asked, strict=True))
 
     def ready(self, study: optuna.Study) -> bool:
-        """Whether there is an arch left to ask for."""
+        """Whether another arch can be proposed."""
         if len(self.finished) >= (RENEWED if self.parents else 1) * self.population:
             self._next_generation(study)
         if not self.children:
@@ -112,7 +112,7 @@ class PackedSampler(BaseSampler):
         survivors = self.select(study, pool)
         self.parents, self.finished = [trial.number for trial in survivors], []
         self.breeder.adopt([Individual(packed_of(trial), tuple(trial.values)) for trial in survivors])
-        for packed in self.children:  # bred from parents that are no more
+        for packed in self.children:  # bred from earlier parents
             self.taken.discard(packed)
         self.children = []
 
@@ -126,9 +126,9 @@ class PackedSampler(BaseSampler):
 
 
 class Island:
-    """A population of its own. It never proposes an arch twice, nor one that others evaluate or have evaluated.
+    """One population. It proposes no arch twice, and none that is pending or evaluated elsewhere.
 
-    algorithm: whose survival selection, a name in `search.islands.samplers.SAMPLERS`.
+    algorithm: the name of its survival selection in `search.islands.samplers.SAMPLERS`.
     """
 
     def __init__(self, space: Space, directions: Sequence[Direction], *, algorithm: str, population: int, seed: str) -> None:
@@ -137,7 +137,7 @@ class Island:
         self.sampler = PackedSampler(self.genes, directions, select, population, seed)
         self.study = quiet_study(directions, self.sampler)
         self.directions = tuple(directions)
-        self.pending: dict[Packed, int] = {}  # archs asked for and not told yet, and the numbers of their trials
+        self.pending: dict[Packed, int] = {}  # pending archs, and the numbers of their trials
 
     def ask(self, count: int) -> list[Packed]:
         """At most `count` new archs; fewer only where the space is nearly exhausted."""
@@ -151,7 +151,7 @@ class Island:
         return asked
 
     def tell(self, evaluated: Sequence[Individual]) -> None:
-        """Takes the values of archs that it proposed, and of others that it may learn from."""
+        """Adds the values of archs that it proposed, and of others to learn from."""
         for individual in evaluated:
             number = self.pending.pop(individual.packed, None)
             if number is not None:
@@ -166,16 +166,16 @@ class Island:
 
     @property
     def parents(self) -> list[Individual]:
-        """The population that the latest children come from."""
+        """The population that the latest offspring were bred from."""
         trials = self.study.get_trials(deepcopy=False)
         return [Individual(packed_of(trials[n]), tuple(trials[n].values)) for n in self.sampler.parents]
 
     def avoid(self, taken: Iterable[Packed]) -> None:
-        """Takes archs that are pending elsewhere, which `ask` then leaves out."""
+        """Adds archs that are pending elsewhere, which `ask` then leaves out."""
         self.sampler.taken.update(taken)
 
     def elites(self, count: int) -> list[Individual]:
-        """At most `count` of its best, spread over their front."""
+        """At most `count` of its non-dominated archs, spread over their front."""
         trials = self.study.get_trials(deepcopy=False)
         numbers = [*self.sampler.parents, *self.sampler.finished]
         return elites([Individual(packed_of(trials[n]), tuple(trials[n].values)) for n in numbers], self.directions, count)

@@ -9,19 +9,19 @@ from search.islands.breeder import Individual, Packed
 
 
 class AskTell(Protocol):
-    """What proposes archs in a measured search: an evolved population, a predictor, or a uniform sampler."""
+    """A proposer of archs in a measured search: an evolved population, a predictor, or a uniform sampler."""
 
     @property
     def parents(self) -> Sequence[Individual]:
-        """The population that the latest proposals come from; empty where there is none."""
+        """The population that the latest proposals were bred from; empty where there is none."""
         ...
 
     def tell(self, evaluated: Sequence[Individual]) -> None:
-        """Takes the values of archs that it proposed, and of others that it may learn from."""
+        """Adds the values of archs that it proposed, and of others to learn from."""
         ...
 
     def avoid(self, taken: Iterable[Packed]) -> None:
-        """Takes archs that are pending elsewhere, which `ask` then leaves out."""
+        """Adds archs that are pending elsewhere, which `ask` then leaves out."""
         ...
 
     def ask(self, count: int) -> list[Packed]:
@@ -34,11 +34,11 @@ class Lost(Exception):
 
 
 class Port(Protocol):
-    """An island in some process: one call at a time, whose answer comes later."""
+    """A connection to an island, possibly in another process: one asynchronous call at a time."""
 
     @property
     def busy(self) -> bool:
-        """Whether a call was made whose answer was not taken yet."""
+        """Whether a call was started whose result was not taken yet."""
         ...
 
     def call(self, method: str, *arguments: Any) -> None:
@@ -50,7 +50,7 @@ class Port(Protocol):
         ...
 
     def answer(self) -> Any:
-        """What the call returned. `Lost` if the process died with it."""
+        """The result of the call; raises `Lost` if the process died with it."""
         ...
 
 
@@ -67,11 +67,11 @@ class LocalPort:
         self._answer, self.busy = getattr(self.island, method)(*arguments), True
 
     def finished(self) -> bool:
-        """True: a call ends before `call` does."""
+        """Returns True: a call is complete when `call` returns."""
         return True
 
     def answer(self) -> Any:
-        """What the last call returned."""
+        """The result of the last call."""
         self.busy = False
         return self._answer
 
@@ -83,7 +83,7 @@ class Endpoint:
         self.island = island
 
     def exchange(self, evaluated: Sequence[Individual], avoid: Sequence[Packed], count: int) -> list[Packed]:
-        """Tells the island values and what is pending elsewhere, and asks it for `count` more archs."""
+        """Passes values and pending archs to the island, and returns `count` new proposals."""
         self.island.tell(evaluated)
         self.island.avoid(avoid)
         return self.island.ask(count)

@@ -28,8 +28,8 @@ Select = Callable[[Study, list[FrozenTrial]], list[FrozenTrial]]  # the populati
 class SMSEMOASampler(NSGAIISampler):
     """Multi-objective search by hypervolume contributions. Source: doi:10.1016/j.ejor.2006.08.008.
 
-    Takes NSGAIISampler's arguments but `elite_population_selection_strategy`. Generations are of `population_size`, as
-    NSGA-II's are: the last front loses its least contributor again and again until the population fits.
+    Takes NSGAIISampler's arguments but `elite_population_selection_strategy`. Generations have `population_size` members, as
+    NSGA-II's: the least contributor is removed from the last front repeatedly until the population fits.
     """
 
     def __init__(self, *, population_size: int = 50, seed: int | None = None, **settings: Any) -> None:
@@ -88,7 +88,7 @@ SAMPLERS: dict[str, type[NSGAIISampler | NSGAIIISampler]] = {
 
 
 def survival(name: str, population: int, objectives: int) -> Select:
-    """How the sampler of this name in `SAMPLERS` selects `population` survivors from any finished trials.
+    """The survival selection of the sampler of this name in `SAMPLERS`: selects `population` of any finished trials.
 
     Optuna selects the parents of a generation from the populations before it (`BaseGASampler.select_parent`); here
     those are the trials that the returned function gets.
@@ -117,7 +117,7 @@ def survival(name: str, population: int, objectives: int) -> Select:
 
 
 def divisions(population: int, objectives: int) -> int:
-    """Of every axis, so that NSGA-III has as many reference points as a population can hold (Optuna's 3 are few)."""
+    """Divisions of each axis that give NSGA-III as many reference points as a population can hold (Optuna's 3 are few)."""
     found = 1
     while math.comb(found + objectives, objectives - 1) <= population:
         found += 1

@@ -20,11 +20,11 @@ class Uniform:
         self.taken: set[Packed] = set()
 
     def tell(self, evaluated: Iterable[Individual]) -> None:
-        """Takes archs that were evaluated, which `ask` then leaves out."""
+        """Adds archs that were evaluated, which `ask` then leaves out."""
         self.taken.update(individual.packed for individual in evaluated)
 
     def avoid(self, taken: Iterable[Packed]) -> None:
-        """Takes archs that are pending elsewhere, which `ask` then leaves out."""
+        """Adds archs that are pending elsewhere, which `ask` then leaves out."""
         self.taken.update(taken)
 
     def ask(self, count: int) -> list[Packed]:

@@ -1,7 +1,7 @@
 """Regression models that predict with numpy alone and are stored as plain arrays; scikit-learn fits them.
 
-Shape letters in this file: B rows to predict, N rows learned from, F features, T trees, K nodes of the largest tree.
-Features come standardised, targets too.
+Shape letters in this file: B rows to predict, N training rows, F features, T trees, K nodes of the largest tree.
+Features and targets are standardised.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ofa.npz import NpzError
 
 Arrays = Mapping[str, np.ndarray]
 
-_ROWS_AT_ONCE = 2048  # of a prediction: keeps the kernel matrix in the cache
-_TUNED_ON = 400  # rows from which a Gaussian process chooses its three settings
+_ROWS_AT_ONCE = 2048  # rows predicted at once, so that the kernel matrix stays in the cache
+_TUNED_ON = 400  # most rows for the choice of a Gaussian process's three settings
 
 
 class Model:
-    """What was learned: its fields are arrays, which are all that it is."""
+    """A fitted model; its fields are arrays, which are its whole state."""
 
     def predict(self, x_BF: np.ndarray) -> np.ndarray:
         """The predicted values [B] of standardised features [B, F]."""
@@ -34,7 +34,7 @@ class Model:
 
     @classmethod
     def of(cls, arrays: Arrays) -> Self:
-        """The model with these arrays; a missing one is an `NpzError`."""
+        """The model with these arrays; raises an `NpzError` for a missing one."""
         names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         if (missing := next((name for name in names if name not in arrays), None)) is not None:
             raise NpzError(f"it has no {missing!r}; expected {', '.join(names)}")
@@ -42,7 +42,7 @@ class Model:
 
     @property
     def inputs(self) -> int:
-        """How many features it expects."""
+        """The number of features it expects."""
         raise NotImplementedError
 
 
@@ -63,9 +63,9 @@ class Linear(Model):
 
 @dataclass(frozen=True)
 class Radial(Model):
-    """A linear trend and a weighted sum of a function of the distance to each point learned from.
+    """A linear trend and a weighted sum of a function of the distance to each training row.
 
-    gamma: of the Gaussian exp(-gamma d²); 0 takes the distance d itself.
+    gamma: of the Gaussian exp(-gamma d²); 0 uses the distance d itself.
     """
 
     coef_F: np.ndarray
@@ -138,7 +138,7 @@ class Trees(Model):
 
 @dataclass(frozen=True)
 class Layers(Model):
-    """Three linear layers with ReLU between."""
+    """Three linear layers with ReLU between them."""
 
     weight0_FH: np.ndarray
     bias0_H: np.ndarray
@@ -158,7 +158,7 @@ class Layers(Model):
 
 @dataclass(frozen=True)
 class Neighbours(Model):
-    """The mean of the `count` nearest, each weighted by the inverse of its distance."""
+    """The mean of the `count` nearest training rows, each weighted by the inverse of its distance."""
 
     points_NF: np.ndarray
     value_N: np.ndarray
@@ -180,7 +180,7 @@ class Neighbours(Model):
 
 
 class GaussianProcess(Radial):
-    """A linear trend plus a Gaussian kernel, of the width, trend and noise with the least leave-one-out error.
+    """A Gaussian process with a linear trend and a Gaussian kernel; width, trend and noise minimise the leave-one-out error.
 
     Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, ISBN 026218253X, algorithm 2.1.
     """
@@ -191,7 +191,7 @@ class GaussianProcess(Radial):
         self.trend = trend
         covariance_NN = _covariance(x_NF, x_NF, width, trend) + noise * np.eye(len(y_N))
         factor_NN = np.linalg.cholesky(covariance_NN)
-        self.inverse_NN = np.linalg.inv(factor_NN)  # of the factor: spread() needs only products with it
+        self.inverse_NN = np.linalg.inv(factor_NN)  # of the factor: spread() only multiplies by it
         weight_N = self.inverse_NN.T @ (self.inverse_NN @ y_N)
         self.scale = float(y_N @ weight_N / len(y_N))  # of the covariance, at its most likely
         features = x_NF.shape[1]
@@ -207,7 +207,7 @@ class GaussianProcess(Radial):
         return {field.name: np.asarray(getattr(self, field.name)) for field in fields(Radial)}
 
     def spread(self, x_BF: np.ndarray) -> np.ndarray:
-        """The posterior standard deviation, without the noise of a single observation."""
+        """The posterior standard deviation [B], without the noise of a single observation."""
         out = [np.zeros(0)]
         for start in range(0, len(x_BF), _ROWS_AT_ONCE):
             x = x_BF[start : start + _ROWS_AT_ONCE]
@@ -218,15 +218,15 @@ class GaussianProcess(Radial):
 
 
 def _covariance(x_BF: np.ndarray, z_NF: np.ndarray, width: float, trend: float) -> np.ndarray:
-    """A constant, a linear trend and a Gaussian, of inputs as many as they have features."""
+    """A constant, a linear trend and a Gaussian, the last two scaled by the number of features."""
     features = x_BF.shape[1]
     return 1 + trend / features * (x_BF @ z_NF.T) + np.exp(-width / features * squared_distances(x_BF, z_NF))
 
 
 def _least_error(x_NF: np.ndarray, y_N: np.ndarray) -> tuple[float, float, float]:
-    """Width, trend and noise with the least leave-one-out error (same source, sec. 5.4.2); of many rows a part is asked.
+    """Width, trend and noise with the least leave-one-out error (same source, sec. 5.4.2), on a subset of many rows.
 
-    On DyNAS-T's measurements the evidence chooses worse from fewer than 250 rows, and nowhere better.
+    On DyNAS-T's measurements the marginal likelihood is the worse criterion below 250 rows, and never the better one.
     """
     if len(y_N) > _TUNED_ON:
         part = np.linspace(0, len(y_N) - 1, _TUNED_ON).astype(int)
@@ -252,7 +252,7 @@ def squared_distances(x_BF: np.ndarray, z_NF: np.ndarray) -> np.ndarray:
 
 
 def ridge(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Linear:
-    """The penalty is the one with the least leave-one-out error."""
+    """Fits a ridge regression; its penalty has the least leave-one-out error."""
     from sklearn.linear_model import RidgeCV
 
     model = RidgeCV(alphas=np.logspace(-3, 4, 29)).fit(x_NF, y_N)
@@ -260,7 +260,7 @@ def ridge(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Linear:
 
 
 def svr(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Radial:
-    """Support vectors with a Gaussian kernel."""
+    """Fits support vector regression with a Gaussian kernel."""
     from sklearn.svm import SVR
 
     gamma = 0.15 / x_NF.shape[1]
@@ -270,7 +270,7 @@ def svr(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Radial:
 
 
 def residual(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Radial:
-    """A ridge, and support vectors for what it leaves."""
+    """Fits a ridge regression, and support vectors to its residuals."""
     trend = ridge(x_NF, y_N)
     left_N = y_N - trend.predict(x_NF)
     scale = float(left_N.std()) or 1.0
@@ -280,12 +280,12 @@ def residual(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Radial:
 
 
 def gaussian_process(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> GaussianProcess:
-    """A Gaussian process with a linear trend."""
+    """Fits a Gaussian process with a linear trend."""
     return GaussianProcess(x_NF, y_N)
 
 
 def radial_basis(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Radial:
-    """Radial basis functions: distances to all points, smoothed (scipy's `RBFInterpolator`, kernel `linear`)."""
+    """Fits radial basis functions: distances to all rows, smoothed (scipy's `RBFInterpolator`, kernel `linear`)."""
     count, features = x_NF.shape
     system = np.zeros((count + 1, count + 1))
     system[:count, :count] = np.eye(count) - np.sqrt(squared_distances(x_NF, x_NF))  # smoothing 1
@@ -295,7 +295,7 @@ def radial_basis(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Radial:
 
 
 def boosting(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Trees:
-    """Gradient boosting of small trees."""
+    """Fits gradient boosting of small trees."""
     from sklearn.ensemble import GradientBoostingRegressor
 
     settings = {"n_estimators": 400, "max_depth": 3, "learning_rate": 0.06, "subsample": 0.5, "max_features": 0.3}
@@ -305,7 +305,7 @@ def boosting(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Trees:
 
 
 def forest(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Trees:
-    """Regression trees (CART) on random rows and features, averaged."""
+    """Fits regression trees (CART) on random rows and features, averaged."""
     from sklearn.ensemble import RandomForestRegressor
 
     model = RandomForestRegressor(100, max_features=0.3, random_state=seed).fit(x_NF, y_N)
@@ -313,7 +313,7 @@ def forest(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Trees:
 
 
 def mlp(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Layers:
-    """A multilayer perceptron with two hidden layers."""
+    """Fits a multilayer perceptron with two hidden layers."""
     from sklearn.neural_network import MLPRegressor
 
     model = MLPRegressor(
@@ -326,12 +326,12 @@ def mlp(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Layers:
 
 
 def neighbours(x_NF: np.ndarray, y_N: np.ndarray, seed: int = 0) -> Neighbours:
-    """The eight nearest."""
+    """Stores the rows for the mean of the eight nearest neighbours."""
     return Neighbours(x_NF, y_N, np.array(8))
 
 
 def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Without scikit-learn's warning that training stopped at the number of epochs that we asked for."""
+    """Fits without scikit-learn's warning that training stopped at the configured number of epochs."""
     import warnings
 
     from sklearn.exceptions import ConvergenceWarning

@@ -1,6 +1,6 @@
-"""Predictors of what is slow to measure, learned from what was measured.
+"""Predictors of quantities that are slow to measure, learned from measurements.
 
-Costs that are exact are never learned: `search.costs.exact.CostTable` counts them.
+Exact costs are never learned: `search.costs.exact.CostTable` computes them.
 Shape letters in this file: B archs, G genes, F features, S stages, L block slots of all stages, K experts.
 """
 
@@ -24,7 +24,7 @@ Target = Literal["top1", "latency_ms"]
 
 
 def choices(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
-    """One-hot values of every gene, 0 where it does not matter: first those of no slot, then expand ratios, then kernels.
+    """One-hot values [B, F] of every gene, 0 where it has no effect: genes of no slot, expand ratios, then kernels.
 
     So genes without effect are features without effect: on DyNAS-T's ImageNet measurements this masking is worth
     more than twice the data.
@@ -37,9 +37,9 @@ def choices(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
 
 
 def architecture(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
-    """For accuracy: the choices, and of every stage its blocks and the sums and means of their kernels and expansions.
+    """Features for accuracy [B, F]: the choices, and every stage's blocks and sums and means of kernels and expand ratios.
 
-    On the same measurements the sums lift Kendall's tau of a ridge from .912 to .937 with 250 rows.
+    On the same measurements the sums raise Kendall's tau of a ridge from .912 to .937 with 250 rows.
     """
     stage_LS = _stages(genes)
     matter_BG = genes.matter(genes_BG)
@@ -54,7 +54,7 @@ def architecture(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
 
 
 def totals(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
-    """For latency, which is timed for few archs: the pixels, and of every stage its blocks and its MACs."""
+    """Features for latency [B, F], which is timed for few archs: the pixels, and of every stage its blocks and its MACs."""
     stage_LS = _stages(genes)
     blocks_BS = genes.used(genes_BG) @ stage_LS
     macs_BS = CostTable(genes.space, classes=1).block_macs(genes_BG) @ stage_LS
@@ -63,7 +63,7 @@ def totals(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
 
 
 def _stages(genes: Genes) -> np.ndarray:
-    """Which slot is in which stage: 0 or 1 [L, S]."""
+    """Which slot belongs to which stage: 0 or 1 [L, S]."""
     return np.eye(genes.space.stage_count)[[slot.stage for slot in genes.space.slots]]
 
 
@@ -75,8 +75,8 @@ KINDS = tuple(FITS)
 class Predictor:
     """A model of standardised features: of the logarithm of the error, or of the latency itself.
 
-    Its experts learned each without one part of the rows; what they say of rows that they did not see tells how
-    far off it is.
+    Each of its experts was fitted without one part of the rows; their predictions on those held-out rows give
+    the expected error.
     """
 
     space: Space
@@ -88,14 +88,14 @@ class Predictor:
     unit: float
     model: Model
     experts: tuple[Model, ...]
-    error: float  # root mean square of the experts' errors on rows that they did not see, in units
+    error: float  # root mean square of the experts' errors on held-out rows, in units
 
     def predict(self, genes_BG: np.ndarray) -> np.ndarray:
         """Top-1 (fractions) or latency (ms) of archs [B]."""
         return self._value(self.model.predict(self._features(genes_BG)))
 
     def spread(self, genes_BG: np.ndarray) -> np.ndarray:
-        """The standard deviation of the truth around the prediction [B]: how the experts differ, and how they err.
+        """The standard deviation of the truth around the prediction [B]: the experts' disagreement and held-out errors.
 
         Source: the variance of CV+, arXiv:1905.02928.
         """
@@ -131,7 +131,7 @@ class Predictor:
 
     @classmethod
     def from_npz(cls, data: bytes, space: Space, where: str) -> Predictor:
-        """The predictor that `to_npz` wrote, if it fits `space`; else a `PredictorError`."""
+        """The predictor that `to_npz` wrote; raises a `PredictorError` if it does not fit `space`."""
         try:
             names = ("target", "kind", "mean", "scale", "standard", "experts")
             target, kind, mean, scale, standard, experts = npz.unpack(data, names)
@@ -166,7 +166,7 @@ class Predictor:
 
 @dataclass(frozen=True)
 class _Rows:
-    """What a predictor learns from, standardised."""
+    """The standardised training rows of a predictor."""
 
     x_BF: np.ndarray
     y_B: np.ndarray
@@ -174,10 +174,10 @@ class _Rows:
     scale_F: np.ndarray
     centre: float
     unit: float
-    parts: tuple[np.ndarray, ...]  # which rows each expert does not see
+    parts: tuple[np.ndarray, ...]  # held-out rows of each expert
 
     def experts(self, kind: str) -> tuple[tuple[Model, ...], np.ndarray]:
-        """A model for each part, learned from the others; and what they predict of the part that they did not see."""
+        """A model for each part, fitted to the others; and their predictions of the held-out part."""
         models, unseen_B = [], np.zeros(len(self.y_B))
         for part in self.parts:
             seen = np.setdiff1d(np.arange(len(self.y_B)), part)
@@ -188,7 +188,7 @@ class _Rows:
 
 def _rows(space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target) -> _Rows:
     x_BF = _FEATURES[target](Genes(space), genes_BG)
-    # A network without a mistake has the error of half an image in a thousand, not minus infinity.
+    # The error of a network without mistakes is half an image in a thousand, so that its logarithm is finite.
     y_B = np.log(np.maximum(1 - truth_B, 5e-4)) if target == "top1" else truth_B
     mean_F, spread_F = x_BF.mean(axis=0), x_BF.std(axis=0)
     scale_F = np.where(spread_F > 1e-9 * (1 + np.abs(mean_F)), spread_F, 1.0)
@@ -204,7 +204,7 @@ _FOLDS = 5
 def cross_validated(
     space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target, kinds: Sequence[str] = KINDS
 ) -> dict[str, float]:
-    """Of each kind Kendall's tau between the truth and what was predicted of rows that were not seen, best first."""
+    """Kendall's tau of each kind between the truth and predictions of held-out rows, best first."""
     rows = _rows(space, genes_BG, truth_B, target)
     taus = {kind: tau(rows.y_B, rows.experts(kind)[1]) for kind in kinds}
     return dict(sorted(taus.items(), key=lambda item: -item[1]))
@@ -228,7 +228,7 @@ def judge(
     rng: np.random.Generator,
     kinds: Sequence[str] = KINDS,
 ) -> Quality:
-    """Chooses the kind by cross-validation on a random part, fits it there, and predicts the rest."""
+    """Chooses the kind by cross-validation on a random part, fits it there, and predicts the remaining rows."""
     order = rng.permutation(len(truth_B))
     count = max(2, round(held_out * len(truth_B)))
     test, train = order[:count], order[count:]
@@ -251,7 +251,7 @@ def judge(
 
 
 def tau(truth_B: np.ndarray, predicted_B: np.ndarray) -> float:
-    """Kendall's tau-b; 0 where all are equal."""
+    """Kendall's tau-b; 0 where all values are equal."""
     from scipy.stats import kendalltau
 
     value = float(kendalltau(truth_B, predicted_B).statistic)

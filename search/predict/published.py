@@ -2,11 +2,11 @@
 
 Two published layouts (github.com/mit-han-lab/once-for-all; weights as an npz file of plain arrays):
 
-- its tutorial's, for MobileNetV3 spaces: 20 slots × 3 kernels, 20 slots × 3 expansions, then resolutions 112, 128, ...;
+- its tutorial's, for MobileNetV3 spaces: 20 slots × 3 kernels, 20 slots × 3 expand ratios, then resolutions 112, 128, ...;
 - its library's: resolutions, then for ResNet-50D whether the stem has its residual convolution, 6 × 3 widths and
-  18 × 3 expansions; the output is added to `base_acc`.
+  18 × 3 expand ratios; the output is added to `base_acc`.
 
-Inputs of unused slots are 0. Predictions lie some points above accuracies on ImageNet's validation images; they rank.
+Inputs of unused slots are 0. Predictions lie some points above accuracies on ImageNet's validation images; use them to rank.
 Shape letters in this file: B archs, G genes, X choices of an arch, F features (one for each choice), H hidden values.
 """
 
@@ -34,10 +34,10 @@ def is_published(data: bytes) -> bool:
 
 
 class PublishedPredictor:
-    """Predicted top-1 (fractions) of many archs at once."""
+    """Predicts top-1 (fractions) of many archs at once."""
 
     def __init__(self, data: bytes, space: Space, where: str) -> None:
-        """Of an npz file, for `space`; one that does not fit it is a `ProblemError`."""
+        """Reads an npz file, for `space`; raises a `ProblemError` if it does not fit."""
         layers = _layers(data)
         if layers is None:
             raise ProblemError(
@@ -57,7 +57,7 @@ class PublishedPredictor:
 
     @staticmethod
     def resolutions(data: bytes, space: Space) -> tuple[int, ...]:
-        """Those of the space's resolutions that the predictor knows."""
+        """The space's resolutions that the predictor has inputs for."""
         layers = _layers(data)
         assert layers is not None
         if not space.values("kernel"):
@@ -76,7 +76,7 @@ class PublishedPredictor:
 
 
 def _layers(data: bytes) -> tuple[list[np.ndarray], list[np.ndarray], float] | None:
-    """Weights, biases and what is added in the end."""
+    """Weights, biases and the constant added to the output."""
     for names in (TUTORIAL, LIBRARY):
         try:
             weights = npz.unpack(data, [f"{name}_weight" for name in names])
@@ -90,7 +90,7 @@ def _layers(data: bytes) -> tuple[list[np.ndarray], list[np.ndarray], float] | N
 
 
 def _columns(space: Space, inputs: int, where: str) -> list[int]:
-    """For every feature of ours the published input that it is."""
+    """The published input of each of our features."""
     slots = len(space.slots)
     resolutions: Sequence[int]
     kernels: Sequence[int]
@@ -124,15 +124,15 @@ def _columns(space: Space, inputs: int, where: str) -> list[int]:
 
 
 def _whole(genes: Genes) -> list[int]:
-    """The genes that are no slot's: resolution, and of ResNet-50D the stem's depth and the widths."""
+    """The genes of no slot: resolution, and for ResNet-50D the stem's depth and the widths."""
     count = len(genes.sizes_G)
     return [0] if "kernel" in genes.forest.fields else [0, 1, *range(count)[genes.of("width")]]
 
 
 def _choice_rows(genes: Genes, published_FH: np.ndarray) -> np.ndarray:
-    """What each value of each of `Choices` adds to the first layer: float32 [F, H].
+    """The term that each value of each of `Choices` adds to the first layer: float32 [F, H].
 
-    The row of a slot's kind of block is that of its kernel and that of its expansion together.
+    The row of a slot's kind of block is the sum of those of its kernel and its expand ratio.
     """
     kernels, expands = len(genes.space.values("kernel")), len(genes.space.values("expand"))
     whole = sum(int(genes.sizes_G[g]) for g in _whole(genes))
@@ -148,7 +148,7 @@ def _choice_rows(genes: Genes, published_FH: np.ndarray) -> np.ndarray:
 
 @compiled
 def _first_layer(places_BX, rows_FH, bias_H, hidden_BH):  # type: ignore[no-untyped-def]
-    """Of every arch the sum of its choices' rows, four at a time, and the bias, with what is negative set to 0."""
+    """For every arch the ReLU of the bias plus the sum of its choices' rows, four at a time."""
     fours = places_BX.shape[1] // 4 * 4
     for b in range(places_BX.shape[0]):
         for h in range(hidden_BH.shape[1]):
@@ -167,7 +167,7 @@ def _first_layer(places_BX, rows_FH, bias_H, hidden_BH):  # type: ignore[no-unty
 
 @compiled
 def _rectified(hidden_BH, bias_H):  # type: ignore[no-untyped-def]
-    """Adds the bias and sets what is negative to 0, in one pass."""
+    """Adds the bias and applies ReLU, in one pass."""
     for b in range(hidden_BH.shape[0]):
         for h in range(hidden_BH.shape[1]):
             hidden_BH[b, h] = max(hidden_BH[b, h] + bias_H[h], np.float32(0))

@@ -1,4 +1,4 @@
-"""`predictor/quality.json`: how well a run's predictors do on held-out rows."""
+"""`predictor/quality.json`: the errors and rank correlations of a run's predictors on held-out rows."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from ofa.documents import Document
 
 @dataclass(frozen=True, slots=True)
 class Quality(Document):
-    """How well a predictor does on held-out rows."""
+    """The errors and rank correlation of a predictor on held-out rows."""
 
     kind: str
-    cross_validation: dict[str, float]  # Kendall's tau of the kinds that it was chosen from, best first
-    rows: int  # it learned from
+    cross_validation: dict[str, float]  # Kendall's tau of the candidate kinds, best first
+    rows: int  # training rows
     held_out: int
     rmse: float  # in the unit of the truth
     kendall_tau: float
@@ -24,7 +24,7 @@ class Quality(Document):
 
 @dataclass(frozen=True, slots=True)
 class DeviceQuality(Quality):
-    """How well a predictor of a device's latency does."""
+    """The quality of a predictor of a device's latency."""
 
     device: str
 

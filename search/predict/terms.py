@@ -1,4 +1,4 @@
-"""Predicted objectives of a run: exact costs are counted, top-1 has a predictor, the rest is learned from what was measured.
+"""Predicted objectives of a run: exact costs are computed, top-1 has a predictor, the others are learned from measurements.
 
 Shape letters in this file: B archs, F features, N measured archs.
 """
@@ -34,7 +34,7 @@ class Learned:
         self.process = GaussianProcess((x_NF - self.mean_F) / self.scale_F, (truth_N - self.centre) / self.unit)
 
     def predict(self, genes_BG: np.ndarray, deviations: float = 0.0) -> np.ndarray:
-        """The expected quantity [B], and so many posterior standard deviations more."""
+        """The expected quantity [B], plus the given number of posterior standard deviations."""
         x_BF = (self.features(self.genes, genes_BG) - self.mean_F) / self.scale_F
         y_B = self.process.predict(x_BF)
         if deviations:
