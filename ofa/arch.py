@@ -135,7 +135,7 @@ def collected(here: Forest, values: Sequence[Any]) -> dict[str, Any]:
 
 
 FIELDS = tuple(field.name for field in fields(Arch) if field.name != "resolution")
-NOTHING: dict[str, Any] = {name: 0 if name in SCALARS else () for name in FIELDS}  # an arch with none of them
+NOTHING: dict[str, Any] = {name: 0 if name in SCALARS else () for name in FIELDS}  # the arch with no entry in any field
 LETTERS = {"depth": "d", "kernel": "k", "expand": "e", "width": "w", "level": "l", "exit": "x"}  # in keys
 
 

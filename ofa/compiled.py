@@ -11,9 +11,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """The function compiled, and free of the interpreter's lock; kept beside its file or else in the user's cache.
+    """The compiled function, which runs without the interpreter's lock; cached beside its file or in the user's cache.
 
-    Where neither can be written every process compiles anew.
+    If neither directory is writable, every process compiles the function again.
     """
     try:
         return numba.njit(function, nogil=True, cache=True)

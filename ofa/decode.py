@@ -12,7 +12,7 @@ import random
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-TURNED = {  # what makes an image of each EXIF orientation upright
+TURNED = {  # the operation that makes an image of each EXIF orientation upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -21,7 +21,7 @@ TURNED = {  # what makes an image of each EXIF orientation upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-LONGEST = 64  # of the sides' ratio: of a longer image the middle is taken first, so that resizing it needs no gigabytes
+LONGEST = 64  # of the sides' ratio: of a longer image the centre is cut first, so that resizing does not need gigabytes
 
 
 class CorruptImage(Exception):
@@ -45,7 +45,7 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
     if mode.startswith("I"):  # I;16, or I for 16-bit PGM
         upright = Image.fromarray((np.asarray(upright).clip(0, 65535) >> 8).astype(np.uint8))
     if mode == "P":
-        upright.info.pop("transparency", None)  # it is dropped anyway; Pillow warns otherwise
+        upright.info.pop("transparency", None)  # it is dropped below; without this Pillow warns
     return (upright if upright.mode == "RGB" else upright.convert("RGB")), mode
 
 
@@ -60,7 +60,7 @@ def _upright(stored: Image.Image) -> Image.Image:
 
 
 def centre(image: Image.Image, side: int, crop: float = 1.0) -> np.ndarray:
-    """The middle of an image: the shorter side resized to side / crop, then the central square, uint8 [3, S, S]."""
+    """The centre of an image: the shorter side resized to side / crop, then the central square, uint8 [3, S, S]."""
     short = max(side, math.ceil(side / crop))
     width, height = image.size
     if max(width, height) > LONGEST * min(width, height):
@@ -77,9 +77,9 @@ def centre(image: Image.Image, side: int, crop: float = 1.0) -> np.ndarray:
 
 
 def random_crop(image: Image.Image, side: int, min_area: float, flip: bool, rng: random.Random) -> np.ndarray:
-    """A random part of at least `min_area` of the image, 3:4 to 4:3, resized to uint8 [3, S, S]; mirrored half the time.
+    """A random crop of at least `min_area` of the image, 3:4 to 4:3, resized to uint8 [3, S, S] and mirrored half the time.
 
-    The published crop (arXiv:1512.00567, sec. 9): ten tries at an area and a shape that fit, else the central square.
+    The published crop (arXiv:1512.00567, sec. 9): ten attempts at an area and a shape that fit, else the central square.
     """
     width, height = image.size
     for _ in range(10):

@@ -58,7 +58,7 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class Sandwich:
-    """The largest network, the smallest and `subnets` uniform ones; all but the largest learn from it.
+    """The largest network, the smallest, and `subnets` sampled uniformly; all others are distilled from the largest.
 
     Source: BigNAS's sandwich rule with in-place distillation, arXiv:2003.11142, sec. 3.1; AlphaNet, arXiv:2102.07954.
     """

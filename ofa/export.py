@@ -33,7 +33,7 @@ class Input(Document):
     """The images that a network takes."""
 
     layout: str
-    resolution: int  # side, in pixels; an ensemble's members resize the images to their own
+    resolution: int  # side, in pixels; the members of an ensemble resize the images to their own resolutions
     mean: tuple[float, float, float]  # subtracted from pixels on the 0..1 scale,
     std: tuple[float, float, float]  # which are then divided by this
 
@@ -109,7 +109,7 @@ def described(kind: type[D], doc: Any, path: str) -> D:
 
 
 def extracted(description: Description) -> list[PlainNet]:
-    """The described networks, without their weights."""
+    """The described networks, with random weights."""
     space = get_space(description.space).at([arch.resolution for arch in description.archs])
     blank = Supernet(space, description.classes, torch.Generator().manual_seed(0))
     return [extract(blank, arch) for arch in description.archs]

@@ -15,7 +15,7 @@ from ofa.supernet import Supernet
 
 
 class PlainNet(nn.Module):
-    """A network of plain convolutions and norms: images [N, 3, H, W] to logits [N, classes], or a list of them."""
+    """A network of plain convolutions and norms: images [N, 3, H, W] to logits [N, classes], or a list of them (by exit)."""
 
     def __init__(self, graph: Graph, modules: Mapping[str, nn.Module], *, several: bool = False) -> None:
         """modules: of each node, by its name. several: the outputs are a list, one for each exit."""

@@ -34,7 +34,7 @@ class Genes:
         here = self.forest
         self.unslotted = [gene for gene in range(len(here.genes)) if gene not in here.slot_of]  # of no block
         self.kinds = [1 + math.prod(self.sizes_G[g] for g in slot.genes) for slot in here.slots]  # of `blocks`, a slot each
-        # The gene whose draw decides whether this one is mutated: a slot's genes change together.
+        # The gene whose random number decides whether this one is mutated: a slot's genes change together.
         self.leader_G = np.array(
             [here.slots[here.slot_of[g]].genes[-1] if g in here.slot_of else g for g in range(len(here.genes))]
         )

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-IMAGES = "images"  # what the first node takes
-T = TypeVar("T", bound=Any)  # what flows along the edges: it can be added
+IMAGES = "images"  # the input of a network
+T = TypeVar("T", bound=Any)  # the values on the edges, which can be added
 
 
 class Cost(NamedTuple):

@@ -89,10 +89,10 @@ class Augment:
     magnitude: float = 0.3
 
     def __call__(self, pixels_N3SS: Tensor, scale: Scale, generator: torch.Generator) -> Tensor:
-        """uint8 pixels as the networks take them in training, on their own device.
+        """uint8 pixels augmented and scaled as network inputs, on the device of the pixels.
 
-        Random numbers are drawn on the device of `generator`: on the CPU they are the same for images on any device, on
-        the images' own device nothing waits for a copy (but with `operations` or `colours`).
+        Random numbers are sampled on the device of `generator`: on the CPU they are the same for images on any device; on
+        the images' own device no step waits for a copy (except with `operations` or `colours`).
         """
         x, n, device = scale(pixels_N3SS), len(pixels_N3SS), generator.device
         theta = self._crop(n, generator) if self.crop else None

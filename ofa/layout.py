@@ -1,8 +1,8 @@
-"""The choices that make a network, as a forest of genes: one list, from which everything about choices follows.
+"""The choices that define a network, as a forest of genes; everything about choices follows from this list.
 
-A gene has at most one parent and matters only where the parent matters and has a value that asks for it; a gene that
-does not matter reads 0. Parents come before their children. In a slot, the place for a block, several genes may choose
-the block together: its kernel size and expand ratio, say.
+A gene has at most one parent. It matters only if the parent matters and has one of the values that the gene depends on; a
+gene that does not matter is 0. Parents come before their children. In a slot, the place for a block, several genes may
+choose the block together, such as its kernel size and expand ratio.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ MAIN_BRANCH = 4  # the bit of a level under which a parallel block has its elast
 
 
 class ArchError(ValueError):
-    """Something that does not describe a sub-network; the message is one line for the user."""
+    """A value that does not describe a sub-network; the message is one line for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gene:
-    """Entry `place` of `Arch.<field>`, and when it matters."""
+    """Entry `place` of `Arch.<field>`, and the condition under which it matters."""
 
     field: str
     place: int
@@ -32,13 +32,13 @@ class Gene:
     mask: int = 0  # and has these bits
 
     def wanted(self, parent: float) -> bool:
-        """Whether it matters where its parent matters and has this value."""
+        """Whether the gene matters, given that its parent matters and has this value."""
         return parent >= self.least and (not self.mask or int(parent) & self.mask == self.mask)
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """The place for a block: where it stands, and the genes that choose the block, the first of which says if it is used."""
+    """The place for a block: its position, and the genes that choose the block; the first of them decides if it is used."""
 
     stage: int
     position: int  # within the stage
@@ -46,15 +46,15 @@ class Slot:
 
     @property
     def name(self) -> str:
-        """Of the block there, in graphs and weights."""
+        """The name of the block in graphs and weights."""
         return f"stage{self.stage}_block{self.position}"
 
 
 def staged(counts: Mapping[str, int]) -> tuple[Gene, ...]:
-    """Stages of blocks, whose depth entry counts the blocks: [exit ->] depth -> [level ->] kernel and expand.
+    """The genes of stages of blocks, whose depth entry counts the blocks: [exit ->] depth -> [level ->] kernel and expand.
 
-    All stages have the same number of slots but the last, which has what remains (ProxylessNAS: 4, 4, 4, 4, 4, 1).
-    With exits a stage matters where the exit comes after it; with levels kernel and expand belong to one of the branches.
+    All stages have the same number of slots except the last, which has the remaining ones (ProxylessNAS: 4, 4, 4, 4, 4, 1).
+    With exits a stage matters if the exit comes after it; with levels kernel and expand belong to one of the branches.
     """
     depths, blocks = counts["depth"], counts["expand"]
     for field in ("kernel", "level"):
@@ -85,7 +85,7 @@ def staged(counts: Mapping[str, int]) -> tuple[Gene, ...]:
 
 
 def residual(counts: Mapping[str, int]) -> tuple[Gene, ...]:
-    """ResNet-50D: the first depth entry is the stem's, the others count what a stage has beyond its fixed blocks."""
+    """The genes of ResNet-50D: the first depth entry is the stem's, the others count blocks beyond a stage's fixed ones."""
     depths, blocks = counts["depth"], counts["expand"]
     if (depths, blocks) != (len(BOTTLENECK_SLOTS) + 1, sum(BOTTLENECK_SLOTS)):
         raise ArchError(
@@ -112,7 +112,7 @@ FORESTS: dict[frozenset[str], Callable[[Mapping[str, int]], tuple[Gene, ...]]] =
 
 
 class Forest:
-    """The genes of archs of one shape; `forest` makes each once, so that equal ones are the same object."""
+    """The genes of archs of one shape; `forest` creates each once, so equal forests are the same object."""
 
     def __init__(self, counts: tuple[tuple[str, int], ...], genes: tuple[Gene, ...]) -> None:
         self.counts, self.genes = counts, genes
@@ -123,7 +123,7 @@ class Forest:
 
     @cached_property
     def fields(self) -> dict[str, slice]:
-        """Where the genes of each field stand, in their order."""
+        """The indices of each field's genes, in the order of the fields."""
         names = [gene.field for gene in self.genes]
         found = {name: slice(names.index(name), names.index(name) + names.count(name)) for name in names}
         assert all(set(names[where]) == {name} for name, where in found.items()), "genes of a field stand together"
@@ -131,10 +131,10 @@ class Forest:
 
     @cached_property
     def slots(self) -> tuple[Slot, ...]:
-        """The places for blocks, in order.
+        """The block slots, in order.
 
-        A slot starts with genes that have a parent, but do not themselves say how many others matter; genes under a
-        mask belong to their parent's slot.
+        A slot starts with genes that have a parent and do not count other genes; genes under a mask belong to their parent's
+        slot.
         """
         counters = {gene.parent for gene in self.genes if gene.parent >= 0 and not gene.mask}
         members: dict[tuple[int, int], list[int]] = {}
@@ -154,7 +154,7 @@ class Forest:
 
     @cached_property
     def slot_of(self) -> dict[int, int]:
-        """Of each gene that belongs to a slot, which one."""
+        """The slot of each gene that belongs to one."""
         return {gene: i for i, slot in enumerate(self.slots) for gene in slot.genes}
 
     @cached_property
@@ -170,9 +170,9 @@ class Forest:
 
     @cached_property
     def bounds(self) -> tuple[tuple[float, float] | None, ...]:
-        """The least and the most that each gene can mean where it counts others; None says that any value may be.
+        """The least and the greatest meaningful value of each gene that counts others; None allows any value.
 
-        Of the genes of a field, one that counts nothing has the bounds of the others.
+        Of the genes of a field, those that count no others have the bounds of the ones that do.
         """
         own: dict[int, tuple[float, float]] = {}
         for i in range(len(self.genes)):
@@ -183,14 +183,14 @@ class Forest:
         return tuple(own.get(i, of_field.get(gene.field)) for i, gene in enumerate(self.genes))
 
     def active(self, values: Sequence[float]) -> list[bool]:
-        """Which genes matter, by the value of each."""
+        """Whether each gene matters, given the value of each."""
         found: list[bool] = []
         for gene in self.genes:
             found.append(gene.parent < 0 or (found[gene.parent] and gene.wanted(values[gene.parent])))
         return found
 
     def size(self, choices: Sequence[Sequence[float]]) -> int:
-        """The number of distinct networks, exactly: of each value of a gene, the product over the genes it asks for."""
+        """The exact number of distinct networks: for each value of a gene, the product over the genes that then matter."""
         children: list[list[int]] = [[] for _ in self.genes]
         count = [0] * len(self.genes)
         total = 1
@@ -206,7 +206,7 @@ class Forest:
 
 
 def forest(counts: Mapping[str, int]) -> Forest:
-    """The genes of archs with so many entries in each field; fields that no space has together are an `ArchError`."""
+    """The genes of archs with so many entries in each field; a combination of fields that no space has is an `ArchError`."""
     return _forest(tuple(sorted(counts.items())))
 
 

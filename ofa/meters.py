@@ -13,7 +13,7 @@ from ofa.graph import Cost
 from ofa.record import NUMBERS, Measured
 from ofa.space import Space
 
-if TYPE_CHECKING:  # names of meters are known without torch
+if TYPE_CHECKING:  # the names of meters must be available without torch
     from ofa.evaluate import Evaluator
     from ofa.images import Split
 

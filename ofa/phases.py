@@ -1,4 +1,4 @@
-"""What a training is, as data: its phases, its recipe, its plan."""
+"""A training as data: its phases, its recipe, its plan."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from ofa.space import Space
 class Phase:
     """One step of progressive shrinking (Once-for-All, arXiv:1908.09791, sec. 3.3 and app. B).
 
-    Every step trains what `draw` samples from `space`. `distil` weighs the soft labels of a teacher, the largest
-    network, against the true ones; 0 is without a teacher. Its weights are those of the `teacher`: "first", those that
-    training starts from, or without them those that the first phase left; "previous", those that the phase before left.
-    The learning rate of large batches is `lr_scale` times `lr`, warmed up from `lr` itself (arXiv:1706.02677).
+    Every update trains the sub-networks that `draw` samples from `space`. `distil` is the weight of the soft labels of a
+    teacher, the largest network, relative to the true ones; with 0 there is no teacher. The weights of the `teacher` are
+    "first": those that training starts from, or without them those at the end of the first phase; or "previous": those at
+    the end of the phase before. The learning rate of large batches is `lr_scale` times `lr`, warmed up from `lr` itself
+    (arXiv:1706.02677).
     """
 
     name: str
@@ -34,7 +35,7 @@ class Phase:
     lr_scale: float = 1.0
 
     def lessons(self, rng: random.Random) -> list[Lesson]:
-        """The sub-networks of one step and what each learns from."""
+        """The sub-networks of one training step and the target of each one's loss."""
         drawn = self.draw.lessons(self.space, rng)
         if not self.distil:
             return drawn
@@ -64,13 +65,13 @@ Schedule = Callable[[Sequence[Phase], int, int, int], float]
 
 
 def by_phase(phases: Sequence[Phase], number: int, step: int, steps_per_epoch: int) -> float:
-    """Every phase has its own warm-up and its own cosine down to 0."""
+    """The learning rate with a warm-up and a cosine down to 0 in every phase."""
     phase = phases[number]
     return phase.lr_at(step, phase.warmup_epochs * steps_per_epoch, phase.epochs * steps_per_epoch)
 
 
 def over_all(phases: Sequence[Phase], number: int, step: int, steps_per_epoch: int) -> float:
-    """One cosine over all phases, times each phase's own peak; only the first phase's warm-up counts."""
+    """The learning rate on one cosine over all phases, times each phase's own peak; only the first phase warms up."""
     before = sum(phase.epochs for phase in phases[:number]) * steps_per_epoch
     total = sum(phase.epochs for phase in phases) * steps_per_epoch
     return phases[number].lr_at(before + step, phases[0].warmup_epochs * steps_per_epoch, total)
@@ -81,7 +82,7 @@ SCHEDULES: dict[str, Schedule] = {"phase": by_phase, "whole": over_all}
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """What stays the same in every phase of a training: optimiser, losses, precision."""
+    """The settings that are the same in every phase of a training: optimiser, losses, precision."""
 
     momentum: float
     weight_decay: float  # not on norms and biases
@@ -95,10 +96,10 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A training: everything that decides its result but the images and the number of workers.
+    """A training: all settings that its result depends on, except the images and the number of workers.
 
     weights: the URL of a trained supernet's `weights.safetensors` to start from; without it weights are sampled.
-    own_draws: every worker samples sub-networks of its own in a step; otherwise all train the same.
+    own_draws: each worker samples its own sub-networks in a step; otherwise all workers train the same ones.
     keep_momentum: momentum is kept from phase to phase; otherwise each phase starts without.
     """
 

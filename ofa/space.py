@@ -1,4 +1,4 @@
-"""What a search space is: the values each choice may take, and the network that they shape."""
+"""A search space: the values that each choice may take, and the network that the choices define."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ofa.layout import ArchError, Forest, Gene, Slot, forest
 
 @dataclass(frozen=True)
 class Space:
-    """Which values the choices of a family of networks may take; its subclasses say which network they shape.
+    """The values that the choices of a family of networks may take; subclasses define the network.
 
-    A family has a field for each kind of gene: `resolutions` (pixels), and say `kernels` for the values of
-    `Arch.kernel`. It says how many genes of each kind there are (`counts`) and what the network is (`build_graph`);
-    everything else about choices follows from the forest of genes (`ofa.layout`).
+    A family has a field for each kind of gene: `resolutions` (pixels), and for example `kernels` for the values of
+    `Arch.kernel`. It defines the number of genes of each kind (`counts`) and the network (`build_graph`); everything else
+    about choices follows from the forest of genes (`ofa.layout`).
     """
 
     name: str
@@ -38,25 +38,25 @@ class Space:
 
     @property
     def stride(self) -> int:
-        """The product of all strides: the smallest image of which a whole pixel is left."""
+        """The product of all strides, which is the side in pixels of the smallest image that leaves a whole pixel."""
         raise NotImplementedError
 
     def build_graph(self, arch: Arch, exits: tuple[int, ...], classes: int) -> Graph:
-        """The network of `arch`, with one classifier at its end or at each of `exits`; `graph` remembers it."""
+        """The network of `arch`, with one classifier at its end or at each of `exits`; `graph` caches it."""
         raise NotImplementedError
 
     def choices_of(self, gene: Gene) -> tuple[float, ...]:
-        """The values that one gene may take, where it is not all of its kind."""
+        """The values that one gene may take, if not all values of its kind."""
         return self.values(gene.field)
 
     @property
     def whole(self) -> Arch:
-        """The arch that uses all weights there are, whatever choices this space has left."""
+        """The arch that uses all weights, even those that no choice left in this space uses."""
         return self.largest()
 
     @cached_property
     def forest(self) -> Forest:
-        """Its genes."""
+        """The genes of the space's archs."""
         return forest(self.counts)
 
     @cached_property
@@ -66,11 +66,11 @@ class Space:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """The places for blocks."""
+        """The block slots."""
         return self.forest.slots
 
     def values(self, field: str) -> tuple[float, ...]:
-        """The values that genes of this kind may take: `kernel`, `expand` and so on; () where it has none."""
+        """The values that genes of this kind may take: `kernel`, `expand` and so on; () if there are none of this kind."""
         found: tuple[float, ...] = getattr(self, f"{field}s", ()) if field in self.forest.fields else ()
         return found
 
@@ -88,7 +88,7 @@ class Space:
         return Arch(**NOTHING | collected(self.forest, values))
 
     def uniform(self, *values: float) -> Arch:
-        """The arch with one value for each kind of gene (`forest.fields`), everywhere as near as its place allows."""
+        """The arch with one value for each kind of gene (`forest.fields`): each gene takes the nearest of its choices."""
         wanted = dict(zip(self.forest.fields, values, strict=True))
         return self.arch(
             [
@@ -98,15 +98,15 @@ class Space:
         )
 
     def largest(self) -> Arch:
-        """Every gene at its last choice."""
+        """The arch with every gene at its last choice."""
         return self.arch([choices[-1] for choices in self.choices])
 
     def smallest(self) -> Arch:
-        """Every gene at its first choice."""
+        """The arch with every gene at its first choice."""
         return self.arch([choices[0] for choices in self.choices])
 
     def sample(self, rng: random.Random) -> Arch:
-        """An arch with every choice drawn uniformly."""
+        """An arch with every choice sampled uniformly."""
         return self.arch([rng.choice(choices) for choices in self.choices])
 
     def contains(self, arch: Arch) -> bool:
@@ -114,7 +114,7 @@ class Space:
         return self.objection(arch) is None
 
     def objection(self, arch: Arch) -> str | None:
-        """Why `arch` is not in this space, or None."""
+        """The reason why `arch` is not in this space, or None."""
         if arch.resolution not in self.resolutions:
             return f"resolution is {arch.resolution}, may be {_listed(self.resolutions)}"
         if (objection := self.shape_objection(arch)) is not None:
@@ -127,13 +127,13 @@ class Space:
         return None
 
     def shape_objection(self, arch: Arch) -> str | None:
-        """Why `arch` has other genes than this space, whatever their values, or None."""
+        """The reason why `arch` has other genes than this space, for any values, or None."""
         if self.forest is arch.forest:
             return None
         return f"it has {_shape(arch.forest)}, the space {_shape(self.forest)}"
 
     def _place(self, gene: int) -> str:
-        """What errors call a gene."""
+        """The name of a gene in error messages."""
         here = self.forest
         field, place = here.genes[gene].field, here.genes[gene].place
         if field in SCALARS:
@@ -145,7 +145,7 @@ class Space:
         return f"{field} of {'stage' if entries == self.stage_count else 'entry'} {place}"
 
     def checked(self, arch: Arch) -> Arch:
-        """`arch` itself, or an `ArchError` that says why it is not in this space."""
+        """`arch` itself; an arch that is not in this space is an `ArchError` with the reason."""
         objection = self.objection(arch)
         if objection is not None:
             raise ArchError(f"{arch.key} is not in the space {self.name}: {objection}")
@@ -153,11 +153,11 @@ class Space:
 
     @property
     def choice_names(self) -> tuple[str, ...]:
-        """What `only` may be given: the plural of every kind of gene."""
+        """The keywords of `only`: the plural of every kind of gene."""
         return tuple(f"{field}s" for field in self.forest.fields)
 
     def only(self, **choices: Sequence[float] | None) -> Self:
-        """The same network with fewer choices, such as `kernels=(3, 5)`; None leaves them as they are.
+        """The same network with fewer choices, such as `kernels=(3, 5)`; None leaves the choices of a kind as they are.
 
         A value that this space lacks, and a kind of gene that it does not have, are an `ArchError`.
         """
@@ -174,7 +174,7 @@ class Space:
         return replace(self, **smaller)
 
     def at(self, resolutions: Sequence[int]) -> Self:
-        """The same network for images of other sizes; one smaller than its strides can take is an `ArchError`."""
+        """The same network for images of other sizes in pixels; one too small for the strides is an `ArchError`."""
         wanted = tuple(sorted(set(resolutions)))
         if not wanted or wanted[0] < self.stride:
             found = f"resolution {wanted[0]} is" if wanted else "no resolution is"
@@ -183,7 +183,7 @@ class Space:
 
     @property
     def stage_count(self) -> int:
-        """The number of stages that its slots form."""
+        """The number of stages of the block slots."""
         return self.slots[-1].stage + 1 if self.slots else 0
 
 
@@ -197,7 +197,7 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _shape(here: Forest) -> str:
-    """How many places a forest has, in words."""
+    """The number of entries of each field, as text."""
     stages = here.slots[-1].stage + 1 if here.slots else 0
     counts = [sum(slot.stage == stage for slot in here.slots) for stage in range(stages)]
     even = f"{stages} stages of {counts[0]} slots" if len(set(counts)) == 1 else f"stages of {_listed(counts)} slots"

@@ -1,4 +1,4 @@
-"""The network that contains all sub-networks of a space and is told, at every call, which one to be."""
+"""The network that contains all sub-networks of a space; each call selects one by its arch."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Drop = Callable[[Tensor], Tensor]  # features [N, F] to features
 
 
 class Supernet(nn.Module):
-    """Weights of the largest network of `space`; `net(images, arch)` runs any sub-network with them.
+    """The weights of the largest network of `space`; `net(images, arch)` runs any sub-network with them.
 
     In training mode a batch is normalised by its own statistics; in evaluation mode by `statistics`
-    (`ofa.norms.calibrate`), or without them by the stored ones, which are the largest network's. Nothing is
-    remembered from call to call. Source: Once-for-All, arXiv:1908.09791, sec. 3.
+    (`ofa.norms.calibrate`), or without them by the stored ones, which are the largest network's. No state is
+    kept between calls. Source: Once-for-All, arXiv:1908.09791, sec. 3.
 
-    generator: draws the initial weights; without it they are uninitialised, to be loaded.
+    generator: samples the initial weights; without it they are uninitialised, to be loaded.
     """
 
     def __init__(self, space: Space, classes: int, generator: torch.Generator | None = None) -> None:
@@ -51,15 +51,15 @@ class Supernet(nn.Module):
         *,
         exits: Sequence[int] = (),
     ) -> Any:
-        """`run` for normalised images [N, 3, H, W], normalised inside as the class says: logits [N, classes]."""
+        """The logits [N, classes] of `arch` for normalised images [N, 3, H, W]; norms use the statistics described above."""
         if statistics is not None:
             return self.run(images, arch, by_statistics(self, statistics), exits=exits, drop=drop)
         return self.run(images, arch, by_batch if self.training else by_buffers, exits=exits, drop=drop)
 
     def run(self, images: Tensor, arch: Arch, norm: Norm, *, exits: Sequence[int] = (), drop: Drop | None = None) -> Any:
-        """The logits [N, classes] of `arch` with an explicit way to normalise; of several `exits`, a list of them.
+        """The logits [N, classes] of `arch` with an explicit way to normalise; for several `exits` a list of them.
 
-        drop: changes the features that go into a classifier.
+        drop: a function of the features that enter a classifier, such as dropout.
         """
         graph = self.graph(arch, exits)
         outputs = frozenset(graph.outputs)
@@ -74,16 +74,16 @@ class Supernet(nn.Module):
         return found if exits else found[0]
 
     def graph(self, arch: Arch, exits: Sequence[int] = ()) -> Graph:
-        """The nodes of `arch` with as many classes as this network has."""
+        """The nodes of `arch`, with a classifier of as many classes as this network has."""
         return self.space.graph(arch, tuple(exits), self.classes)
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     def part(self, name: str) -> Layer[Any]:
-        """The elastic layer of the node of that name."""
+        """The elastic layer of the node called `name`."""
         layer: Layer[Any] = self._modules[name] if name in self._heads else self.parts[name]  # type: ignore[assignment]
         return layer
 
@@ -94,7 +94,7 @@ class Supernet(nn.Module):
 
     @torch.no_grad()
     def initialise(self, generator: torch.Generator) -> None:
-        """Draws every weight anew; norms start as identities, biases at 0."""
+        """Samples new initial values for every weight; norms start as identities, biases at 0."""
         for module in self.modules():
             if isinstance(module, Weights):
                 module.draw(generator)

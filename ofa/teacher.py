@@ -16,7 +16,7 @@ from ofa.supernet import Supernet
 
 State = Mapping[str, Tensor]  # `Supernet.state_dict()`
 
-GIVEN = -1  # the teacher's number where it has the weights that training starts from; others are phases' numbers
+GIVEN = -1  # the number of the teacher with the weights that training starts from; other teachers have a phase's
 
 
 class Teacher:

@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
-    """PyTorch computes on `count` CPU threads inside, and on as many as before afterwards."""
+    """Sets PyTorch's number of CPU threads to `count`, and restores the previous number on exit."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

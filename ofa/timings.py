@@ -24,7 +24,7 @@ class Latencies(Document):
     device: str
     threads: int
     batch: int  # images that are processed together
-    runs: int  # timed runs of every network
+    runs: int  # timed runs of each network
     rows: tuple[ArchLatency, ...]
 
 

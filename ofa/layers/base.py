@@ -24,10 +24,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "relu6": nn.ReLU6, "
 
 
 class Weights(nn.Module):
-    """A module with weights of its own, whose initial values are drawn."""
+    """A module with weights of its own, whose initial values are sampled."""
 
     def draw(self, generator: torch.Generator) -> None:
-        """Draws every weight anew."""
+        """Samples new initial values for every weight."""
         raise NotImplementedError
 
 
@@ -53,7 +53,7 @@ def plain_conv(weight_OIKK: Tensor, *, stride: int = 1, groups: int = 1, bias_O:
 
 
 class ElasticConv(Weights):
-    """A convolution that uses its first outputs and as many input channels as it is given.
+    """A convolution that uses its first output channels and as many input channels as its input has.
 
     Source: Once-for-All, arXiv:1908.09791, sec. 3.3 (elastic width).
     """
@@ -84,7 +84,7 @@ class ElasticDepthwise(Weights):
     """A depthwise convolution whose smaller kernels are transformed centres of the larger ones.
 
     The 5x5 kernel is the centre of the 7x7 one times a learned 25x25 matrix, the 3x3 one the centre of that
-    5x5 kernel times a learned 9x9 matrix; the matrices start as identities and all channels share them.
+    5x5 kernel times a learned 9x9 matrix; the matrices start as identities and are shared by all channels.
     Source: Once-for-All, arXiv:1908.09791, sec. 3.3 (elastic kernel size).
     """
 
@@ -120,8 +120,8 @@ class ElasticDepthwise(Weights):
 class ElasticNorm(nn.Module):
     """Batch normalisation of the first channels of a wider one.
 
-    It never updates its statistics: what a batch, a calibration or a stored state says of mean and variance
-    comes in from outside (`ofa.norms`), because statistics shared between sub-networks belong to none of them.
+    It never updates its statistics: the mean and variance of a batch, of a calibration or of a stored state are
+    arguments (`ofa.norms`), because statistics shared between sub-networks are right for none of them.
     """
 
     mean: Tensor
@@ -141,7 +141,7 @@ class ElasticNorm(nn.Module):
         return F.batch_norm(x_NCHW, None, None, self.weight[:c], self.bias[:c], training=True, eps=self.eps)
 
     def observed(self, x_NCHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """`with_batch`, and the batch's mean and biased variance [C] (torch.var_mean takes seven times as long)."""
+        """As `with_batch`, with the batch's mean and biased variance [C] (torch.var_mean takes seven times as long)."""
         c = x_NCHW.shape[1]
         mean_C, var_C = torch.zeros_like(self.mean[:c]), torch.zeros_like(self.var[:c])
         y = F.batch_norm(x_NCHW, mean_C, var_C, self.weight[:c], self.bias[:c], training=True, momentum=1.0, eps=self.eps)
@@ -164,23 +164,23 @@ class ElasticNorm(nn.Module):
         return norm
 
 
-Norm = Callable[[ElasticNorm, Tensor], Tensor]  # how a layer's output is normalised: see ofa.norms
+Norm = Callable[[ElasticNorm, Tensor], Tensor]  # normalises the output of a layer: see ofa.norms
 PlainNorm = Callable[[ElasticNorm, int], nn.BatchNorm2d]  # the plain norm of the first channels of an elastic one
 
 
 class Layer(nn.Module, Generic[P]):
-    """The elastic layer of a node: it can be the largest part of that node and every smaller one."""
+    """The elastic layer of a node: it can run as the largest part of that node and as every smaller one."""
 
     def forward(self, x_NCHW: Tensor, part: P, norm: Norm) -> Tensor:
         """The output of `part` for images [N, C, H, W], normalised by `norm`."""
         raise NotImplementedError
 
     def plain(self, part: P, norm: PlainNorm) -> nn.Module:
-        """A module without anything elastic that computes the same as `part`, to the last bit."""
+        """A module without elastic layers that computes the same as `part`, to the last bit."""
         raise NotImplementedError
 
     def sort(self, trained: Sequence[P]) -> None:
-        """Reorders its inner channels by importance, if it has any; the widths of `trained` keep their sets of channels."""
+        """Reorders the inner channels by importance, if there are any; widths in `trained` keep their sets of channels."""
 
 
 class PlainBlock(nn.Module):
@@ -197,7 +197,7 @@ class PlainBlock(nn.Module):
 
 
 def he_fan_out(weight_OIKK: Tensor, generator: torch.Generator) -> None:
-    """Draws normal weights of variance 2 / (out-channels * kernel area), the published initialisation."""
+    """Samples normal weights of variance 2 / (out-channels * kernel area), the published initialisation."""
     out_channels, kernel = weight_OIKK.shape[0], weight_OIKK.shape[-1]
     with torch.no_grad():
         weight_OIKK.normal_(0.0, math.sqrt(2.0 / (out_channels * kernel * kernel)), generator=generator)
@@ -213,7 +213,7 @@ def descending(importance_C: Tensor, bounds: Sequence[int]) -> Tensor:
 
 
 def permute_(tensor: Tensor, order: Tensor, dim: int = 0) -> None:
-    """Reorders a tensor in place along one of its dimensions; so are the tensors in its attribute `companions`, if any."""
+    """Reorders a tensor in place along one dimension, and with it the tensors in its attribute `companions`, if any."""
     for one in (tensor, *getattr(tensor, "companions", ())):
         one.copy_(one.index_select(dim, order))
 

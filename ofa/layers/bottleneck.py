@@ -14,7 +14,7 @@ from ofa.space import Space
 
 
 class ElasticBottleneck(Layer[Bottleneck]):
-    """A ResNet-D block of elastic width; `Bottleneck` says which one to be.
+    """A ResNet-D block of elastic width; a `Bottleneck` selects the widths.
 
     Source: Bag of Tricks, arXiv:1812.01187, sec. 4.1 (ResNet-D); elastic in Once-for-All's released code.
     """
@@ -60,7 +60,7 @@ class ElasticBottleneck(Layer[Bottleneck]):
         return PlainBottleneck(layers, shortcut)
 
     def sort(self, trained: Sequence[Bottleneck]) -> None:
-        """By what the last convolution consumes, then by what the one in the middle consumes."""
+        """Sorts by the weights of the last convolution, then by those of the middle convolution."""
         bounds = [part.mid for part in trained]
         order = descending(self.expand.weight.abs().sum((0, 2, 3)), bounds)
         permute_(self.expand.weight, order, dim=1)
@@ -73,7 +73,7 @@ class ElasticBottleneck(Layer[Bottleneck]):
 
 
 class PlainBottleneck(nn.Module):
-    """What `ElasticBottleneck` is for one `Bottleneck`."""
+    """The plain form of `ElasticBottleneck` for one `Bottleneck`."""
 
     def __init__(self, layers: dict[str, nn.Module], shortcut: dict[str, nn.Module]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Which elastic layer each type of part has."""
+"""The elastic layer for each type of part."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ofa.parts.head import Classifier, GlobalPool
 from ofa.parts.inverted import Inverted
 from ofa.space import Space
 
-# By the type of a part: its layer, made from the largest part of its node, with uninitialised weights.
+# The layer of each type of part, made from the largest part of its node, with uninitialised weights.
 LAYERS: dict[type, Callable[[Any, Space], Layer[Any]]] = {
     Conv: ElasticUnit,
     MaxPool: ElasticMaxPool,
@@ -28,5 +28,5 @@ LAYERS: dict[type, Callable[[Any, Space], Layer[Any]]] = {
 
 
 def build(largest: Part, space: Space) -> Layer[Any]:
-    """The layer that can be `largest` and every smaller part of its node; the space says which there are."""
+    """The layer that can run as `largest` and as every smaller part of its node; the space defines the smaller ones."""
     return LAYERS[type(largest)](largest, space)

@@ -13,7 +13,7 @@ from ofa.space import Space
 
 
 class ElasticUnit(Layer[Conv]):
-    """A convolution with norm (or without) and activation."""
+    """A convolution with or without norm, and an activation."""
 
     def __init__(self, largest: Conv, space: Space) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class ElasticUnit(Layer[Conv]):
 
 
 class ElasticMaxPool(Layer[MaxPool]):
-    """The pooling of ResNet's stem, which has nothing elastic."""
+    """The pooling of ResNet's stem, which has no elastic dimension."""
 
     def __init__(self, largest: MaxPool, space: Space) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ElasticMaxPool(Layer[MaxPool]):
 
 
 class ElasticGlobalPool(Layer[GlobalPool]):
-    """Global pooling, which has nothing elastic."""
+    """Global pooling, which has no elastic dimension."""
 
     def __init__(self, largest: GlobalPool, space: Space) -> None:
         super().__init__()
@@ -64,14 +64,14 @@ class ElasticGlobalPool(Layer[GlobalPool]):
 
 
 class PlainGlobalPool(nn.Module):
-    """What `ElasticGlobalPool` is: `nn.AdaptiveAvgPool2d` adds in another order."""
+    """The plain form of `ElasticGlobalPool`; `nn.AdaptiveAvgPool2d` adds in another order."""
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         return x_NCHW.mean((2, 3), keepdim=True)
 
 
 class ElasticClassifier(Layer[Classifier], Weights):
-    """A linear layer on the first of its features."""
+    """A linear layer on the first features."""
 
     def __init__(self, largest: Classifier, space: Space) -> None:
         super().__init__()

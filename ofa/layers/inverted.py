@@ -40,7 +40,7 @@ class ElasticSqueezeExcite(nn.Module):
 
 
 class PlainSqueezeExcite(nn.Module):
-    """What `ElasticSqueezeExcite` is at one width."""
+    """The plain form of `ElasticSqueezeExcite` at one width."""
 
     def __init__(self, reduce: nn.Conv2d, expand: nn.Conv2d) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class PlainSqueezeExcite(nn.Module):
 
 
 class ElasticInverted(Layer[Inverted]):
-    """An inverted residual block of elastic width and kernel size; `Inverted` says which one to be."""
+    """An inverted residual block of elastic width and kernel size; an `Inverted` selects them."""
 
     def __init__(self, largest: Inverted, space: Space) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class ElasticInverted(Layer[Inverted]):
         return PlainBlock(layers, residual=part.residual)
 
     def sort(self, trained: Sequence[Inverted]) -> None:
-        """By the L1 norm of what consumes them; squeeze-and-excitation's hidden channels in the same way."""
+        """Sorts by the L1 norm of the consuming weights; squeeze-and-excitation's hidden channels in the same way."""
         if self.widen is None or self.widen_norm is None:
             return
         bounds = [part.mid for part in trained]

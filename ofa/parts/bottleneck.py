@@ -1,4 +1,4 @@
-"""Bottleneck blocks, as ResNet-D has them."""
+"""Bottleneck blocks of ResNet-D."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ofa.parts.conv import conv_cost
 
 @dataclass(frozen=True, slots=True)
 class Bottleneck:
-    """A ResNet-D block: 1x1 to `mid` channels, 3x3, 1x1; a `projects` shortcut is averaged and projected."""
+    """A ResNet-D block: 1x1 to `mid` channels, 3x3, 1x1; with `projects` the shortcut is averaged and projected."""
 
     in_channels: int
     mid: int

@@ -1,4 +1,4 @@
-"""Convolutions and pooling, and how channels are rounded."""
+"""Convolutions and pooling, and the rounding of channels."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def make_divisible(channels: float, divisor: int = 8) -> int:
 def conv_cost(
     in_channels: int, out_channels: int, *, pixels: int, kernel: int = 1, groups: int = 1, norm: bool = True
 ) -> Cost:
-    """A convolution without bias and its norm's scale and shift; `pixels` of its output."""
+    """The cost of a convolution without bias and its norm's scale and shift; `pixels` are those of its output."""
     weights = out_channels * in_channels // groups * kernel * kernel
     return Cost(weights * pixels, weights + (2 * out_channels if norm else 0))
 
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """A convolution with norm (or without) and activation, added to its input if residual."""
+    """A convolution with or without norm, and an activation; added to its input if residual."""
 
     in_channels: int
     out_channels: int
@@ -43,7 +43,7 @@ class Conv:
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:
-    """The largest of every 3 by 3 pixels, at every other pixel."""
+    """Max pooling of 3 by 3 pixels with stride 2."""
 
     stride: int = 2
 

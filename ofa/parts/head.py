@@ -1,4 +1,4 @@
-"""What ends a network: global pooling and a classifier."""
+"""The end of a network: global pooling and a classifier."""
 
 from __future__ import annotations
 

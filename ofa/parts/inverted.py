@@ -1,4 +1,4 @@
-"""Inverted residual blocks, as MobileNetV3 and ProxylessNAS have them."""
+"""Inverted residual blocks of MobileNetV3 and ProxylessNAS."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from ofa.parts.conv import Activation, conv_cost, make_divisible
 
 
 def se_hidden(channels: int) -> int:
-    """Hidden width of squeeze-and-excitation over `channels`."""
+    """The hidden width of squeeze-and-excitation over `channels`."""
     return make_divisible(channels // 4)
 
 
 @dataclass(frozen=True, slots=True)
 class Inverted:
-    """An inverted residual block: widen to `mid` channels, depthwise convolution, narrow again."""
+    """An inverted residual block: 1x1 to `mid` channels, depthwise convolution, 1x1 to the output channels."""
 
     in_channels: int
     mid: int

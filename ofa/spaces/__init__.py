@@ -1,6 +1,6 @@
 """Every search space by name; each file here describes one space or one family of them.
 
-Adding a space is adding a file with `NAMES`, the names to show, and `find(name)`, which gives a space or None.
+A new space is a new file with `NAMES`, the names to list, and `find(name)`, which returns a space or None.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _families() -> list[ModuleType]:
 
 @cache
 def get_space(name: str) -> Space:
-    """The space called `name`; an unknown name is an `ArchError` that lists those there are."""
+    """The space called `name`; an unknown name is an `ArchError` that lists the known ones."""
     for family in _families():
         space: Space | None = family.find(name)
         if space is not None:

@@ -1,6 +1,6 @@
 """A small MobileNetV3-style space for the embedded digits: it trains in two minutes on two cores.
 
-The digits are 8 by 8 pixels before they are enlarged, so the stem may take steps of 4 pixels without losing any.
+The digits are 8 by 8 pixels before they are enlarged, so a stem with a stride of 4 pixels skips none of them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ NAMES = ("digits",)
 
 
 def find(name: str) -> MobileSpace | None:
-    """The space if it is called `name`, or None."""
+    """The space if `name` is its name, else None."""
     return DIGITS if name in NAMES else None
 
 

@@ -18,7 +18,7 @@ from ofa.space import Space
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A run of blocks at one size; the first block applies the stride and changes the width."""
+    """A sequence of blocks at one size; the first block applies the stride and changes the width."""
 
     width: int
     stride: int
@@ -28,11 +28,11 @@ class Stage:
 
 @dataclass(frozen=True)
 class MobileSpace(Space):
-    """Inverted residual blocks of elastic kernel, expansion and depth (Once-for-All, arXiv:1908.09791, sec. 3.2).
+    """Inverted residual blocks of elastic kernel, expand ratio and depth (Once-for-All, arXiv:1908.09791, sec. 3.2).
 
     A stem convolution and one fixed block come before the stages. After them, MobileNetV3 has an expanding
     convolution, pooling and a mixing layer without norm; ProxylessNAS (`final_width` None) has a single block that
-    is always there, a mixing convolution with norm, and pooling. Widths are channels.
+    is always used, a mixing convolution with norm, and pooling. Widths are channels.
     """
 
     depths: tuple[int, ...]
@@ -52,7 +52,7 @@ class MobileSpace(Space):
 
     @property
     def single_last(self) -> bool:
-        """Whether the last stage is one block that is always there."""
+        """Whether the last stage is one block that is always used."""
         return self.final_width is None
 
     @property
@@ -108,7 +108,7 @@ class MobileSpace(Space):
         yield "classifier", Classifier(self.feature_width, classes)
 
     def block(self, stage: int, position: int, kernel: int, expand: float) -> Inverted:
-        """The block at a slot with this kernel size (pixels) and expand ratio (of its input's channels)."""
+        """The block of a slot with this kernel size (pixels) and expand ratio (relative to its input's channels)."""
         before = self.stages[stage - 1].width if stage else self.first_width or self.stem_width
         here = self.stages[stage]
         in_channels = here.width if position else before

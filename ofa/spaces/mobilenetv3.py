@@ -1,7 +1,7 @@
-"""The MobileNetV3 spaces of Once-for-All (arXiv:1908.09791, sec. 4.1; widths as its released code has them).
+"""The MobileNetV3 spaces of Once-for-All (arXiv:1908.09791, sec. 4.1; with the widths of its released code).
 
 `ofa_mbv3_w1.0` and `ofa_mbv3_w1.2` are the published ones; any other width multiplier has the same form. For small
-images there is `ofa_mbv3_w0.5_32px` and the like, for any multiplier, at 32 or 64 pixels: fewer strides, so that the
+images there are `ofa_mbv3_w0.5_32px` and the like, for any multiplier, at 32 or 64 pixels: fewer strides, so that the
 last feature map still has 4 by 4 pixels.
 """
 
@@ -25,7 +25,7 @@ SIZES = {
 
 
 def find(name: str) -> MobileSpace | None:
-    """The space that `name` describes; a multiplier that no network can have is an `ArchError`."""
+    """The space of this name, or None; a width multiplier that no network can have is an `ArchError`."""
     found = re.fullmatch(r"ofa_mbv3_w(\d+\.\d+)(?:_(32|64)px)?", name)
     if found is None:
         return None

@@ -13,7 +13,7 @@ NAMES = ("ofa_proxyless_w1.3",)
 
 
 def find(name: str) -> MobileSpace | None:
-    """The space that `name` describes; a multiplier that no network can have is an `ArchError`."""
+    """The space of this name, or None; a width multiplier that no network can have is an `ArchError`."""
     found = re.fullmatch(r"ofa_proxyless_w(\d+\.\d+)", name)
     if found is None:
         return None

@@ -19,7 +19,7 @@ NAMES = ("ofa_resnet50",)
 
 
 def find(name: str) -> ResNetSpace | None:
-    """The space if it is called `name`, or None."""
+    """The space if `name` is its name, else None."""
     return RESNET50 if name in NAMES else None
 
 
