@@ -1,4 +1,4 @@
-"""What a sub-network is, and its name."""
+"""The definition of a sub-network, and its name."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ SCALARS = ("resolution", "exit")  # the fields of an arch that hold one value, n
 class Arch:
     """One sub-network: a value, not a network, and canonical by construction.
 
-    `depth` (blocks) holds one entry a stage; `kernel` (pixels), `expand` (ratio) and `level` (which of a parallel
-    block's branches it has, as bits) one entry a block slot; `exit` counts the stages after which it ends, from 1. Genes
-    that do not matter (`ofa.layout`), such as those of slots past their stage's depth, are set to 0 here, so two equal
-    networks are equal values. `resolution` is in pixels. Archs of ResNet-50D have no kernels, but `width`: for the stem's
-    two widths and each stage, which of the space's multipliers it has. A field that a space does not have is empty or 0.
+    `depth` (blocks) has one entry for each stage; `kernel` (pixels), `expand` (ratio) and `level` (the branches of a
+    parallel block that are used, as bits) have one entry for each block slot; `exit` counts the stages before the exit,
+    from 1. Genes that do not matter (`ofa.layout`), such as those of slots past their stage's depth, are set to 0 here, so
+    two equal networks are equal values. `resolution` is in pixels. Archs of ResNet-50D have no kernels, but `width`: the
+    index of a width multiplier of the space, for the stem's two widths and for each stage. A field that a space does not
+    have is empty or 0.
     """
 
     resolution: int
@@ -47,13 +48,13 @@ class Arch:
 
     @property
     def forest(self) -> Forest:
-        """The genes that archs of its shape have."""
+        """The genes of archs with as many entries in each field."""
         held = ((name, getattr(self, name)) for name in FIELDS)
         return forest({name: 1 if name in SCALARS else len(value) for name, value in held if value})
 
     @property
     def values(self) -> list[Any]:
-        """The value of each of its genes."""
+        """The value of each gene."""
         found: list[Any] = []
         for name in self.forest.fields:
             held = getattr(self, name)
@@ -62,14 +63,14 @@ class Arch:
 
     @property
     def slots(self) -> tuple[Slot, ...]:
-        """Its places for blocks, used or not."""
+        """The block slots, used or not."""
         return self.forest.slots
 
     @property
     def key(self) -> str:
-        """Its one name in files, tables and logs: `r32-d23-k3500.3570-e4600.3460`, stages set apart by dots.
+        """The arch's one name in files, tables and logs: `r32-d23-k3500.3570-e4600.3460`, with dots between stages.
 
-        Expansions below 1 are named by hundredths, set apart by commas: `r224-d20112-e20,35,...-w021120`.
+        Expand ratios below 1 are written in hundredths, with commas between them: `r224-d20112-e20,35,...-w021120`.
         """
         words = [f"r{self.resolution}"]
         for name, letter in LETTERS.items():
@@ -116,7 +117,7 @@ class Arch:
 
     @classmethod
     def from_key(cls, key: str) -> Arch:
-        """The arch that `key` names."""
+        """The arch that has this key; any other text is an `ArchError`."""
         try:
             words = {word[0]: word[1:] for word in key.split("-")}
             named = {name: words.pop(letter) for name, letter in LETTERS.items() if letter in words}
@@ -140,7 +141,7 @@ LETTERS = {"depth": "d", "kernel": "k", "expand": "e", "width": "w", "level": "l
 
 
 def _values(name: str, word: str) -> Any:
-    """What a word of a key stands for."""
+    """The values that a word of a key encodes."""
     if name in SCALARS:
         return int(word)
     if "," in word:

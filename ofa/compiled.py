@@ -1,4 +1,4 @@
-"""Loops compiled by Numba at their first use, where array operations would pass over the data too often."""
+"""Loops compiled by Numba at their first use, for computations that array operations would do in too many passes."""
 
 from __future__ import annotations
 

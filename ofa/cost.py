@@ -8,7 +8,7 @@ from ofa.space import Space
 
 
 def cost(space: Space, arch: Arch, classes: int = 1000) -> Cost:
-    """What `arch` costs at its own resolution; the resolution need not be one of the space's."""
+    """The cost of `arch` for one image of its own resolution, which need not be one of the space's."""
     graph = space.graph(arch, classes=classes)
     total = Cost(0, 0)
     for node, size in zip(graph.nodes, graph.sizes(arch.resolution), strict=True):

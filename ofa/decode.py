@@ -1,4 +1,4 @@
-"""Image files to pixels: every kind becomes RGB, what cannot be decoded is a `CorruptImage`.
+"""Decodes image files to RGB pixels; a file that cannot be decoded is a `CorruptImage`.
 
 Shape letter: S side in pixels.
 """
@@ -25,13 +25,13 @@ LONGEST = 64  # of the sides' ratio: of a longer image the centre is cut first, 
 
 
 class CorruptImage(Exception):
-    """Bytes that are no whole image; says why."""
+    """Bytes that are not a complete image; the message has the reason."""
 
 
 def decode(data: bytes) -> tuple[Image.Image, str]:
-    """The image upright and in RGB, and the mode that it was stored in (`L` is grey, `RGBA` has transparency).
+    """The upright image in RGB, and the mode that it was stored in (`L` is grey, `RGBA` has transparency).
 
-    Grey gets three equal colours, transparency is dropped, 16-bit grey keeps its upper byte.
+    Grey becomes three equal colours, transparency is dropped, 16-bit grey keeps its upper byte.
     """
     try:
         with Image.open(io.BytesIO(data)) as stored:
@@ -50,7 +50,7 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
 
 
 def _upright(stored: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; as it is if it has none that can be read."""
+    """The image rotated or mirrored by its EXIF orientation; unchanged if there is none or it cannot be read."""
     try:
         orientation = stored.getexif().get(0x0112)
         turn = TURNED.get(orientation) if isinstance(orientation, int) else None

@@ -1,7 +1,7 @@
 """Documents of a run: frozen dataclasses that are written as JSON and read back with every value checked.
 
-A document's JSON has the names of its fields in their order; `json_name` gives a field another name. A field that is None
-or () by default is left out while it has that value.
+The JSON of a document has the names of its fields, in their order; `json_name` gives a field another name. A field whose
+default is None or () is omitted while it has that value.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from ofa.arch import Arch, ArchError
 
 
 class DocumentError(ValueError):
-    """A document that is damaged or something else; the message is one line: where, what was found, what was expected."""
+    """A document that is damaged or of another kind; the message is one line: where, what was found, what was expected."""
 
 
 def json_name(name: str) -> dict[str, str]:
-    """Metadata of a field that has this name in JSON."""
+    """The metadata of a field that is called `name` in JSON."""
     return {"json": name}
 
 
 class Document:
-    """Base of documents: subclasses are frozen dataclasses of numbers, texts, tuples, `Arch`s and further documents."""
+    """The base class of documents: subclasses are frozen dataclasses of numbers, strings, tuples, `Arch`s and documents."""
 
     __slots__ = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The document as `json.dumps` takes it."""
+        """The document as a dictionary for `json.dumps`."""
         doc = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -41,13 +41,13 @@ class Document:
 
     @classmethod
     def from_json(cls, doc: Any, where: str) -> Self:
-        """The document that `to_json` wrote; anything else is a `DocumentError` that begins with `where`."""
+        """The document that `to_json` wrote; any other value is a `DocumentError` that begins with `where`."""
         found: Self = _parsed(cls, doc, where)
         return found
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
-        """The document in a JSON file's content; see `from_json`."""
+        """The document in the content of a JSON file; errors are those of `from_json`."""
         try:
             doc = json.loads(data)
         except ValueError as error:  # of the parser, or not UTF-8
@@ -78,7 +78,7 @@ def _hints(kind: type) -> dict[str, Any]:
 
 
 def _parsed(kind: Any, value: Any, where: str) -> Any:
-    """`value` as the type `kind`."""
+    """`value` converted to the type `kind`."""
     if get_origin(kind) in (Union, types.UnionType):
         [kind] = [arg for arg in get_args(kind) if arg is not type(None)]
     if get_origin(kind) is tuple:

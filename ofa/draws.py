@@ -1,6 +1,6 @@
-"""Which sub-networks a training step samples, and what each of them learns from.
+"""The sub-networks that a training step samples, and the target of each one's loss.
 
-A draw is a value with two methods (`Draw`); another way to sample is one more class.
+A `Draw` is a value with two methods; another sampling scheme is another class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Lesson:
 
 
 class Draw(Protocol):
-    """Samples the lessons of a step from a space; all of one step have one resolution."""
+    """Samples the lessons of a step from a space; all lessons of one step have the same resolution."""
 
     def lessons(self, space: Space, rng: random.Random) -> list[Lesson]: ...
 
@@ -76,7 +76,7 @@ class Sandwich:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One of the given networks, which need not cover the space; ordered from the smallest to the largest."""
+    """One of the given networks, ordered from the smallest to the largest; they need not cover the space."""
 
     archs: tuple[Arch, ...]
 
@@ -91,9 +91,9 @@ class Given:
 class Weighted:
     """`subnets` sub-networks with every gene sampled independently from its own probabilities.
 
-    probabilities: one row a gene of the space, in the order of `ofa.genes.Genes`, one weight a choice; weights need not
-    sum to 1. The resolution is sampled once a step. Genes that do not matter in a sampled network are dropped, so
-    the probabilities of a gene hold among the networks in which it matters.
+    probabilities: one row for each gene of the space, in the order of `ofa.genes.Genes`, with one weight for each choice;
+    weights need not sum to 1. One resolution is sampled for each step. Genes that do not matter in a sampled network are
+    set to 0, so the probabilities of a gene hold among the networks in which it matters.
     """
 
     probabilities: tuple[tuple[float, ...], ...]

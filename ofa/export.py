@@ -1,4 +1,4 @@
-"""Networks as files: safetensors with everything needed to build them again, and ONNX that was checked."""
+"""Networks as files: safetensors with everything needed to rebuild them, `torch.export` programs, and ONNX."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _META = "ofa"  # the key of our description among a safetensors file's metadata
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input(Document):
-    """The images that a network takes."""
+    """The size and scaling of the images that a network takes."""
 
     layout: str
     resolution: int  # side, in pixels; the members of an ensemble resize the images to their own resolutions
@@ -39,13 +39,13 @@ class Input(Document):
 
     @classmethod
     def of(cls, scale: Scale, resolution: int) -> Input:
-        """Images of this resolution (pixels), scaled like this."""
+        """The input of images of this resolution (pixels), scaled by `scale`."""
         return cls(layout="NCHW", resolution=resolution, mean=scale.mean, std=scale.std)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Description(Document):
-    """What one must know to use an exported network: archs of a space, its classes, and how pixels are scaled."""
+    """The description of an exported network: archs of a space, the classes, and the scaling of pixels."""
 
     space: str
     classes: int
@@ -55,22 +55,22 @@ class Description(Document):
 
     @classmethod
     def of(cls, space: str, classes: int, arch: Arch, scale: Scale, resolution: int) -> Description:
-        """Of one sub-network of a space; resolution: of the images that go in, in pixels."""
+        """The description of one sub-network of a space; resolution: of the input images, in pixels."""
         return cls(space=space, classes=classes, archs=(arch,), input=Input.of(scale, resolution), output="logits")
 
     @property
     def scale(self) -> Scale:
-        """Scales uint8 images as the network was trained on them."""
+        """uint8 images scaled as in the network's training."""
         return Scale(self.input.mean, self.input.std)
 
     @property
     def input_resolution(self) -> int:
-        """The side of the images that go in, in pixels."""
+        """The side of the input images, in pixels."""
         return self.input.resolution
 
 
 def to_safetensors(network: nn.Module, description: Description) -> bytes:
-    """Weights and statistics, with the description in the file's metadata."""
+    """The content of a safetensors file with weights and statistics, and the description in its metadata."""
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     return safetensors.torch.save(tensors, metadata={_META: json.dumps(description.to_json())})
 
@@ -101,7 +101,7 @@ def file_of(path: str) -> tuple[Any, dict[str, Tensor]]:
 
 
 def described(kind: type[D], doc: Any, path: str) -> D:
-    """The description in `doc`; anything else is an `ArchError`."""
+    """The description in `doc`; any other value is an `ArchError`."""
     try:
         return kind.from_json(doc, path)
     except DocumentError as error:
@@ -116,20 +116,20 @@ def extracted(description: Description) -> list[PlainNet]:
 
 
 def to_program(network: nn.Module, resolution: int) -> torch.export.ExportedProgram:
-    """`network` as `torch.export` has it, for `images` [N, 3, resolution, resolution]; N is free."""
+    """`network` as a `torch.export` program for images [N, 3, resolution, resolution], for any N."""
     images = torch.zeros(2, 3, resolution, resolution)
     return torch.export.export(network.eval(), (images,), dynamic_shapes=({0: torch.export.Dim("images", min=1)},))
 
 
 def to_pt2(program: torch.export.ExportedProgram) -> bytes:
-    """A file for `torch.export.load`, AOTInductor and ExecuTorch."""
+    """The content of a file for `torch.export.load`, AOTInductor and ExecuTorch."""
     file = io.BytesIO()
     torch.export.save(program, file)
     return file.getvalue()
 
 
 def to_onnx(program: torch.export.ExportedProgram) -> bytes:
-    """The program as an ONNX model from `images` to `output`."""
+    """The program as an ONNX model with the input `images` and the output `output`."""
     with _quiet():
         model = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["output"], verbose=False)
     assert model is not None
@@ -138,14 +138,14 @@ def to_onnx(program: torch.export.ExportedProgram) -> bytes:
 
 @torch.inference_mode()
 def pt2_difference(file: bytes, network: nn.Module, images: Tensor) -> float:
-    """The largest difference between what an exported program and `network` make of `images`, in one batch and singly."""
+    """The largest difference between the outputs of an exported program and of `network`, in one batch and singly."""
     module = torch.export.load(io.BytesIO(file)).module()
     return max(float((module(batch) - network(batch)).abs().max()) for batch in (images, images[:1]))
 
 
 @torch.inference_mode()
 def onnx_difference(model: bytes, network: nn.Module, images: Tensor) -> float:
-    """The largest difference between what ONNX Runtime and PyTorch make of `images`, in one batch and singly."""
+    """The largest difference between the outputs of ONNX Runtime and of PyTorch, in one batch and singly."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -158,7 +158,7 @@ def onnx_difference(model: bytes, network: nn.Module, images: Tensor) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter speaks of torchvision, which nothing here needs, and of its own deprecations."""
+    """Silences the exporter's warnings about torchvision, which is not used here, and about its own deprecations."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

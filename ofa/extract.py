@@ -1,4 +1,4 @@
-"""One sub-network out of a supernet, as a plain torch module that knows nothing of elasticity."""
+"""Extracts a sub-network from a supernet as a plain torch module without elastic layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class PlainNet(nn.Module):
     """A network of plain convolutions and norms: images [N, 3, H, W] to logits [N, classes], or a list of them (by exit)."""
 
     def __init__(self, graph: Graph, modules: Mapping[str, nn.Module], *, several: bool = False) -> None:
-        """modules: of each node, by its name. several: the outputs are a list, one for each exit."""
+        """modules: the module of each node by the node's name. several: the output is a list, one entry for each exit."""
         super().__init__()
         self.graph = graph
         self.several = several
@@ -31,17 +31,19 @@ class PlainNet(nn.Module):
         return outputs if self.several else outputs[0]
 
     def part(self, name: str) -> nn.Module:
-        """The module of a node."""
+        """The module of the node called `name`."""
         found: nn.Module = self.get_submodule(name) if name in self.graph.heads else self.features[name]
         return found
 
 
 @torch.no_grad()
 def extract(net: Supernet, arch: Arch, statistics: Statistics | None = None, *, exits: Sequence[int] = ()) -> PlainNet:
-    """`arch` with copies of its weights, in evaluation mode; `net(x, arch, statistics)` in eval mode gives the same logits.
+    """The network of `arch` with copies of its weights, in evaluation mode.
 
-    statistics: the arch's own (`ofa.norms.calibrate`); without them it gets the supernet's stored ones.
-    exits: which of its exits to have, as `Supernet.run` takes them.
+    Its logits are those of `net(x, arch, statistics)` in evaluation mode.
+
+    statistics: the arch's own (`ofa.norms.calibrate`); without them the supernet's stored statistics are copied.
+    exits: the exits to include, as `Supernet.run` takes them.
     """
     net.space.checked(arch)
     graph, norm = net.graph(arch, exits), _norm(net, statistics)
@@ -51,13 +53,13 @@ def extract(net: Supernet, arch: Arch, statistics: Statistics | None = None, *, 
 
 @torch.no_grad()
 def extract_part(net: Supernet, name: str, part: Part) -> nn.Module:
-    """One part of that name as it is in archs that have it so, with the supernet's stored statistics."""
+    """The named part, as archs of this form have it, with the supernet's stored statistics."""
     module: nn.Module = net.part(name).plain(part, _norm(net, None)).eval()
     return module
 
 
 def _norm(net: Supernet, statistics: Statistics | None) -> PlainNorm:
-    """How norms are extracted."""
+    """The function that extracts norms."""
 
     def norm(layer: ElasticNorm, channels: int) -> nn.BatchNorm2d:
         mean, var = (layer.mean, layer.var) if statistics is None else statistics[net.norm_names[layer]]

@@ -51,8 +51,10 @@ class Genes:
         )
 
     def _under_conditions(self) -> tuple[_Conditions, np.ndarray]:
-        """The genes that matter together: of each condition its parent, the condition that the parent is under, for which
-        of the parent's choices it holds, and its genes; and the condition of every gene, -1 for none.
+        """The genes grouped by the condition under which they matter.
+
+        For each condition: its parent, the condition that the parent is under, the choices of the parent for which it holds,
+        and its genes; and for every gene its condition, -1 for none.
         """
         genes = self.forest.genes
         under: dict[tuple[int, float, int], list[int]] = {}
@@ -73,7 +75,7 @@ class Genes:
         return (parents, condition_of[parents], holds_QC, begin, gene_D), condition_of
 
     def of(self, field: str) -> slice:
-        """Where the genes of a field stand; an empty slice if the space has none."""
+        """The columns of a field's genes; an empty slice if the space has none."""
         return self.forest.fields.get(field, slice(0, 0))
 
     def matter(self, genes_BG: np.ndarray) -> np.ndarray:
@@ -95,7 +97,7 @@ class Genes:
         return hold_BQ
 
     def blocks(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Of each slot 0 where it is not used, else 1 + which block the slot's genes choose: int64 [B, L]."""
+        """For each slot 0 if it is unused, else 1 + the index of the block that the slot's genes choose: int64 [B, L]."""
         kinds_BL = np.empty((len(genes_BG), len(self.kinds)), dtype=np.int64)
         parents, above, holds_QC, *_ = self._conditions
         _blocks(genes_BG, parents, above, holds_QC, *self._slots, kinds_BL)
@@ -108,12 +110,12 @@ class Genes:
         return canonical
 
     def filled(self, genes_BG: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A copy with the genes that do not matter drawn uniformly: the same archs, ready to be crossed and mutated."""
+        """A copy with random values for the genes that do not matter: the same archs, for crossover and mutation."""
         drawn = rng.integers(0, self.sizes_G, genes_BG.shape)
         return np.where(self.matter(genes_BG), genes_BG, drawn)
 
     def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
-        """`count` archs with every gene drawn uniformly: int64 [count, G], canonical."""
+        """`count` archs with every gene sampled uniformly: int64 [count, G], canonical."""
         return self.canonical(rng.integers(0, self.sizes_G, (count, len(self.sizes_G))))
 
     def encode(self, archs: Sequence[Arch]) -> np.ndarray:
@@ -132,11 +134,11 @@ class Genes:
 
     @property
     def words(self) -> list[int]:
-        """How many values each number of a packed arch may take."""
+        """The number of values that each number of a packed arch may take."""
         return [math.prod(sizes) for sizes in self._words]
 
     def pack(self, genes_G: np.ndarray) -> tuple[int, ...]:
-        """One arch as a few numbers, whose digits are its genes."""
+        """One arch as a few numbers, whose digits are the arch's genes."""
         genes, packed = iter(genes_G.tolist()), []
         for sizes in self._words:
             number = 0
@@ -146,7 +148,7 @@ class Genes:
         return tuple(packed)
 
     def pack_all(self, genes_BG: np.ndarray) -> list[tuple[int, ...]]:
-        """Every arch as `pack` packs it."""
+        """Every arch packed as by `pack`."""
         words, start = [], 0
         for sizes in self._words:
             digits_BD = genes_BG[:, start : start + len(sizes)]
@@ -156,7 +158,7 @@ class Genes:
         return list(zip(*words, strict=True))
 
     def unpack_all(self, packed: Sequence[Sequence[int]]) -> np.ndarray:
-        """The genes [B, G] of all of them."""
+        """The genes [B, G] of packed archs."""
         numbers_BW = np.array(packed, dtype=np.int64).reshape(len(packed), len(self._words))
         genes = [
             numbers_BW[:, w] // math.prod(sizes[i + 1 :]) % size
@@ -178,7 +180,7 @@ class Genes:
 
 
 def _grouped(sizes: Sequence[int]) -> list[list[int]]:
-    """Genes, by their number of choices, in groups that a word can hold."""
+    """Genes, given by their numbers of choices, in groups that each fit one word."""
     groups: list[list[int]] = [[]]
     for size in sizes:
         if math.prod(groups[-1]) * size > _WORD:
@@ -188,9 +190,9 @@ def _grouped(sizes: Sequence[int]) -> list[list[int]]:
 
 
 class Choices:
-    """The choices that make an arch, whose values stand in one long table: each slot's kind of block, then some genes.
+    """The indices of an arch's choices in one table of values: the kind of block in each slot, then some of the genes.
 
-    values: how many there are in all.
+    values: the number of entries of the table.
     """
 
     def __init__(self, genes: Genes, whole: Sequence[int]) -> None:
@@ -200,7 +202,7 @@ class Choices:
         self._start_X = np.array(start)
 
     def places(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Where in the table each choice's value stands: int64 [B, slots + genes], for canonical genes."""
+        """The index in the table of each choice's value: int64 [B, slots + genes], for canonical genes."""
         return np.concatenate([self.genes.blocks(genes_BG), genes_BG[:, self.whole]], axis=1) + self._start_X
 
 
@@ -217,7 +219,7 @@ def _fill_holding(genes_BG, parent_Q, above_Q, holds_QC, hold_BQ):  # type: igno
 
 @compiled
 def _blocks(genes_BG, parent_Q, above_Q, holds_QC, condition_L, begin_L, gene_D, digit_D, kinds_BL):  # type: ignore[no-untyped-def]
-    """Fills `Genes.blocks`. condition_L: of each slot; its genes and their digits stand from begin_L on."""
+    """Computes `Genes.blocks`. condition_L: the condition of each slot; its genes and their digits start at begin_L."""
     hold_Q = np.empty(len(parent_Q), dtype=np.bool_)
     for b in range(kinds_BL.shape[0]):
         for q in range(len(parent_Q)):

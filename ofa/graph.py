@@ -29,7 +29,7 @@ class Cost(NamedTuple):
 
 
 class Part(Protocol):
-    """What a node does to its input, without weights; frozen and hashable, since equal parts cost the same.
+    """The function of a node without its weights; frozen and hashable, since equal parts cost the same.
 
     `stride` divides the side of the feature map; 0 is global pooling, which leaves one pixel.
     """
@@ -38,7 +38,7 @@ class Part(Protocol):
     def stride(self) -> int: ...
 
     def cost(self, size: int) -> Cost:
-        """What it costs on an input of `size` by `size` pixels."""
+        """The cost of the part on an input of `size` by `size` pixels."""
         ...
 
 
@@ -53,7 +53,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """The nodes of a network, each after its inputs; `outputs` names its classifiers, one for each exit asked for."""
+    """The nodes of a network, each after its inputs; `outputs` are the names of its classifiers, one for each exit."""
 
     nodes: tuple[Node, ...]
     outputs: tuple[str, ...]
@@ -78,7 +78,7 @@ class Graph:
         return [strided(resolution, stride) for stride in self.strides.values()]
 
     def flow(self, images: T, apply: Callable[[Node, T], T]) -> list[T]:
-        """The outputs, where `apply` says what a node makes of its input; outputs are held no longer than needed."""
+        """The outputs, where `apply` computes the output of a node; each output is freed after its last use."""
         held = {IMAGES: images}
         for node, done in zip(self.nodes, self._last_uses, strict=True):
             first, *others = node.inputs
@@ -92,7 +92,7 @@ class Graph:
 
     @cached_property
     def _last_uses(self) -> list[list[str]]:
-        """Of each node the inputs that no later node takes."""
+        """For each node the inputs that no later node uses."""
         seen, last = set(self.outputs), []
         for node in reversed(self.nodes):
             last.append([name for name in node.inputs if name not in seen])
@@ -101,7 +101,7 @@ class Graph:
 
 
 def chain(parts: Iterable[tuple[str, Part]]) -> Graph:
-    """The network in which each part takes what the one before gives."""
+    """The network in which the output of each part is the input of the next."""
     nodes: list[Node] = []
     for name, part in parts:
         nodes.append(Node(name, part, (nodes[-1].name if nodes else IMAGES,)))
@@ -109,5 +109,5 @@ def chain(parts: Iterable[tuple[str, Part]]) -> Graph:
 
 
 def strided(size: int, stride: int) -> int:
-    """Side of a feature map after a stride, in pixels (odd kernels with padding kernel // 2)."""
+    """The side of a feature map after a stride, in pixels (odd kernels with padding kernel // 2)."""
     return -(-size // stride) if stride else 1

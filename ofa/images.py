@@ -1,4 +1,4 @@
-"""Images in memory: batches that any worker and any rerun draws alike, crops and resizes on the device.
+"""Images in memory: batches that are equal on every worker and in every rerun, crops and resizes on the device.
 
 Shape letters: N images, S side in pixels.
 """
@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """Images that belong together: pixels [N, 3, S, S] uint8, labels [N] int64."""
+    """The images of one split: pixels [N, 3, S, S] uint8, labels [N] int64."""
 
     pixels: Tensor
     labels: Tensor
@@ -33,39 +33,39 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Mean and standard deviation of each colour over the training images, on the 0..1 scale."""
+    """The mean and standard deviation of each colour over the training images, for colours between 0 and 1."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     @classmethod
     def of(cls, split: Split) -> Scale:
-        """The mean and standard deviation of a split's colours."""
+        """The mean and standard deviation of each colour over a split."""
         values = split.pixels.double() / 255
         mean, std = values.mean((0, 2, 3)).tolist(), values.std((0, 2, 3)).clamp_min(1e-3).tolist()
         return cls((mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))
 
     def __call__(self, pixels_N3SS: Tensor) -> Tensor:
-        """Pixels as the networks take them: float32, near zero mean and unit variance, channels last."""
+        """Pixels as network inputs: float32, near zero mean and unit variance, channels last."""
         return self.normalised(pixels_N3SS.to(torch.float32, memory_format=torch.channels_last) / 255)
 
     def normalised(self, x_N3SS: Tensor) -> Tensor:
-        """The same from colours on the 0..1 scale."""
+        """Network inputs from colours between 0 and 1."""
         return (x_N3SS - _colours(self.mean, x_N3SS.dtype, x_N3SS.device)) / _colours(self.std, x_N3SS.dtype, x_N3SS.device)
 
     def undo(self, x_N3SS: Tensor) -> Tensor:
-        """Colours on the 0..1 scale again."""
+        """Colours between 0 and 1 from network inputs."""
         return x_N3SS * _colours(self.std, x_N3SS.dtype, x_N3SS.device) + _colours(self.mean, x_N3SS.dtype, x_N3SS.device)
 
 
 @cache
 def _colours(values: tuple[float, float, float], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A number for each colour, [3, 1, 1]; kept, because every copy to a GPU waits until the GPU is idle."""
+    """One number for each colour, [3, 1, 1]; cached, because every copy to a GPU waits until the GPU is idle."""
     return torch.tensor(values, dtype=dtype, device=device).view(3, 1, 1)
 
 
 def resize(x_N3SS: Tensor, resolution: int) -> Tensor:
-    """Bilinear with antialiasing, to `resolution` pixels a side; unchanged if that is its size already."""
+    """Images resized to `resolution` pixels a side, bilinear with antialiasing; unchanged if they have that size."""
     if x_N3SS.shape[-1] == resolution:
         return x_N3SS
     resized = F.interpolate(x_N3SS, size=(resolution, resolution), mode="bilinear", antialias=True)
@@ -74,11 +74,11 @@ def resize(x_N3SS: Tensor, resolution: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """What happens to training images: a random crop and flip, colour jitter, and RandAugment-style operations.
+    """The augmentation of training images: a random crop and flip, colour jitter, and RandAugment-style operations.
 
     The crop has at least `min_area` of the image (arXiv:1512.00567, sec. 9); `flip` mirrors half of the images.
-    colours: how far brightness, contrast and saturation may be from 1. operations: so many of RandAugment's
-    (arXiv:1909.13719, without equalise) on each image, `magnitude` (0 to 1) of their full strength.
+    colours: the largest deviation of brightness, contrast and saturation from 1. operations: the number of RandAugment's
+    operations (arXiv:1909.13719, without equalise) on each image, at `magnitude` (0 to 1) of their full strength.
     """
 
     min_area: float
@@ -127,17 +127,17 @@ class Augment:
         return theta
 
     def _strength(self, n: int, generator: torch.Generator) -> Tensor:
-        """Of each image, between -magnitude and magnitude."""
+        """The signed strength for each image, between -magnitude and magnitude."""
         return (_rand(n, generator) * 2 - 1) * self.magnitude
 
 
 def _rand(n: int, generator: torch.Generator) -> Tensor:
-    """Uniform in 0 to 1, [n], on the generator's device."""
+    """Numbers [n], uniform between 0 and 1, on the generator's device."""
     return torch.rand(n, generator=generator, device=generator.device)
 
 
 def _compose(after: Tensor, theta: Tensor | None) -> Tensor:
-    """Affine maps [N, 2, 3] of output to input coordinates, `theta` first."""
+    """Compositions of affine maps [N, 2, 3] of output to input coordinates; `theta` is applied first."""
     if theta is None:
         return after
     moved = after[:, :, :2] @ theta
@@ -162,7 +162,7 @@ def _geometry(operation_N: Tensor, strength_N: Tensor) -> Tensor:
 
 
 def _blend(x: Tensor, other: Tensor, change_N: Tensor) -> Tensor:
-    """`other` at -1, unchanged at 0, as far beyond it at 1."""
+    """Interpolates between images: `other` at -1, unchanged at 0, extrapolated away from `other` at 1."""
     return (other + (1 + change_N.view(-1, 1, 1, 1)) * (x - other)).clamp(0, 1)
 
 
@@ -206,7 +206,7 @@ COLOURS = (_brightness, _contrast, _saturation, _sharpness, _posterise, _solaris
 
 
 def _coloured(x: Tensor, operation_N: Tensor, strength_N: Tensor) -> Tensor:
-    """Every image with its operation, where that is one of `COLOURS`."""
+    """Every image with its operation applied if that is one of `COLOURS`."""
     x = x.clone()
     for number, change in enumerate(COLOURS, start=len(GEOMETRY)):
         chosen = (operation_N == number).nonzero().flatten()
@@ -221,15 +221,15 @@ def torch_generator(rng: random.Random) -> torch.Generator:
 
 
 def steps_per_epoch(images: int, batch: int) -> int:
-    """Whole batches only; a data set smaller than one batch is one step."""
+    """The number of whole batches in an epoch; a data set smaller than one batch is one step."""
     return max(1, images // batch)
 
 
 def shards(images: int, batch: int, rng: random.Random, *, rank: int, world: int) -> Iterator[Tensor]:
     """Indices of this worker's part of every batch of an epoch.
 
-    All workers shuffle alike and take every `world`-th image of each batch of `batch`, so an epoch sees the
-    same batches whatever the number of workers.
+    All workers shuffle identically and take every `world`-th image of each batch of `batch`, so an epoch has the same
+    batches for any number of workers.
     """
     order = torch.randperm(images, generator=torch_generator(rng))
     for step in range(steps_per_epoch(images, batch)):

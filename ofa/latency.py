@@ -1,4 +1,4 @@
-"""How long a network takes on the machine at hand."""
+"""Measures the latency of networks on the local machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ofa.threads import torch_threads
 
 
 class Latency(NamedTuple):
-    """Milliseconds for one image: the median, and half the distance between the quartiles."""
+    """The median latency for one image, and half the distance between the quartiles, in milliseconds."""
 
     latency_ms: float
     latency_spread_ms: float
@@ -23,9 +23,9 @@ class Latency(NamedTuple):
 def measure_latencies(
     nets: Sequence[tuple[nn.Module, int]], *, runs: int, threads: int, rounds: int = 3, warm_up: int = 3
 ) -> list[Latency]:
-    """Times every network on one image of its resolution (pixels), on `threads` CPU threads; see `times_ms`.
+    """The latency of every network on one image of its resolution (pixels), on `threads` CPU threads; see `times_ms`.
 
-    Time networks extracted: a supernet's slicing is no part of a network's latency.
+    Networks should be extracted: the slicing of a supernet's weights is no part of a network's latency.
     """
     shaped = [(net, (3, resolution, resolution)) for net, resolution in nets]
     found = times_ms(shaped, runs=runs, threads=threads, rounds=rounds, warm_up=warm_up)
@@ -39,8 +39,8 @@ def times_ms(
 ) -> list[list[float]]:
     """The milliseconds of every run of every module, each on one input of its shape (without the batch).
 
-    Each gets `runs` timed runs, in `rounds` turns with the others, so that a machine that slows down for a while
-    does not slow down one module; a turn starts with untimed runs.
+    Each module gets `runs` timed runs in `rounds` turns with the others, so that a temporary slowdown of the machine
+    affects all modules alike; each turn starts with untimed runs.
     """
     found: list[list[float]] = [[] for _ in modules]
     with torch_threads(threads):

@@ -1,4 +1,4 @@
-"""The loss of a lesson.
+"""The loss of a lesson, which is one sub-network of a training step with its target.
 
 Shape letters in this file: N images, C classes.
 """

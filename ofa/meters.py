@@ -1,4 +1,4 @@
-"""What can be measured of a sub-network: `METERS` has a function for each quantity, by its name in `Measured`."""
+"""The measured quantities of a sub-network: `METERS` has a function for each, by the quantity's name in `Measured`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # the names of meters must be available without torch
 
 @dataclass(frozen=True)
 class Subject:
-    """What a meter looks at: an arch, its space, the number of classes, the evaluator, and held-out images."""
+    """The arguments of a meter: an arch, its space, the number of classes, the evaluator, and held-out images."""
 
     arch: Arch
     space: Space
@@ -30,7 +30,7 @@ class Subject:
 
     @cached_property
     def cost(self) -> Cost:
-        """Its exact MACs and params."""
+        """The exact MACs and parameter count of the arch."""
         return cost(self.space, self.arch, self.classes)
 
 
@@ -43,12 +43,12 @@ def top1(subject: Subject) -> float:
 
 
 def macs(subject: Subject) -> int:
-    """Exact multiply-accumulates of one image."""
+    """The exact number of multiply-accumulates for one image."""
     return subject.cost.macs
 
 
 def params(subject: Subject) -> int:
-    """Exact trainable values."""
+    """The exact number of trainable values."""
     return subject.cost.params
 
 
@@ -57,7 +57,7 @@ ALWAYS = ("top1", "macs", "params")  # what every record has
 
 
 def measured(subject: Subject, meters: Mapping[str, Meter], split: str) -> Measured:
-    """The record of a subject: what every record has, and what further `meters` there are, in `extra`."""
+    """The record of a subject: the fields that every record has, and the quantities of further `meters` in `extra`."""
     always = {name: METERS[name](subject) for name in ALWAYS}
     extra = tuple((name, float(meter(subject))) for name, meter in meters.items() if name not in NUMBERS)
     return Measured(subject.arch, **always, split=split, extra=extra)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Where batch normalisation takes its mean and variance from, and how a sub-network gets its own.
+"""The sources of batch normalisation's mean and variance, and the calibration of a sub-network's own.
 
-A sub-network's statistics differ from every other's (Once-for-All's issue tracker is full of networks that were
-evaluated with somebody else's), so they are a value next to the arch, never something the supernet stores.
+Every sub-network needs its own statistics (reports in Once-for-All's issue tracker describe networks that were evaluated
+with those of another), so they are a value next to the arch and are never stored in the supernet.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Statistics = Mapping[str, tuple[Tensor, Tensor]]
 
 
 def by_batch(norm: ElasticNorm, x_NCHW: Tensor) -> Tensor:
-    """As in training: every batch by its own statistics."""
+    """Normalises every batch by its own statistics, as in training."""
     return norm.with_batch(x_NCHW)
 
 
 def by_buffers(norm: ElasticNorm, x_NCHW: Tensor) -> Tensor:
-    """By the statistics stored in the supernet, which are the largest network's."""
+    """Normalises by the statistics stored in the supernet, which are the largest network's."""
     return norm.with_statistics(x_NCHW, norm.mean, norm.var)
 
 
 def by_statistics(net: Supernet, statistics: Statistics) -> Norm:
-    """By an arch's own statistics."""
+    """Normalises by the given statistics of one arch."""
     names = net.norm_names
 
     def norm(layer: ElasticNorm, x_NCHW: Tensor) -> Tensor:
@@ -46,8 +46,8 @@ def by_statistics(net: Supernet, statistics: Statistics) -> Norm:
 def calibrate(net: Supernet, arch: Arch, batches: Iterable[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """The mean and variance of every norm of `arch`, averaged over `batches` by their number of images.
 
-    Each batch is normalised by its own statistics on its way, as in training (the published re-calibration,
-    OFA's `set_running_statistics`); `net` is not touched. batches: images [N, 3, arch.resolution, arch.resolution].
+    Each batch is normalised by its own statistics in every layer, as in training (the published re-calibration,
+    OFA's `set_running_statistics`); `net` is not changed. batches: images [N, 3, arch.resolution, arch.resolution].
     """
     names = net.norm_names
     sums: dict[str, tuple[Tensor, Tensor]] = {}

@@ -1,4 +1,4 @@
-"""Named arrays as bytes, without objects: what is read is never unpickled."""
+"""Named arrays as bytes, without pickled objects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 
 class NpzError(ValueError):
-    """Bytes that do not hold the arrays that were expected; the message is one line without the file's name."""
+    """Bytes that do not hold the expected arrays; the message is one line without the file's name."""
 
 
 def pack(**arrays: np.ndarray | float | str) -> bytes:
@@ -23,13 +23,13 @@ def pack(**arrays: np.ndarray | float | str) -> bytes:
 
 
 def save(path: Path, **arrays: np.ndarray) -> None:
-    """The arrays as a compressed npz file at `path`; arrays that lie on disk are copied in small steps."""
+    """Writes the arrays to `path` as a compressed npz file; arrays on disk are copied in small steps."""
     named: dict[str, Any] = dict(arrays)
     np.savez_compressed(path, **named)
 
 
 def unpack(data: bytes, names: Sequence[str]) -> list[np.ndarray]:
-    """The arrays of these names; whatever stands in the way of that is an `NpzError`."""
+    """The arrays of these names; bytes that do not hold them are an `NpzError`."""
     arrays = unpack_all(data)
     if (missing := next((name for name in names if name not in arrays), None)) is not None:
         raise NpzError(f"it has no {missing!r}; expected {', '.join(names)}")
@@ -37,7 +37,7 @@ def unpack(data: bytes, names: Sequence[str]) -> list[np.ndarray]:
 
 
 def unpack_all(data: bytes) -> dict[str, np.ndarray]:
-    """Every array by its name; a file that cannot be read is an `NpzError`."""
+    """Every array by its name; bytes that are not an npz file are an `NpzError`."""
     if not data.startswith(b"PK"):
         raise NpzError("it is not an npz file")
     try:

@@ -1,4 +1,4 @@
-"""What was observed, in which unit, on what."""
+"""The record of a measurement: its quantities with their units, and the split and device that it was made on."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Measured:
     """One observation of one sub-network.
 
     `top1` is a fraction of the images of `split`; `macs` and `params` are exact counts; `latency_ms` is the
-    median time of one image on `device`, or None where nobody measured it, and `latency_spread_ms` half the
-    distance between its quartiles. Where several devices are known, `latencies_ms` has the name and
-    the milliseconds of each, and `latency_ms` those of the first. `extra` holds any further measured quantity by name.
+    median time of one image on `device`, or None if it was not measured, and `latency_spread_ms` half the
+    distance between its quartiles. For several devices, `latencies_ms` has the name and the milliseconds of
+    each, and `latency_ms` is that of the first. `extra` holds any further measured quantity by name.
     """
 
     arch: Arch
@@ -31,12 +31,12 @@ class Measured:
     extra: tuple[tuple[str, float], ...] = ()
 
     def value(self, name: str) -> float | None:
-        """The number in the field of this name, or in `extra`; None where it was not measured."""
+        """The number in the field of this name, or in `extra`; None if it was not measured."""
         known: dict[str, float | None] = dict(self.extra)
         return known.get(name, getattr(self, name) if name in NUMBERS else None)
 
     def to_json(self) -> dict[str, Any]:
-        """A flat object; what is not known is left out."""
+        """The record as a flat object; quantities that were not measured are omitted."""
         doc: dict[str, Any] = {"arch": self.arch.to_json()}
         for field in fields(self)[1:]:
             value = getattr(self, field.name)

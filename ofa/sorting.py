@@ -1,4 +1,4 @@
-"""Channels in the order of their importance, so that a narrower block keeps the ones that matter."""
+"""Sorts channels by importance, so that a narrower block keeps the most important ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ofa.supernet import Supernet
 
 @torch.no_grad()
 def sort_channels(net: Supernet, trained_expands: tuple[float, ...]) -> None:
-    """Reorders the inner channels of every block by the L1 norm of what consumes them, largest first.
+    """Reorders the inner channels of every block by the L1 norm of the weights that consume them, largest first.
 
-    The largest network computes the same function as before. Widths that `trained_expands` already uses keep
-    their set of channels: sorting happens only between one trained width and the next.
+    The largest network computes the same function as before. Widths in `trained_expands` keep their set of channels:
+    channels are sorted only between one trained width and the next.
     Source: Once-for-All, arXiv:1908.09791, sec. 3.3 (channel sorting).
     """
     full = net.space.whole

@@ -1,4 +1,4 @@
-"""The teacher of a phase: a frozen copy of the largest network, as earlier training left it."""
+"""The teacher of a phase: a frozen copy of the largest network with the weights of earlier training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GIVEN = -1  # the number of the teacher with the weights that training starts fr
 class Teacher:
     """The largest network of the evaluator's supernet, frozen, with batch-norm statistics for every resolution.
 
-    norm: "own", by statistics from the calibration images; "batch", by each batch's own, as the published code does.
+    norm: "own" normalises by statistics from the calibration images, "batch" by those of each batch, as the published code.
     """
 
     def __init__(self, evaluator: Evaluator, norm: Literal["own", "batch"] = "own") -> None:
@@ -33,7 +33,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits [N, classes] of images [N, 3, R, R] at one of the space's resolutions."""
+        """Logits [N, classes] for images [N, 3, R, R], where R is one of the space's resolutions."""
         resolution = images.shape[-1]
         arch = self.archs[resolution]
         if not self.statistics:
@@ -42,10 +42,10 @@ class Teacher:
 
 
 class Teachers:
-    """The teacher of every phase that distils, made when the weights it needs are there, dropped when no phase needs it.
+    """The teacher of every phase that distils; each is made when its weights exist and freed when no later phase needs it.
 
-    make: a teacher with these weights, which it copies. given: the weights that training starts from, or None.
-    stored: the weights that a phase left, for a training that resumes after that phase.
+    make: returns a teacher with a copy of the given weights. given: the weights that training starts from, or None.
+    stored: the weights at the end of a phase, for a training that resumes after that phase.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Teachers:
         self.entered = GIVEN  # the last phase that this process entered
 
     def enter(self, number: int, net: Supernet) -> Teacher | None:
-        """The teacher of phase `number`, or None; call it for every phase before the phase changes `net`."""
+        """The teacher of phase `number`, or None; must be called for every phase before the phase changes `net`."""
         needed = {self.source(n) for n in range(number, len(self.phases)) if self.phases[n].distil}
         self.known = {source: teacher for source, teacher in self.known.items() if source in needed}
         for source in sorted(needed - set(self.known)):
@@ -75,7 +75,7 @@ class Teachers:
         return self.known[self.source(number)] if self.phases[number].distil else None
 
     def source(self, number: int) -> int:
-        """The phase whose weights teach phase `number`, or `GIVEN`."""
+        """The number of the phase whose weights teach phase `number`, or `GIVEN`."""
         if self.phases[number].teacher == "previous":
             return number - 1
         return GIVEN if self.given is not None else 0

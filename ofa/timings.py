@@ -1,4 +1,4 @@
-"""`latency.json` and `validated.json`: what networks of a run take on a device, in milliseconds for one image."""
+"""`latency.json` and `validated.json`: latencies of a run's networks on a device, in milliseconds for one image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ofa.documents import Document
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchLatency(Document):
-    """The median latency of one sub-network, and half the distance between the quartiles."""
+    """The median latency of one sub-network, and half the distance between its quartiles, in milliseconds."""
 
     arch: Arch
     latency_ms: float
@@ -42,7 +42,7 @@ class ValidatedMember(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated(Document):
-    """Every member of the front as it would be deployed, on one device."""
+    """Every member of the front, extracted and measured as it would be deployed, on one device."""
 
     device: str
     threads: int

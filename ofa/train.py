@@ -1,7 +1,7 @@
 """Training a supernet: the loop over phases, epochs and steps, and the update of one step.
 
-It knows neither Ray nor a store: images, random streams, teachers and what follows the training are arguments, so
-the same loop runs in a test, in one process on a GPU machine, and on Ray's workers.
+It depends neither on Ray nor on a store: images, random streams, teachers and the observer are arguments, so the same
+loop runs in a test, in one process on a GPU machine, and in Ray's workers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Streams = Callable[..., random.Random]  # an independent generator for a purpose
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The next step to do: of a phase and an epoch, all from 0."""
+    """The next step of a training, by its phase, epoch and step, all counted from 0."""
 
     phase: int = 0
     epoch: int = 0
@@ -45,25 +45,25 @@ class Feed(Protocol):
     steps_per_epoch: int
 
     def epoch(self, phase: str, epoch: int, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(step, augmented images [N, 3, S, S] at the largest resolution, labels [N]) from step `start` on."""
+        """Yields (step, augmented images [N, 3, S, S] at the largest resolution, labels [N]) from step `start` on."""
         ...
 
 
 class Observer:
-    """What follows a training; it does nothing here."""
+    """Is called after every step, epoch and phase of a training; this base class does nothing."""
 
     def step_done(self, number: int, loss: Tensor) -> None:
-        """After every update of phase `number`; `loss` is the mean over the worker's sub-networks."""
+        """Is called after every update of phase `number`; `loss` is the mean over the worker's sub-networks."""
 
     def epoch_done(self, number: int) -> None:
-        """After every epoch of phase `number`."""
+        """Is called after every epoch of phase `number`."""
 
     def phase_done(self, number: int) -> None:
-        """After phase `number`."""
+        """Is called at the end of phase `number`."""
 
 
 class Learner:
-    """A supernet with its optimiser. Gradients live in one flat buffer, so workers average them in one go."""
+    """A supernet with its optimiser. Gradients are in one flat buffer, so workers average them in one operation."""
 
     def __init__(self, net: Supernet, recipe: Recipe, average: Average) -> None:
         self.net = net
@@ -78,7 +78,7 @@ class Learner:
         self.reset_momentum()
 
     def reset_momentum(self) -> None:
-        """Starts the optimiser anew, without the momentum of past steps."""
+        """Replaces the optimiser by a new one without momentum."""
         parameters = [p for p in self.net.parameters() if p.requires_grad]
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
@@ -88,7 +88,7 @@ class Learner:
 
     @torch.no_grad()
     def sort_channels(self, trained_expands: tuple[float, ...]) -> None:
-        """`ofa.sorting.sort_channels`; the momentum of every weight is reordered like the weight."""
+        """Sorts channels (`ofa.sorting.sort_channels`) and reorders the momentum of every weight in the same way."""
         kept: list[tuple[Any, Tensor]] = [(p, state["momentum_buffer"]) for p, state in self.optimizer.state.items()]
         for p, momentum in kept:
             p.companions = (momentum,)
@@ -106,7 +106,7 @@ class Learner:
         teacher: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """One update by the gradients of `lessons`, all at the resolution of `images`; the mean of their losses.
+        """Makes one update from `lessons`, all at the resolution of `images`; returns the mean of their losses.
 
         images: [N, 3, R, R], labels: [N]. teacher: its logits [N, classes], for lessons that learn from it.
         generator: samples the dropped features.
@@ -144,13 +144,13 @@ class Learner:
         return total
 
     def _drop(self, features: Tensor, generator: torch.Generator) -> Tensor:
-        """Each feature left out with the recipe's probability, the others raised to the same mean."""
+        """Features, each set to 0 with the recipe's probability and the others scaled to keep the mean."""
         keep = 1 - self.recipe.dropout
         mask = torch.rand(features.shape, generator=generator, device=generator.device).to(features.device) < keep
         return features * mask / keep
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, stored statistics and momentum by name; `load` continues from it to the same result."""
+        """Weights, stored statistics and momentum by name; after `load` training continues to the same result."""
         tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
         for name, p in self.net.named_parameters():
             momentum = self.optimizer.state.get(p, {}).get("momentum_buffer")
@@ -159,7 +159,7 @@ class Learner:
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Continues from what `state` gave."""
+        """Restores the tensors that `state` returned."""
         self.net.load_state_dict({n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")})
         self.reset_momentum()
         for name, p in self.net.named_parameters():
@@ -180,8 +180,8 @@ def train_phases(
 ) -> None:
     """Trains the learner's network by `plan`, from the step `start` to the end.
 
-    enter: the teacher of a phase by its number, called before each (`ofa.teacher.Teachers.enter`). rank: of this
-    worker, which samples crops and (with `plan.own_draws`) sub-networks of its own.
+    enter: returns the teacher of a phase by its number; called before each phase (`ofa.teacher.Teachers.enter`). rank: of
+    this worker, which samples its own crops and (with `plan.own_draws`) its own sub-networks.
     """
     for number in range(start.phase, len(plan.phases)):
         phase = plan.phases[number]
@@ -200,7 +200,7 @@ def train_phases(
 
 
 def _open(plan: Plan, learner: Learner, number: int) -> None:
-    """What happens once before the first step of a phase."""
+    """Prepares the learner before the first step of a phase."""
     if not plan.keep_momentum:
         learner.reset_momentum()
     if number and _expands(plan.phases[number - 1]) != _expands(plan.phases[number]):
@@ -220,7 +220,7 @@ def train_step(
     lr: float,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """One update on the images, resized to the lessons' resolution; the mean loss over the lessons."""
+    """Makes one update on the images, resized to the lessons' resolution; returns the mean loss over the lessons."""
     device = learner.net.device
     images, labels = resize(images.to(device), lessons[0].arch.resolution), labels.to(device)
     taught = teacher is not None and any(lesson.learns_from == "teacher" for lesson in lessons)
