@@ -1,7 +1,7 @@
 """Prediction tables that are assembled on disk from parts, in memory that depends only on the size of a part.
 
-1,000 members on 1.3 million images, five classes of 1,000 kept, are 39 GB on disk; held in memory are one part, which
-`part_images` keeps within 32 MiB, and NumPy's buffer of 16 MiB while the file is written.
+1,000 members on 1.3 million images, five classes of 1,000 kept, are 39 GB on disk; in memory are one part, which
+`part_images` limits to 32 MiB, and NumPy's buffer of 16 MiB while the file is written.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ PART_BYTES = 32 * 2**20
 
 
 def part_images(members: int, k: int, batch: int) -> int:
-    """How many images a part of so many members holds: whole batches, at least one."""
+    """The number of images of a part with so many members: whole batches, at least one."""
     return max(1, PART_BYTES // (8 * members * k * batch)) * batch
 
 
 class Assembly:
-    """Classes and probabilities as files in `folder`, to be filled in any order."""
+    """Classes and probabilities as files in `folder`, which can be filled in any order."""
 
     def __init__(self, folder: Path, members: int, images: int, k: int, classes: int) -> None:
         self.shape = (members, images, k)
@@ -33,7 +33,7 @@ class Assembly:
         self.filled_M = np.zeros(members, dtype=np.int64)
 
     def put(self, members: Sequence[int], start: int, part: Table, where: str) -> None:
-        """Places the part whose first image is `start`; one that does not fit is a `TableError`."""
+        """Writes the part whose first image is `start`; one that does not fit is a `TableError`."""
         _, images, k = self.shape
         expected = (len(members), min(part.classes_MNK.shape[1], images - start), k)
         if part.classes_MNK.shape != expected:
@@ -48,6 +48,6 @@ class Assembly:
         self.filled_M[list(members)] += expected[1]
 
     def table(self, labels_N: np.ndarray, cost_M: np.ndarray) -> Table:
-        """The whole table, still on disk."""
+        """The whole table, as arrays on disk."""
         assert (self.filled_M == self.shape[1]).all(), "a part is missing"
         return Table(self.classes, self.probs, labels_N, cost_M)

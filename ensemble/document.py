@@ -1,6 +1,6 @@
 """`ensembles.json`: the chosen subsets of a front's members, with their scores.
 
-Costs are in the document's unit, accuracies and gains are fractions, intervals have 95 %.
+Costs are in the document's unit, accuracies and gains are fractions, intervals are 95 % intervals.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ScoredSubset(Document):
     top1: float
     test_top1: float
     test_interval: tuple[float, float]
-    weights: tuple[float, ...] = ()  # of the members' votes; () are equal weights
+    weights: tuple[float, ...] = ()  # of the members' votes; () means equal weights
     single: int | None = None  # of an ensemble: the best single member within its cost, chosen on the same split
     gain: float | None = None  # over `single`, on the test split
     gain_interval: tuple[float, float] | None = None
@@ -32,18 +32,18 @@ class ScoredSubset(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimism(Document):
-    """By how much the accuracy of the best subset on the split that it was chosen on exceeds its test accuracy."""
+    """The accuracy of the best subset on the split that it was chosen on, less its accuracy on the test split."""
 
     drop: float  # of the best subset, from one split to the other
-    typical_drop: float  # mean of the single members: how much harder the test split is
+    typical_drop: float  # mean of the single members: the difference between the splits
     gap: float  # the part that comes from choosing the best of many (winner's curse): drop - typical_drop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubsetFront(Document):
-    """The subsets that no other beats in cost and accuracy on the split they were chosen on, cheapest first."""
+    """The subsets that no other beats in cost and accuracy on the split of the selection, in ascending cost."""
 
-    cost: str  # the rule
+    cost: str  # name of the cost rule
     unit: str
     members: tuple[ScoredSubset, ...]
     optimism: Optimism = field(metadata=json_name("curse"))
@@ -56,7 +56,7 @@ class Ensembles(SubsetFront):
     other_costs: tuple[SubsetFront, ...]
     singles: tuple[ScoredSubset, ...]
     vote: str
-    temperatures: tuple[float, ...] = ()  # of the members; () is 1 for all
+    temperatures: tuple[float, ...] = ()  # of the members; () means 1 for all
 
     @classmethod
     def of(cls, fronts: Sequence[SubsetFront], singles: tuple[ScoredSubset, ...], voting: Voting) -> Ensembles:
@@ -75,7 +75,7 @@ class Ensembles(SubsetFront):
 
     @property
     def fronts(self) -> tuple[SubsetFront, ...]:
-        """One for each cost rule, in the run's order."""
+        """The front of each cost rule, in the run's order."""
         return (self, *self.other_costs)
 
     @property
@@ -85,7 +85,7 @@ class Ensembles(SubsetFront):
 
     @property
     def best_of_several(self) -> ScoredSubset:
-        """The most accurate subset for the first cost rule of those with two members or more, else of all."""
+        """The most accurate subset with two members or more for the first cost rule; of all subsets if there is none."""
         several = [subset for subset in self.members if len(subset.members) > 1]
         return (several or self.members)[-1]
 
@@ -102,7 +102,7 @@ class Subset(Document):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableEnsembles(Document):
-    """The document of a selection from a predictions file alone."""
+    """The document of a selection from a predictions file, without a run."""
 
     cost: str
     unit: str

@@ -1,4 +1,4 @@
-"""What an ensemble cannot be chosen from; each message is one line: where, what was found, what to do."""
+"""Errors of ensemble selection; each message is one line: where, what was found, what to do."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ class TableError(EnsembleError):
 
 
 class SelectionError(EnsembleError):
-    """A selection that cannot be done: an unknown name, too many members, or limits that no subset keeps."""
+    """A selection that is impossible: an unknown name, too many members, or limits that no subset is within."""

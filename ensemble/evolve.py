@@ -1,9 +1,9 @@
 """The published selection of ensembles: masks of members, evolved by a multi-objective algorithm.
 
 Uniform crossover, a hundredth of the bits sampled again, binary tournaments, no duplicates; the population starts as the one
-ensemble of all members. With `sum` an ensemble has two members at least. Source: OFA³,
-doi:10.1109/IJCNN60899.2024.10650685, and its released notebooks; here everything that was scored may end on the front,
-there only the last population.
+ensemble of all members. With `sum` an ensemble has at least two members. Source: OFA³,
+doi:10.1109/IJCNN60899.2024.10650685, and its released notebooks; here the front is that of all scored subsets,
+there only that of the last population.
 
 Shape letters in this file: S subsets, M members.
 """
@@ -27,7 +27,7 @@ PATIENCE = 1000  # generations in a row without a new child
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What algorithms that sample need: a number of subsets to score, a seed, and survival selections by name.
+    """The settings of the algorithms that sample: a number of subsets to score, a seed, and survival selections by name.
 
     The survival selections are `search.selection.SURVIVAL`'s, which this package does not import.
     """
@@ -38,9 +38,9 @@ class Budget:
 
 
 def evolve(search: Search, budget: Budget, survival: str) -> None:
-    """Scores `budget.evaluations` subsets, unless for `PATIENCE` generations no new one is found.
+    """Scores `budget.evaluations` subsets; stops early if `PATIENCE` generations in a row have no new one.
 
-    Children that break a limit are not scored. Where all members together break one, it starts from the smallest subsets.
+    Offspring outside the limits are not scored. If all members together are outside, it starts from the smallest subsets.
     """
     assert survival in budget.survivals, f"no survival selection {survival!r} was given"
     survive, evaluations = budget.survivals[survival], budget.evaluations
@@ -73,7 +73,7 @@ def evolve(search: Search, budget: Budget, survival: str) -> None:
 
 
 def _pairs(search: Search, fewest: int) -> np.ndarray:
-    """The smallest subsets: what must be there with each other member, and with `fewest` two, each with its neighbour."""
+    """The smallest subsets: the required members with each other member, and with `fewest` two, each with its neighbour."""
     seeds = search.seeds()
     return seeds if fewest == 1 else np.unique(np.concatenate([seeds, seeds | np.roll(seeds, 1, axis=1)]), axis=0)
 

@@ -1,4 +1,4 @@
-"""Test scores of chosen subsets: what ensembles gain over single members, and the optimism of choosing the best.
+"""Test scores of chosen subsets: the gain of ensembles over single members, and the optimism of choosing the best.
 
 Shape letters in this file: S subsets, M members, N images.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Comparison:
     """Compares subsets that were chosen on `images` images with single members, on the test split.
 
-    test: a scorer of the test split. singles: all single members, with their scores on the split of the choice. rng: of
+    test: a scorer of the test split. singles: all single members, with their scores on the split of the choice. rng: for
     the bootstrap.
     """
 
@@ -60,7 +60,7 @@ class Comparison:
         )
 
     def optimism(self, best: Chosen) -> Optimism:
-        """By how much the score of the best subset, on the split that it was chosen on, exceeds its test score."""
+        """The score of the best subset on the split that it was chosen on, less its test score."""
         scores = self.test.correct_weighted(weights_of([best, *self.singles], self.test.members)) / self.test.images
         singles = np.array([single.correct for single in self.singles]) / self.images
         drop, typical = best.correct / self.images - float(scores[0]), float(np.mean(singles - scores[1:]))
@@ -68,7 +68,7 @@ class Comparison:
 
 
 def weights_of(chosen: Sequence[Chosen], members: int) -> np.ndarray:
-    """The weight of every member in each subset's vote: float64 [S, M]; equal ones are 1, 0 is no member."""
+    """The weight of each member in each subset's vote: float64 [S, M]; equal weights are 1, 0 is not a member."""
     weights_SM = np.zeros((len(chosen), members))
     for weights_M, subset in zip(weights_SM, chosen, strict=True):
         weights_M[list(subset.members)] = subset.weights or 1.0

@@ -21,8 +21,8 @@ def difference_interval(
 ) -> tuple[float, float]:
     """The 95 % paired bootstrap interval of the accuracy of `named_N` less that of `other_N`, as fractions.
 
-    named_N, other_N: bool, which images each classifies correctly. Images are resampled with both answers: an ensemble
-    and one of its members differ on few images, and the intervals of each alone would be far too wide to compare them.
+    named_N, other_N: bool, the images that each classifies correctly. Images are resampled with both results: an ensemble
+    and one of its members differ on few images, and the intervals of each alone are far too wide to compare them.
     """
     images = len(named_N)
     gained, lost = int((named_N & ~other_N).sum()), int((~named_N & other_N).sum())

@@ -1,6 +1,7 @@
 """Compiled loops over a prediction table; `ensemble/score.py` explains what they compute.
 
-Compiled by Numba at first use and cached beside this file; they release the interpreter's lock, so threads share the work.
+Numba compiles them at first use and caches them beside this file; they run without the interpreter's lock, so threads
+share the work.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from ofa.compiled import compiled
 
 BITS = 5  # members of one group: tables hold the sum of every choice of them
 CODES = 1 << BITS
-LANES = 128  # images that are scored side by side
-SUBSETS = 1024  # that take turns on one slab of the tables, while it is in the cache
+LANES = 128  # images that are scored together
+SUBSETS = 1024  # subsets that are scored from one slab of the tables while it is in the cache
 FULL = 32000  # largest sum in a table; with at most one half of rounding a group, sums stay within int16
 
 WRONG = -1  # an image that no subset classifies correctly
@@ -20,11 +21,11 @@ WRONG = -1  # an image that no subset classifies correctly
 
 @compiled
 def find_rivals(classes_NMK, probs_NMK, labels_N, slot_C, slack, count_N, rivals, below):  # type: ignore[no-untyped-def]
-    """Which classes can beat the right one, image after image: `count_N` of each, their names in `rivals`.
+    """The classes that can beat the right class of each image: `count_N` of each image, their indices in `rivals`.
 
-    An image that no subset classifies correctly has count `WRONG`, one that every subset classifies correctly has 0.
-    below: whether a rival's number is lower than the right class's, so that it wins a tie. slot_C is scratch, all -1.
-    The number of rivals written is returned.
+    The count is `WRONG` for an image that no subset classifies correctly, 0 for one that every subset classifies correctly.
+    below: whether a rival's index is lower than the right class's, so that it wins a tie. slot_C is scratch, all -1.
+    Returns the number of rivals written.
     """
     images, members, k = classes_NMK.shape
     most = len(rivals) // max(1, images)
@@ -38,7 +39,7 @@ def find_rivals(classes_NMK, probs_NMK, labels_N, slot_C, slack, count_N, rivals
         named[0], used = label, 1
         slot_C[label] = 0
         p[0] = 0.0
-        silent = False  # a member that gives every class 0: then class 0 wins where it stands alone
+        silent = False  # a member that gives every class 0: alone it predicts class 0
         for m in range(members):
             if probs_NMK[n, m, 0] == 0:
                 silent = True
@@ -75,7 +76,7 @@ def find_rivals(classes_NMK, probs_NMK, labels_N, slot_C, slack, count_N, rivals
                 total[u] = 0.0
                 for m in range(members):
                     total[u] += p[u, m]
-                at = number  # by falling sum; of equals one that wins ties first
+                at = number  # by descending sum; of equal sums one that wins ties first
                 while at > 0:
                     v = kept[at - 1]
                     if total[v] > total[u] or (total[v] == total[u] and (named[v] < label or not ties_win)):
@@ -116,7 +117,7 @@ def find_rivals(classes_NMK, probs_NMK, labels_N, slot_C, slack, count_N, rivals
 
 @compiled
 def gather(classes_NMK, probs_NMK, labels_N, first_N, rivals_R, slot_C, right_IM, rival_RM):  # type: ignore[no-untyped-def]
-    """The probabilities of right classes and rivals, dense: image n's rivals are rows first_N[n] to first_N[n + 1]."""
+    """The probabilities of right classes and rivals as dense arrays: image n has the rows first_N[n] to first_N[n + 1]."""
     images, members, k = classes_NMK.shape
     for n in range(images):
         slot_C[labels_N[n]] = 0
@@ -138,8 +139,8 @@ def gather(classes_NMK, probs_NMK, labels_N, first_N, rivals_R, slot_C, right_IM
 def fill_tables(right_IM, rival_RM, first_I, blocks, start, stop, tables):  # type: ignore[no-untyped-def]
     """The tables [slab, group and choice, lane] of blocks start to stop: rounded sums of margins.
 
-    A block (first image, rivals, first slab) has a slab for its images' first rivals, one for their second, and so on;
-    an image with fewer rivals than its block repeats its first. Every row has a scale of its own: only signs matter.
+    A block (first image, rivals, first slab) has a slab for its images' first rivals, one for the second, and so on;
+    an image with fewer rivals than its block repeats its first. Every row has its own scale: only signs are used.
     """
     images, members = right_IM.shape
     groups = (members + BITS - 1) // BITS
@@ -177,7 +178,7 @@ def fill_tables(right_IM, rival_RM, first_I, blocks, start, stop, tables):  # ty
 
 @compiled
 def is_right(i, chosen, weights, right_IM, rival_RM, below_R, first_I):  # type: ignore[no-untyped-def]
-    """Whether image i's right class wins the vote of the chosen members: sums in float64, member after member."""
+    """Whether image i's right class wins the vote of the chosen members: float64 sums, in the order of the members."""
     right = 0.0
     for j in range(len(chosen)):
         right += weights[j] * np.float64(right_IM[i, chosen[j]])
@@ -213,7 +214,7 @@ def count_decided(images, votes, weights_SM, right_IM, rival_RM, below_R, first_
 
 @compiled
 def _entries(codes_G, entries):  # type: ignore[no-untyped-def]
-    """Where a slab holds a subset's entries, one a group that it has members of; then zeros' place, up to a four."""
+    """The positions in a slab of a subset's entries, one for each group with members, padded with zeros to fours."""
     n = 0
     for g in range(len(codes_G)):
         if codes_G[g]:
@@ -225,10 +226,10 @@ def _entries(codes_G, entries):  # type: ignore[no-untyped-def]
 
 @compiled
 def _add_up(tables, slab, entries, at, n, total):  # type: ignore[no-untyped-def]
-    """The sum of n entries of the slab that starts at `slab`, lane by lane, into `total`.
+    """Writes the sum of n entries of the slab that starts at `slab`, for each lane, into `total`.
 
-    Unsigned indices, which need no test for counting from the end, and as many lanes as the compiler knows: this
-    becomes a few vector instructions.
+    Indices are unsigned, so they are not tested for counting from the end, and the number of lanes is a constant: the
+    compiler makes a few vector instructions of this.
     """
     a, b = slab + entries[at], slab + entries[at + 1]
     c, d = slab + entries[at + 2], slab + entries[at + 3]
@@ -243,7 +244,7 @@ def _add_up(tables, slab, entries, at, n, total):  # type: ignore[no-untyped-def
 
 @compiled
 def count_right(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_S):  # type: ignore[no-untyped-def]
-    """Adds to `correct_S` the images of blocks start to stop that each subset classifies correctly; empty subsets get 0."""
+    """Adds to `correct_S` the number of images of blocks start to stop that each subset classifies correctly; 0 if empty."""
     subsets, groups = codes_SG.shape
     size = np.uint64(groups * CODES * LANES)
     room = groups + 4

@@ -1,4 +1,4 @@
-"""Margins of weighted votes as matrix products, on any device that torch knows."""
+"""Margins of weighted votes as matrix products, on any torch device."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-_MOST_MARGINS = 2**25  # held at a time
+_MOST_MARGINS = 2**25  # in memory at a time
 
 
 class Margins:
-    """The right class's probability minus each rival's, in float32 on `device`; images with equally many rivals together.
+    """The right class's probability minus each rival's, in float32 on `device`, by images with equally many rivals.
 
-    right_IM, rival_RM, below_R, first_I: as `ensemble.score` holds them, images by falling number of rivals.
+    right_IM, rival_RM, below_R, first_I: as in `ensemble.score`, images by descending number of rivals.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class Margins:
             self.runs.append((start, depth, torch.from_numpy(margins.astype(np.float32)).to(self.device)))
 
     def count(self, weights_SM: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-        """Images that are right beyond doubt for each vote, and the pairs (image, vote) that float32 cannot decide."""
+        """The number of certainly right images for each vote, and the pairs (image, vote) that float32 cannot decide."""
         correct_S = np.zeros(len(weights_SM), dtype=np.int64)
         images, votes = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
         rows = max((len(margins) for _, _, margins in self.runs), default=1)

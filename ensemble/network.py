@@ -1,4 +1,4 @@
-"""Ensembles of extracted networks as one torch module that answers as the ensemble was scored, and as a file.
+"""Ensembles of extracted networks as one torch module with the predictions that were scored, and as a file.
 
 Shape letters in this file: N images, C classes, S side in pixels.
 """
@@ -22,10 +22,10 @@ from ofa.images import Scale, resize
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Combination(Document):
-    """How members are combined: the same as the table that the ensemble was scored on.
+    """How members are combined: in the same way as in the table that the ensemble was scored on.
 
-    vote: a name in `VOTES`. keep: classes kept of a member's prediction, its likeliest; 0 keeps all. weights: of the
-    members' votes; () are equal weights. temperatures: of the members; () is 1 for all.
+    vote: a name in `VOTES`. keep: the number of most probable classes kept of a member's prediction; 0 keeps all. weights:
+    of the members' votes; () means equal weights. temperatures: of the members; () means 1 for all.
     """
 
     vote: str = "soft"
@@ -34,12 +34,12 @@ class Combination(Document):
     temperatures: tuple[float, ...] = ()
 
     def votes(self, logits_NC: Tensor, member: int) -> Tensor:
-        """What the logits of a member add to the sum over all members: [N, C]."""
+        """The term of a member with these logits in the sum over all members: [N, C]."""
         probs, vote = logits_NC.softmax(1), VOTES[self.vote]
         if self.keep:
             kept = probs.topk(self.keep, dim=1)
             probs = torch.zeros_like(probs).scatter(1, kept.indices, kept.values)
-        if self.temperatures and not vote.ordinal:  # the classes that were not kept are one more class together
+        if self.temperatures and not vote.ordinal:  # the classes that were not kept are together one more class
             rest = (1 - probs.sum(1, keepdim=True)).clamp_min(0)
             power = 1 / self.temperatures[member]
             probs = probs**power / ((probs**power).sum(1, keepdim=True) + rest**power)
@@ -51,9 +51,9 @@ SOFT = Combination()
 
 
 class EnsembleNetwork(nn.Module):
-    """Several networks as one: images at one size in, the mean (with weights the sum) of the members' votes out.
+    """Several networks as one: from images of one size to the mean (with weights the sum) of the members' votes.
 
-    The answer is the argmax. Every member sees the images at its own resolution. Members are branches of one graph,
+    The prediction is the argmax. Images are resized to each member's own resolution. Members are branches of one graph,
     which may run in parallel.
     """
 
@@ -69,14 +69,14 @@ class EnsembleNetwork(nn.Module):
         return votes.sum(0) if self.combination.weights else votes.mean(0)
 
     def votes(self, member: int, images: Tensor) -> Tensor:
-        """One member's part of the sum: [N, C]."""
+        """One member's term of the sum: [N, C]."""
         logits = self.members[member](resize(images, self.resolutions[member]))
         return self.combination.votes(logits, member)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleDescription(Description):
-    """What one must know to use an exported ensemble."""
+    """The description of an exported ensemble: that of its networks, and how they are combined."""
 
     combination: Combination
 
@@ -84,7 +84,7 @@ class EnsembleDescription(Description):
     def of_members(
         cls, space: str, classes: int, archs: Sequence[Arch], scale: Scale, resolution: int, combination: Combination
     ) -> EnsembleDescription:
-        """Of an ensemble of these sub-networks of a space; resolution: of the images that go in, in pixels."""
+        """The description of an ensemble of these sub-networks; resolution: of the input images, in pixels."""
         taken = Input.of(scale, resolution)
         return cls(
             space=space, classes=classes, archs=tuple(archs), input=taken, output="probabilities", combination=combination

@@ -1,4 +1,4 @@
-"""Cost rules: what an ensemble costs, from the costs of its members. `RULES` has every rule by its name.
+"""Cost rules: the cost of an ensemble from the costs of its members. `RULES` has every rule by its name.
 
 Source of `max` and `sum`: OFA³, doi:10.1109/IJCNN60899.2024.10650685.
 
@@ -13,22 +13,22 @@ import numpy as np
 
 
 class Rule(ABC):
-    """A cost that never falls when a member is added: searches up to a level of cost rely on it."""
+    """A cost that never falls when a member is added; searches up to a level of cost depend on this."""
 
-    fewest = 1  # members of an ensemble in the published algorithms
-    members_run: str  # how, for help texts and reports
+    fewest = 1  # least number of members of an ensemble in the published algorithms
+    members_run: str  # a description for help texts and reports
 
     @abstractmethod
     def costs(self, masks_SM: np.ndarray, cost_M: np.ndarray) -> np.ndarray:
-        """The cost of every subset: float64 [S]; 0 for the empty one. masks_SM: bool, cost_M: of single members."""
+        """The cost of each subset: float64 [S]; 0 for the empty one. masks_SM: bool, cost_M: of single members."""
 
     def changed(self, masks_SM: np.ndarray, cost_M: np.ndarray) -> np.ndarray:
-        """The cost of every subset with member m added, or removed if it is in the subset: float64 [S, M]."""
+        """The cost of each subset with member m added, or removed if the subset has it: float64 [S, M]."""
         changed_SMM = masks_SM[:, None] ^ np.eye(len(cost_M), dtype=bool)
         return self.costs(changed_SMM.reshape(-1, len(cost_M)), cost_M).reshape(masks_SM.shape)
 
     def levels(self, cost_M: np.ndarray) -> np.ndarray:
-        """Costs up to each of which a best subset is searched for, rising: float64 [L]; here spaced geometrically."""
+        """The costs up to which a best subset is searched for, ascending: float64 [L]; here geometrically spaced."""
         singles = np.unique(cost_M)
         most = float(self.costs(np.ones((1, len(cost_M)), dtype=bool), cost_M)[0])
         if not singles[-1] > 0:
@@ -48,7 +48,7 @@ class Largest(Rule):
         return found
 
     def changed(self, masks_SM: np.ndarray, cost_M: np.ndarray) -> np.ndarray:
-        """See `Rule.changed`: only the removal of the most expensive member lowers the cost, to the second largest."""
+        """See `Rule.changed`: only removing the most expensive member lowers the cost, to the second largest."""
         each = np.where(masks_SM, cost_M, 0.0)
         highest = np.sort(each, axis=1)[:, -2:] if each.shape[1] > 1 else np.column_stack([np.zeros(len(each)), each])
         last = masks_SM & (np.arange(each.shape[1]) == each.argmax(axis=1)[:, None])
@@ -56,7 +56,7 @@ class Largest(Rule):
         return np.where(masks_SM, without, np.maximum(highest[:, 1:], cost_M))
 
     def levels(self, cost_M: np.ndarray) -> np.ndarray:
-        """See `Rule.levels`: an ensemble costs what one of its members does, so there are no others."""
+        """See `Rule.levels`: the cost of an ensemble is that of one of its members, so there are no other levels."""
         return np.unique(cost_M)
 
 

@@ -1,16 +1,16 @@
 """The exact accuracy of ensembles that vote with the sum of their members' probabilities.
 
 An image is classified correctly if the right class's sum beats every rival's. So an image is a few rows of
-margins, the right class's probability minus a rival's, member by member; a subset is right where all of an image's row
+margins, the right class's probability minus a rival's, member by member; a subset is right if all of an image's row
 sums are positive. Most images need no row at all and most classes are no rival:
 
-- a class that no member prefers to the right one never beats it, and one that another covers in every member is not needed;
+- a class that no member prefers to the right one never beats it, and one that another covers in every member is redundant;
 - an image where one rival beats the right class in every member is wrong for all subsets; one without rivals is right.
 
-What is left is scored from tables: the members stand in groups of five, and for every row and group the rounded sum of
-each of their 32 choices is kept as int16, so a subset's margin is one addition a group, of many images at once. A margin
-within the rounding error is decided again from the probabilities, in float64. Counts are therefore those of the
-definition: float64 sums over the members in their order, equal sums to the lowest class (OFA³,
+The remaining images are scored from tables: the members are divided into groups of five, and for every row and group the
+rounded sum of each of their 32 choices is kept as int16, so a subset's margin is one addition for each group, of many
+images at once. A margin within the rounding error is decided again from the probabilities, in float64. Counts are therefore
+those of the definition: float64 sums over the members in their order, equal sums to the lowest class (OFA³,
 doi:10.1109/IJCNN60899.2024.10650685, soft voting; a class that a member did not keep counts 0).
 """
 
@@ -30,30 +30,30 @@ _MANY_CLASSES = 1 << 20
 
 
 class Scorer(Protocol):
-    """What selection needs of a scorer."""
+    """The methods of a scorer that selection uses."""
 
     members: int
     images: int
 
     def correct(self, masks: np.ndarray) -> np.ndarray:
-        """How many images each subset classifies correctly: int64 [S]. masks: bool [S, M]."""
+        """The number of images that each subset classifies correctly: int64 [S]. masks: bool [S, M]."""
         ...
 
     def correct_changed(self, masks: np.ndarray) -> np.ndarray:
-        """The same with member m added, or removed if it is in the subset: int64 [S, M]."""
+        """The numbers of images for each subset with member m added, or removed if the subset has it: int64 [S, M]."""
         ...
 
     def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
-        """How many images each weighted vote classifies correctly: int64 [S]. weights: [S, M], none negative."""
+        """The number of images that each weighted vote classifies correctly: int64 [S]. weights: [S, M], none negative."""
         ...
 
 
 class SubsetScorer:
     """Scores subsets of members on one split.
 
-    classes int, probs float: [M, N, K], each prediction's classes distinct and its likeliest first; labels int: [N].
-    threads: of this process; None takes the cores it may use. device: a torch device for the matrix products of
-    `correct_weighted`, and of `correct` where it is not the CPU.
+    classes int, probs float: [M, N, K], each prediction's classes distinct and in descending probability; labels int: [N].
+    threads: of this process; None uses all cores of its affinity. device: a torch device for the matrix products of
+    `correct_weighted`, and of `correct` if it is not the CPU.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class SubsetScorer:
 
     @property
     def exact(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """What decides a pair of image and subset in float64."""
+        """The arrays that decide a pair of image and subset in float64."""
         return self.right_IM, self.rival_RM, self.below_R, self.first_I
 
     def accuracy(self, masks: np.ndarray) -> np.ndarray:
@@ -94,20 +94,20 @@ class SubsetScorer:
         return self.correct(masks) / self.images
 
     def correct(self, masks: np.ndarray) -> np.ndarray:
-        """How many images each subset classifies correctly: int64 [S]. masks: bool [S, M]."""
+        """The number of images that each subset classifies correctly: int64 [S]. masks: bool [S, M]."""
         masks_SM = self._masks(masks)
         if self.device != "cpu":
             return self.correct_weighted(masks_SM)
         return self._counted(kernels.count_right, masks_SM, (len(masks_SM),), masks_SM.sum(axis=1) == 0)
 
     def correct_changed(self, masks: np.ndarray) -> np.ndarray:
-        """How many images each subset classifies correctly with member m added, or removed if it is in: int64 [S, M]."""
+        """The numbers of images for each subset with member m added, or removed if it has it: int64 [S, M]."""
         masks_SM = self._masks(masks)
         empty_SM = masks_SM & (masks_SM.sum(axis=1, keepdims=True) == 1)
         return self._counted(kernels.count_changed, masks_SM, masks_SM.shape, empty_SM)
 
     def named_right(self, weights: np.ndarray) -> np.ndarray:
-        """Which images each vote classifies correctly: bool [S, N]. weights: as `correct_weighted` takes them, or masks."""
+        """Whether each vote classifies each image correctly: bool [S, N]. weights: as in `correct_weighted`, or masks."""
         weights_SM = self._weights(weights)
         named_SN = np.repeat(self.always_N[None], len(weights_SM), axis=0)
         kernels.name_right(weights_SM, self.image_I, *self.exact, named_SN)
@@ -115,9 +115,10 @@ class SubsetScorer:
         return named_SN
 
     def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
-        """How many images each weighted vote classifies correctly: int64 [S]. weights: [S, M], not negative; 0: no member.
+        """The number of images that each weighted vote classifies correctly: int64 [S].
 
-        Matrix products in float32 on `device`; margins within their error bound are decided again in float64.
+        weights: [S, M], not negative; 0 excludes a member. Matrix products in float32 on `device`; margins within their
+        error bound are decided again in float64.
         """
         weights_SM = self._weights(weights)
         from ensemble.matrix import Margins
@@ -145,7 +146,7 @@ class SubsetScorer:
     def _counted(
         self, kernel: Callable[..., None], masks_SM: np.ndarray, shape: tuple[int, ...], empty: np.ndarray
     ) -> np.ndarray:
-        """The kernel's counts over all blocks, threads taking blocks of their own; integers, so in any order the same."""
+        """The kernel's counts over all blocks; each thread has its own, and integer sums do not depend on the order."""
         if self.tables is None:
             self.tables = _tables(self.right_IM, self.rival_RM, self.first_I, self.blocks, self.threads)
         codes_SG, tables_flat = _codes(masks_SM), self.tables.reshape(-1)
@@ -160,10 +161,11 @@ class SubsetScorer:
 
 
 class _Rows:
-    """Images that depend on the subset, by falling number of rivals, with the probabilities that decide them.
+    """Images that depend on the subset, by descending number of rivals, with the probabilities that decide them.
 
-    right_IM: of the right class; rival_RM: of rivals, those of image i being rows first_I[i] to first_I[i + 1];
-    below_R: whether a rival wins ties; image_I: which images they are; always_N: images that every subset names right.
+    right_IM: of the right class; rival_RM: of rivals, image i has the rows first_I[i] to first_I[i + 1];
+    below_R: whether a rival wins ties; image_I: the index of each image; always_N: images that every subset classifies
+    correctly.
     """
 
     def __init__(self, classes: np.ndarray, probs: np.ndarray, labels_N: np.ndarray, threads: int) -> None:
@@ -205,7 +207,7 @@ class _Rows:
 
 
 def _small_names(classes: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
-    """Classes and labels by numbers that may index an array, in the same order and 0 still 0; and how many there are."""
+    """Classes and labels as small indices for arrays, in the same order and 0 still 0; and the number of indices."""
     slots = int(max(classes.max(), labels_N.max())) + 1
     if slots <= _MANY_CLASSES:
         return classes, labels_N.astype(np.int64), slots
@@ -218,7 +220,7 @@ def _by_image(array_MNK: np.ndarray, here: slice) -> np.ndarray:
 
 
 def _blocks(count_I: np.ndarray) -> np.ndarray:
-    """Runs of images that are scored side by side: first image, rivals of each, first slab in the tables."""
+    """Sequences of images that are scored together: first image, rivals of each, first slab in the tables."""
     first_B = np.arange(0, len(count_I), kernels.LANES)
     depth_B = count_I[first_B]
     return np.stack([first_B, depth_B, np.cumsum(depth_B) - depth_B], axis=1).astype(np.int64)
@@ -236,7 +238,7 @@ def _tables(right_IM: np.ndarray, rival_RM: np.ndarray, first_I: np.ndarray, blo
 
 
 def _codes(masks_SM: np.ndarray) -> np.ndarray:
-    """Which choice of each group of members a subset makes: uint8 [S, G]."""
+    """The choice of each group of members in each subset: uint8 [S, G]."""
     subsets, members = masks_SM.shape
     groups = -(-members // kernels.BITS)
     padded = np.zeros((subsets, groups * kernels.BITS), dtype=bool)
@@ -246,7 +248,7 @@ def _codes(masks_SM: np.ndarray) -> np.ndarray:
 
 
 def _in_threads(work: Callable[[int, int], Any], items: int, threads: int, weights: np.ndarray | None = None) -> list[Any]:
-    """`work(start, stop)` of the items in as many parts of about equal weight as there are threads."""
+    """Runs `work(start, stop)` over the items, in as many parts of about equal weight as there are threads."""
     threads = max(1, min(threads, items))
     done = np.append(0, np.cumsum(np.ones(items) if weights is None else weights))
     edges = [int(np.searchsorted(done, done[-1] * i / threads)) for i in range(threads)] + [items]

@@ -1,4 +1,4 @@
-"""Which subsets of a front are worth running together: `ALGORITHMS` has every search for them by its name.
+"""Selects the best subsets of a front's members: `ALGORITHMS` has every search for them by its name.
 
 Subsets are chosen on a split that trained no member.
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _EXHAUSTIVE_MEMBERS = 13  # 8,191 subsets; with more members `default` searches
 _MOST_EXHAUSTIVE = 22
 _PART = 2**14  # subsets scored at a time
-_BUDGET = 1_000_000  # subsets that `default` may look at: seconds on two cores, for 100 members and 50,000 images
+_BUDGET = 1_000_000  # subsets that `default` may score: seconds on two cores, for 100 members and 50,000 images
 _NARROW = 2  # subsets kept at each level of cost, at first
 
 
@@ -41,13 +41,13 @@ def select(
     vote: str = "soft",
     budget: Budget | None = None,
 ) -> list[Chosen]:
-    """The best subsets found, cheapest first, each more accurate than all cheaper ones, weighted as the vote says.
+    """The best subsets found, in ascending cost, each more accurate than all cheaper ones, weighted by the vote.
 
     rule, algorithm, vote: names in `RULES`, `ALGORITHMS` and `VOTES`; scorer: of a table prepared for the vote.
     algorithm: `exhaustive` scores every subset, so its front is proven; `greedy` adds the member that helps most, within
     every limit on the cost; `default` is exhaustive up to 13 members, and beyond a local search at every level of cost.
-    These are functions of their inputs: nothing is sampled, and no clock is read. The published algorithms `nsga2`,
-    `sms-emoa` and `spea2` evolve masks within `budget`, which they need. What cannot be done is a `SelectionError`.
+    These depend on their inputs only: nothing is sampled, and no clock is read. The published algorithms `nsga2`,
+    `sms-emoa` and `spea2` evolve masks within `budget`, which they need. An impossible selection is a `SelectionError`.
     """
     for what, name, known in (("cost rule", rule, RULES), ("algorithm", algorithm, ALGORITHMS), ("vote", vote, VOTES)):
         if name not in known:
@@ -64,7 +64,7 @@ def select(
 
 
 def _default(search: Search, budget: Budget) -> None:
-    """`exhaustive` where that is quick, else `greedy` and then a local search."""
+    """`exhaustive` if there are few members, else `greedy` and then a local search."""
     if len(search.cost_M) <= _EXHAUSTIVE_MEMBERS:
         _exhaustive(search, budget)
         return
@@ -83,7 +83,7 @@ def _exhaustive(search: Search, budget: Budget) -> None:
 
 
 def _greedy(search: Search, budget: Budget) -> None:
-    """Up to every level of cost: start from what must be there and add what helps most, while it helps.
+    """For every level of cost, starts from the required members and adds the most helpful one while the count improves.
 
     Source: Ensemble selection from libraries of models, doi:10.1145/1015330.1015432, without repeats.
     """
@@ -110,10 +110,10 @@ def _greedy(search: Search, budget: Budget) -> None:
 
 
 def _local_search(search: Search) -> None:
-    """At every level of cost keeps the best subsets and tries every change and exchange of one member, until none is new.
+    """Keeps the best subsets at every level of cost and tries every change and exchange of one member, until none is new.
 
     With `max` the best subset up to a cost is one of the members up to it, so each level is a problem of its own, and
-    what is found at one starts the next. When nothing is new, twice as many are kept, while the budget lasts.
+    the subsets found at one level start the next. When no subset is new, the width is doubled, within the budget.
     """
     beam = _Beam(search.rule.levels(search.cost_M) * (1 + 1e-12), _NARROW)
     masks, correct = search.score(np.concatenate([search.seeds(), _masks(search)]))
@@ -123,10 +123,10 @@ def _local_search(search: Search) -> None:
     while search.scored < budget:
         fresh = np.array([mask for mask in beam.masks if mask.tobytes() not in expanded][:64])
         if not len(fresh):
-            if not beam.full:  # nothing was ever left out
+            if not beam.full:  # no subset was ever left out
                 return
             beam.width, beam.full = 2 * beam.width, False
-            expanded.clear()  # what was too poor for the narrow beam may be good enough for this one
+            expanded.clear()  # a subset below the floors of the narrower beam may be good enough for this one
             continue
         expanded.update(mask.tobytes() for mask in fresh)
         without = [mask ^ (np.arange(len(mask)) == m) for mask in fresh for m in np.flatnonzero(mask & ~search.must_M)]
@@ -136,16 +136,16 @@ def _local_search(search: Search) -> None:
 
 
 class _Beam:
-    """The `width` best subsets at each level of cost; of equals the smaller, then the first."""
+    """The `width` best subsets at each level of cost; ties go to the smaller, then the first."""
 
     def __init__(self, levels: np.ndarray, width: int) -> None:
         self.levels, self.width = levels, width
-        self.full = False  # whether any was ever left out
+        self.full = False  # whether any subset was ever left out
         self.masks = np.empty((0, 0), dtype=bool)
         self.costs, self.correct = np.empty(0), np.empty(0, dtype=np.int64)
 
     def floors(self, costs: np.ndarray) -> np.ndarray:
-        """The least count worth offering at each cost."""
+        """The least count at each cost with which a subset can enter."""
         level = np.searchsorted(self.levels, self.costs)
         worst = np.full(len(self.levels) + 1, -1)
         many = np.bincount(level, minlength=len(worst)) >= self.width

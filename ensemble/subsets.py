@@ -1,4 +1,4 @@
-"""Subsets of a front's members: which are allowed, what they cost, and the front of all that were scored.
+"""Subsets of a front's members: the limits on them, their costs, and the front of all scored subsets.
 
 Shape letters in this file: S subsets, M members.
 """
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A subset that no other beats in both cost and accuracy. weights: of its members' votes; () are equal weights."""
+    """A subset that no other beats in both cost and accuracy. weights: of its members' votes; () means equal weights."""
 
     members: tuple[int, ...]
     cost: float
-    correct: int  # images of the split it was chosen on
+    correct: int  # images of the split that it was chosen on
     weights: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Which subsets are allowed: at most `size` members, at most `cost`, and these members in all of them."""
+    """The limits on subsets: at most `size` members, a cost of at most `cost`, and members that every subset must have."""
 
     size: int | None = None
     cost: float | None = None
@@ -40,7 +40,7 @@ NO_LIMITS = Limits()
 
 
 class Search:
-    """Scores subsets, and keeps the front of all that were scored and keep to the limits."""
+    """Scores subsets, and keeps the front of all scored subsets within the limits."""
 
     def __init__(
         self, scorer: Scorer, cost_M: np.ndarray, rule: Rule, progress: Callable[[int], None], limits: Limits
@@ -51,16 +51,16 @@ class Search:
         self.front: list[Chosen] = []
 
     def seeds(self) -> np.ndarray:
-        """What every search starts from: the members that must be there, alone and with each other one."""
+        """The subsets that every search starts from: the required members, alone and with each other member."""
         masks = np.eye(len(self.cost_M), dtype=bool) | self.must_M
         return np.unique(np.concatenate([masks, self.must_M[None]])[: len(masks) + self.must_M.any()], axis=0)
 
     def costs(self, masks_SM: np.ndarray) -> np.ndarray:
-        """The cost of every subset by the rule: float64 [S]."""
+        """The cost of each subset by the rule: float64 [S]."""
         return self.rule.costs(masks_SM, self.cost_M)
 
     def allowed(self, masks_SM: np.ndarray) -> np.ndarray:
-        """Which subsets keep to the limits: bool [S]."""
+        """Whether each subset is within the limits: bool [S]."""
         fine = np.logical_and(masks_SM.any(axis=1), (masks_SM | ~self.must_M).all(axis=1))
         if self.limits.size is not None:
             fine &= masks_SM.sum(axis=1) <= self.limits.size
@@ -69,14 +69,14 @@ class Search:
         return fine
 
     def score(self, masks_SM: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The allowed ones of these subsets, and how many images each classifies correctly."""
+        """Scores the subsets within the limits: returns them, and the number of images that each classifies correctly."""
         masks_SM = masks_SM[self.allowed(masks_SM)]
         return masks_SM, self.note(masks_SM, self.scorer.correct(masks_SM))
 
     def neighbours(self, masks_SM: np.ndarray, floors: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Masks, costs and counts of the subsets that differ from one of these in one member, if allowed and good enough.
+        """Masks, costs and counts of the allowed subsets that differ from one of these in one member and are good enough.
 
-        floors: from costs to the least count that is good enough; what the front lacks is kept in it either way.
+        floors: the least count that is good enough at each cost; a subset that belongs on the front is always good enough.
         """
         correct_SM = self.scorer.correct_changed(masks_SM)
         size_SM = masks_SM.sum(axis=1, keepdims=True) + np.where(masks_SM, -1, 1)
@@ -96,20 +96,20 @@ class Search:
         return masks, costs_SM[fine], correct_SM[fine]
 
     def _known(self, costs: np.ndarray) -> np.ndarray:
-        """The front's count at each cost; -1 where it has none so cheap."""
+        """The front's count at each cost; -1 if the front has no subset of at most that cost."""
         known = np.array([-1, *(c.correct for c in self.front)])
         found: np.ndarray = known[np.searchsorted([c.cost for c in self.front], costs, side="right")]
         return found
 
     def note(self, masks_SM: np.ndarray, correct_S: np.ndarray) -> np.ndarray:
-        """Counts what was scored, and keeps in the front what belongs there."""
+        """Counts the scored subsets, and adds to the front those that belong there."""
         self.scored += len(masks_SM)
         self.progress(self.scored)
         self._keep(masks_SM, correct_S)
         return correct_S
 
     def _keep(self, masks_SM: np.ndarray, correct_S: np.ndarray) -> None:
-        """Keeps of these subsets what belongs on the front; of equals the smaller, then the first by members."""
+        """Adds to the front those of these subsets that belong there; ties go to the smaller, then the first by members."""
         costs = self.costs(masks_SM)
         better = np.flatnonzero(correct_S >= self._known(costs))
         order = better[np.lexsort((masks_SM[better].sum(axis=1), -correct_S[better], costs[better]))]

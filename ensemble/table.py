@@ -13,12 +13,12 @@ import numpy as np
 from ensemble.errors import TableError
 from ofa import npz
 
-_PLENTY = 100  # predictions a class; with as many, a label above all predicted classes is taken for an error
+_PLENTY = 100  # with as many predictions for each class, a label above all predicted classes counts as an error
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The likeliest classes of every member on every image, with their probabilities.
+    """The most probable classes of every member on every image, with their probabilities.
 
     classes_MNK int, probs_MNK float32 (descending along K), labels_N int, cost_M float in a unit of the run's choice.
     """
@@ -33,12 +33,12 @@ class Table:
         return npz.pack(classes=self.classes_MNK, probs=self.probs_MNK, labels=self.labels_N, cost=self.cost_M)
 
     def save(self, path: Path) -> None:
-        """Writes the file of `to_npz` to disk, in bounded memory even where the arrays are on disk too."""
+        """Writes the file of `to_npz` to disk, in bounded memory even if the arrays are on disk."""
         npz.save(path, classes=self.classes_MNK, probs=self.probs_MNK, labels=self.labels_N, cost=self.cost_M)
 
     @classmethod
     def from_npz(cls, data: bytes, where: str) -> Table:
-        """The table that `to_npz` wrote; anything that cannot be scored is a `TableError`."""
+        """The table that `to_npz` wrote; a table that cannot be scored is a `TableError`."""
         try:
             arrays = npz.unpack(data, ("classes", "probs", "labels", "cost"))
         except npz.NpzError as error:
@@ -46,14 +46,14 @@ class Table:
         return cls(*arrays).checked(where)
 
     def checked(self, where: str) -> Table:
-        """This table, or a `TableError` that says what is wrong with it."""
+        """The table itself; one that cannot be scored is a `TableError` with the reason."""
         if (objection := _objection(self)) is not None:
             raise TableError(f"{where}: {objection}")
         return self
 
 
 def _objection(table: Table) -> str | None:
-    """Why the table cannot be scored; None if it can."""
+    """The reason why the table cannot be scored, or None."""
     classes, probs, labels, cost = table.classes_MNK, table.probs_MNK, table.labels_N, table.cost_M
     if classes.ndim != 3 or classes.shape != probs.shape:
         return f"classes are {classes.shape} and probs {probs.shape}; both must be [members, images, k]"

@@ -1,8 +1,8 @@
-"""Votes: what each member contributes to an ensemble's answer. `VOTES` has every vote by its name.
+"""Votes: the contribution of each member to an ensemble's prediction. `VOTES` has every vote by its name.
 
-An ensemble answers the class with the largest sum of its members' votes, each times the member's weight; ties go to the
-lowest class. A vote says what a member's votes are, in a prediction table and in a network (the two must agree), and how
-members of a chosen subset are weighted.
+An ensemble predicts the class with the largest sum of its members' votes, each times the member's weight; ties go to the
+lowest class. A `Vote` defines a member's votes, in a prediction table and in a network (the two must agree), and the
+weights of the members of a chosen subset.
 
 Shape letters in this file: S subsets, M members, N images, K classes kept per prediction, C classes.
 """
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 class Vote:
-    """Soft voting: a member's votes are its probabilities, and all members weigh alike."""
+    """Soft voting: a member's votes are its probabilities, and all members have equal weights."""
 
-    ordinal = False  # whether votes depend only on the order of a member's classes, which temperatures do not change
+    ordinal = False  # whether votes depend only on the order of a member's classes, which is the same at any temperature
 
     def of_table(self, table: Table) -> Table:
         """The table whose `probs_MNK` are the votes; it may keep fewer classes."""
@@ -38,15 +38,15 @@ class Vote:
         return probs_NC
 
     def weights(self, scorer: Scorer, members: tuple[int, ...], correct: int) -> tuple[tuple[float, ...], int]:
-        """Weights of the members of a chosen subset, and how many images it then classifies correctly.
+        """The weights of the members of a chosen subset, and the number of images that it then classifies correctly.
 
-        correct: that number with equal weights. () are equal weights.
+        correct: that number with equal weights. () means equal weights.
         """
         return (), correct
 
 
 class Hard(Vote):
-    """Hard voting: each member has one vote, for its likeliest class; of equals the lowest."""
+    """Hard voting: each member has one vote, for its most probable class; ties go to the lowest."""
 
     ordinal = True
 
@@ -65,8 +65,8 @@ class Hard(Vote):
 class Weighted(Vote):
     """Soft voting with weights, fitted to each chosen subset on the split that it was chosen on.
 
-    Starts from equal weights and tries, member by member, 1/2, 2/3, 3/2 and 2 times its weight; the best of all is taken
-    while it helps, for at most `rounds` rounds.
+    Starts from equal weights and tries, for each member, 1/2, 2/3, 3/2 and 2 times its weight; the best of all is applied
+    while it improves the count, for at most `rounds` rounds.
     """
 
     rounds: int = 4
@@ -91,14 +91,14 @@ VOTES: dict[str, Vote] = {"soft": Vote(), "hard": Hard(), "weighted": Weighted()
 
 @dataclass(frozen=True, slots=True)
 class Voting:
-    """A vote by its name, and the temperature of every member; () is 1 for all."""
+    """A vote by its name, and the temperature of every member; () means 1 for all."""
 
     vote: str
     temperatures: tuple[float, ...] = ()
 
     @classmethod
     def fitted(cls, vote: str, table: Table) -> Voting:
-        """With the temperatures that make the labels of `table` likeliest."""
+        """The same vote with the temperatures that maximise the likelihood of the labels of `table`."""
         return cls(vote, tuple(temperatures(table).tolist()))
 
     def of_table(self, table: Table) -> Table:
