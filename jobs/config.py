@@ -1,4 +1,4 @@
-"""Everything a run can be told: one section a step, every default here, unknown names are errors."""
+"""The settings of a run: one section for each step, with every default; unknown names are errors."""
 
 from __future__ import annotations
 
@@ -60,20 +60,20 @@ class Data:
 
 @dataclass(frozen=True)
 class PhaseConfig:
-    """One phase of training; a choice that is left out is wholly open."""
+    """One phase of training; a kind of gene without `choices` has all those of the run."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str
     epochs: Count
     lr: Positive
-    choices: Choices = field(default_factory=dict)  # fewer than the run's; also as settings of the phase: kernels = [7]
-    archs: tuple[str, ...] = ()  # only these sub-networks, by name
-    warmup_epochs: NotNegative = 1.0
-    subnets: Count = 1  # drawn a step by each worker
+    choices: Choices = field(default_factory=dict)  # restricts the run's; also as settings of the phase: kernels = [7]
+    archs: tuple[str, ...] = ()  # train only these sub-networks, given by name
+    warmup_epochs: NotNegative = 1.0  # of the learning rate
+    subnets: Count = 1  # sub-networks that each worker samples per step
     largest: bool = False  # every step also trains the largest network
-    sandwich: bool = False  # also the smallest; all others learn from the largest of this very step
+    sandwich: bool = False  # also trains the largest and the smallest; all others learn from the largest in the same step
     distil: NotNegative = 0.0  # weight of the teacher's soft labels
-    teacher: Literal["first", "previous"] = "first"  # the largest network as the first phase left it, or the one before
+    teacher: Literal["first", "previous"] = "first"  # the largest network after the first phase, or after the phase before
 
     @model_validator(mode="before")
     @classmethod
@@ -117,24 +117,24 @@ class Train:
     threads: Count = 1  # CPU threads of each worker; part of the run's id, since the last bits of results depend on it
     device: Literal["cpu", "cuda"] = "cpu"  # cuda: a GPU for every worker
     precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass
-    batch: Count = 64  # images a step, of all workers together
-    lr_batch: Annotated[int, Field(ge=0)] = 0  # the batch that rates are meant for, they grow with larger ones; 0: as given
-    schedule: Literal["phase", "whole"] = "phase"  # a cosine for every phase, or one over all of them
-    momentum_across_phases: bool = False  # otherwise every phase starts without momentum
-    weights: str = ""  # a trained supernet to start from: weights.safetensors of another run
+    batch: Count = 64  # images per step, of all workers together
+    lr_batch: Annotated[int, Field(ge=0)] = 0  # learning rates are scaled by batch / lr_batch; 0: not scaled
+    schedule: Literal["phase", "whole"] = "phase"  # learning rate: one cosine per phase, or one over all phases
+    momentum_across_phases: bool = False  # otherwise every phase starts with zero momentum
+    weights: str = ""  # initial weights: weights.safetensors of a supernet of another run
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-4  # not on norms and biases
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of the classifier's features
-    clip_norm: Positive = 5.0
+    clip_norm: Positive = 5.0  # gradient-norm clipping threshold
     gradients: Literal["mean", "sum"] = "mean"  # of the sub-networks of a step
-    draws: Literal["own", "shared"] = "own"  # each worker draws its own sub-networks, or all the same
+    draws: Literal["own", "shared"] = "own"  # each worker samples its own sub-networks, or all train the same ones
     distil_loss: Literal["ce", "mse"] = "ce"  # soft cross-entropy, or squared error of logits
     teacher_norm: Literal["own", "batch"] = "own"  # a teacher's batch-norm statistics: its own, or each batch's as published
     validate_every: Count = 5  # epochs between evaluations on the selection split
-    validate_images: Count = 10000  # of it, at most
+    validate_images: Count = 10000  # most images of the selection split in these evaluations
     checkpoint_s: NotNegative = 10.0  # seconds between checkpoints within a phase
-    max_failures: Annotated[int, Field(ge=0)] = 10  # lost workers before training gives up
+    max_failures: Annotated[int, Field(ge=0)] = 10  # worker failures after which training fails
 
 
 @dataclass(frozen=True)
@@ -142,17 +142,17 @@ class Measure:
     """What is measured of the trained supernet before any search."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    archs: Annotated[int, Field(ge=10)] = 240  # random ones and the two extremes
-    calibration_images: Count = 512  # of the training split, for each arch's batch-norm statistics
-    batch: Count = 128
-    latency_archs: Annotated[int, Field(ge=5)] = 40  # the first of them, also timed
-    latency_runs: Annotated[int, Field(ge=5)] = 30
-    latency_threads: Count = 1
+    archs: Annotated[int, Field(ge=10)] = 240  # the smallest sub-network, the largest and random ones
+    calibration_images: Count = 512  # training images for the batch-norm calibration of each arch
+    batch: Count = 128  # images per batch of an evaluation
+    latency_archs: Annotated[int, Field(ge=5)] = 40  # the first of them, which are also timed
+    latency_runs: Annotated[int, Field(ge=5)] = 30  # timed runs of each
+    latency_threads: Count = 1  # CPU threads while timing
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Which predictors, and how they are judged."""
+    """Which predictors are fitted, and how they are evaluated."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     predictor: Literal["default", "ridge", "residual", "gp", "svr", "rbf", "boosting", "forest", "mlp", "knn"] = "default"
@@ -167,10 +167,10 @@ class Search:
     objectives: tuple[str, ...] = ("top1", "macs")  # two or more of search.objective.OBJECTIVES
     algorithm: Annotated[str, one_of("search.measured", "ALGORITHMS")] = "default"  # of the measured search
     mode: Literal["generations", "asynchronous"] = "generations"  # the second is faster on many evaluators, not repeatable
-    evaluations: Annotated[int, Field(ge=4)] = 300  # measured, the two extremes among them
-    population: Annotated[int, Field(ge=4)] = 40  # archs of a generation, of all islands together
-    islands: Count = 2
-    migrate_every: Count = 3  # generations between exchanges of the best
+    evaluations: Annotated[int, Field(ge=4)] = 300  # of the measured search, the smallest and the largest included
+    population: Annotated[int, Field(ge=4)] = 40  # archs per generation, of all islands together
+    islands: Count = 2  # populations, each in its own Ray task
+    migrate_every: Count = 3  # generations between migrations of the best archs
     predicted_algorithm: Annotated[str, one_of("search.predicted", "ALGORITHMS")] = "default"  # one that needs no limit
     predicted_evaluations: Count = 20000
     predicted_members: Count = 40  # most archs of the predicted front that are then measured
@@ -178,7 +178,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Which subsets of the front are looked for."""
+    """How subsets of the front are searched for ensembles."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     costs: Annotated[tuple[CostRule, ...], Field(min_length=1)] = ("max", "sum")  # members in parallel, or in turn
@@ -187,21 +187,21 @@ class Ensemble:
     evaluations: Count = 200_000  # subsets that nsga2, sms-emoa and spea2 score
     top_k: Annotated[int, Field(ge=0)] = 0  # classes kept of every prediction; 0 keeps all
     vote: Annotated[str, one_of("ensemble.vote", "VOTES")] = "soft"  # probabilities, one vote each, weighted probabilities
-    calibrate: bool = False  # each member's probabilities at a temperature of its own
-    most_members: Annotated[int, Field(ge=0)] = 0  # of an ensemble; 0 is no limit
-    most_cost: NotNegative = 0.0  # of an ensemble, in the unit; 0 is no limit
+    calibrate: bool = False  # apply a fitted temperature to each member's probabilities
+    most_members: Annotated[int, Field(ge=0)] = 0  # most members of an ensemble; 0 is no limit
+    most_cost: NotNegative = 0.0  # highest cost of an ensemble, in the unit; 0 is no limit
     chosen_on: Literal["selection", "train"] = "selection"  # train is the published protocol: 50 training images a class
 
 
 @dataclass(frozen=True)
 class Ray:
-    """Where it runs; this section has no part in the run's id."""
+    """Where the run is placed on Ray; this section is not part of the run's id."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    address: str = "local"
-    evaluators: Count = 2
+    address: str = "local"  # local starts a Ray cluster; auto or host:port joins one
+    evaluators: Count = 2  # actors that hold the supernet and evaluate archs
     scorers: Annotated[int, Field(ge=0)] = 0  # actors that score subsets of members; 0: threads of the driver
-    autoscales: bool = False  # a cluster that is joined brings more nodes when they are needed
+    autoscales: bool = False  # the joined cluster adds nodes when they are needed
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,9 @@ class Experiment:
 
     @cached_property
     def id(self) -> str:
-        """The run's name in a store: asking for the same again gives the same.
+        """The run's name in a store, which is the same for the same settings.
 
-        Where it runs has no part in it, so a run goes on with other workers when the cluster has changed.
+        Settings of placement are excluded, so a run continues with other workers when the cluster has changed.
         """
         asked = {key: value for key, value in asdict(self).items() if key not in ("ray", "kube")}
         asked["train"] = {key: value for key, value in asked["train"].items() if key not in ELSEWHERE}
@@ -267,7 +267,7 @@ def narrowed(space: Space, choices: Choices, where: str, settings: Sequence[str]
 
 
 def load(path: str, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
-    """The experiment at `path`; what cannot work is a `ConfigError` before anything starts."""
+    """The experiment at `path`; settings that cannot work raise a `ConfigError` before anything starts."""
     experiment = config.load(path, Experiment, overrides)
     try:
         _check(experiment)
@@ -277,7 +277,7 @@ def load(path: str, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
 
 
 def _check(experiment: Experiment) -> None:
-    """What no single setting can tell."""
+    """Checks that involve several settings; a `ConfigError` names the first that fails."""
     if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", experiment.name):
         raise ConfigError(f"name is {experiment.name!r}; use small letters, digits, dots and dashes")
     phases, search, train = experiment.phases, experiment.search, experiment.train  # phases: checks its choices too
@@ -287,7 +287,7 @@ def _check(experiment: Experiment) -> None:
     bad = next((n for n in names if names.count(n) > 1 or not re.fullmatch("[a-z0-9_-]+", n)), None)
     if bad is not None:
         raise ConfigError(
-            f"train.phases: {bad!r} is no name or stands twice; use small letters, digits and dashes, once each"
+            f"train.phases: {bad!r} is not a valid name or is used twice; use small letters, digits and dashes, once each"
         )
     if phases[0].distil and not train.weights:
         raise ConfigError(f"train.phases: {names[0]!r} comes first and has no teacher yet; set its distil to 0")
@@ -316,7 +316,7 @@ def _check(experiment: Experiment) -> None:
 
 
 def _check_names(experiment: Experiment) -> None:
-    """What `one_of` cannot tell of names."""
+    """Checks of names that `one_of` cannot do."""
     search = experiment.search
     there = [name for name, objective in OBJECTIVES.items() if objective.field in METERS]
     for name in search.objectives:

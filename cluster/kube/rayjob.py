@@ -33,8 +33,8 @@ TOKEN_SECRET = "ofa-ray-token"
 STORE_SECRET = "ofa-store"
 
 SUBMITTER_CPUS = AUTOSCALER_CPUS = 0.5
-WAITING_CPUS = 0.2  # of the container in which each worker waits for the head
-SPOT_LABELS = {  # what clouds call nodes that may be taken away
+WAITING_CPUS = 0.2  # of the init container in which each worker waits for the head
+SPOT_LABELS = {  # labels of spot nodes, by cloud
     "ofa-cluster.io/spot": "true",
     "karpenter.sh/capacity-type": "spot",
     "eks.amazonaws.com/capacityType": "SPOT",
@@ -72,13 +72,13 @@ class Kube:
     __pydantic_config__: ClassVar[Any] = STRICT
     namespace: str = "ofa"
     image: str = ""  # ofa-cluster:<version> if not given; in production with its digest
-    attempts: Count = 4  # clusters that may be lost, and one; each goes on from what is in the store
-    deadline_s: NotNegativeInt = 0  # of the whole run; 0 is none
-    starting_s: NotNegativeInt = 3600  # how long a cluster may take to start: images, quota, nodes; 0 is no limit
-    ttl_s: Count = 600  # that a finished run's cluster stays
-    idle_s: Count = 60  # after which the autoscaler takes an idle worker away
-    queue: str = ""  # a LocalQueue of Kueue; then there is no autoscaler, and every group has `max` pods
-    spot: bool = False  # search workers may run on nodes that can be taken away
+    attempts: Count = 4  # most clusters that a run may use; each continues from the checkpoints in the store
+    deadline_s: NotNegativeInt = 0  # most seconds of the whole run; 0 is no limit
+    starting_s: NotNegativeInt = 3600  # most seconds for a cluster to start (image pulls, quota, nodes); 0 is no limit
+    ttl_s: Count = 600  # seconds after which the cluster of a run that has ended is deleted
+    idle_s: Count = 60  # seconds after which the autoscaler removes an idle worker
+    queue: str = ""  # a Kueue LocalQueue; with a queue there is no autoscaler, and every group has `max` pods
+    spot: bool = False  # search workers may run on spot nodes
     head: Head = field(default_factory=Head)
     train: Group = field(default_factory=lambda: Group(min=1, max=1))
     search: Group = field(default_factory=Group)
@@ -116,7 +116,7 @@ def job_name(run_id: str) -> str:
     """The RayJob's name for a run id: a valid DNS-1035 name; an id that is one already is kept."""
     name = re.sub(r"[^a-z0-9-]+", "-", run_id.lower()).strip("-")
     name = name if name[:1].isalpha() else f"run-{name}"
-    if len(name) > JOB_NAME:  # the hash at the end is what tells runs apart
+    if len(name) > JOB_NAME:  # the hash at the end distinguishes runs
         start, _, end = name.rpartition("-")
         end = end if 0 < len(end) <= 16 else hashlib.sha256(run_id.encode()).hexdigest()[:8]
         name = f"{start[: JOB_NAME - 1 - len(end)].rstrip('-')}-{end}"
@@ -266,7 +266,7 @@ def _cluster(name: str, image: str, kube: Kube, ray_version: str, labels: Doc) -
 def _head(name: str, image: str, kube: Kube, labels: Doc) -> Doc:
     head = kube.head
     container = _container("ray-head", image, head.cpus, head.memory_gib, head.disk_gib, 0)
-    container["env"] = [{"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "45"}]  # SIGTERM, then that long until SIGKILL
+    container["env"] = [{"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "45"}]  # seconds from SIGTERM to SIGKILL
     container["volumeMounts"] = [{"name": "config", "mountPath": MOUNT, "readOnly": True}]
     keep = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     steady = [{"key": key, "operator": "NotIn", "values": [value]} for key, value in SPOT_LABELS.items()]
@@ -291,7 +291,7 @@ def _workers(group: str, size: Group, image: str, kube: Kube, labels: Doc) -> Do
     container = _container("ray-worker", image, size.cpus, size.memory_gib, size.disk_gib, size.gpus)
     pod = {**_pod("ofa-worker", automount=False), "priorityClassName": "ofa-worker", "containers": [container]}
     mine = {"matchLabels": {RUN_LABEL: labels[RUN_LABEL], "ofa-cluster.io/group": group}}
-    if group == "train":  # its workers talk to each other all the time
+    if group == "train":  # its workers exchange gradients in every step
         near = {"labelSelector": mine, "topologyKey": "topology.kubernetes.io/zone"}
         pod["affinity"] = {
             "podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": near}]}

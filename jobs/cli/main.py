@@ -39,7 +39,7 @@ def print_version(wanted: bool) -> None:
 @app.callback()
 def options(
     version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="the version and the commit")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version and the commit")
     ] = False,
 ) -> None:
     """Options of `ofa` itself, before any command."""

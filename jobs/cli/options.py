@@ -25,7 +25,7 @@ Sets = Annotated[
         "--set", metavar="KEY=VALUE", help="overrides a setting of the file: search.evaluations=100; may be repeated"
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="prints one JSON object a line on stdout")]
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object per line on stdout")]
 SpaceName = Annotated[str | None, typer.Option("--space", help="a search space, such as ofa_mbv3_w1.2")]
 Tables = Annotated[
     list[str],

@@ -117,7 +117,7 @@ def measure_command(
 def cite_command(
     config: ConfigPath,
     sets: Sets = [],  # noqa: B006
-    bibtex: Annotated[bool, typer.Option("--bibtex", help="BibTeX entries instead of lines of text")] = False,
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="print BibTeX entries instead of lines of text")] = False,
     as_json: Json = False,
 ) -> None:
     """Lists the papers behind what a config uses: space, training, search, predictors, ensembles."""

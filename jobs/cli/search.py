@@ -46,7 +46,7 @@ def search_command(
     population: Annotated[
         int, typer.Option(min=1, help="maximum number of networks in front.json; population of the evolutionary algorithms")
     ] = 100,
-    seed: Annotated[int, typer.Option()] = 1,
+    seed: Annotated[int, typer.Option(help="random seed")] = 1,
     out: Annotated[str, typer.Option(metavar="DIR", help="directory to write front.json and history.json to")] = ".",
     at_most: AtMost = [],  # noqa: B006
     at_least: AtLeast = [],  # noqa: B006
@@ -94,7 +94,7 @@ def targets_command(
         int,
         typer.Option(min=1, help="predictor evaluations of the shared strategy; the other strategies have fixed budgets"),
     ] = 25_000,
-    seed: Annotated[int, typer.Option()] = 1,
+    seed: Annotated[int, typer.Option(help="random seed")] = 1,
     out: Annotated[str, typer.Option(metavar="DIR", help="directory to write targets.json to")] = ".",
     at_least: AtLeast = [],  # noqa: B006
     fix: Fix = [],  # noqa: B006

@@ -124,8 +124,8 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ("train.phases=[]", "there are no phases"),
         ('train.phases=[{name="a",epochs=1,lr=1,kernels=[9]}]', r"kernels \[9\] are not among 3, 5, 7"),
         ('train.phases=[{name="a",epochs=1,lr=1,distil=1}]', "'a' comes first and has no teacher yet"),
-        ('train.phases=[{name="a/b",epochs=1,lr=1}]', "'a/b' is no name or stands twice"),
-        ('train.phases=[{name="a",epochs=1,lr=1},{name="a",epochs=1,lr=1}]', "'a' is no name or stands twice"),
+        ('train.phases=[{name="a/b",epochs=1,lr=1}]', "'a/b' is not a valid name or is used twice"),
+        ('train.phases=[{name="a",epochs=1,lr=1},{name="a",epochs=1,lr=1}]', "'a' is not a valid name or is used twice"),
         ('train.phases=[{name="a",epochs=1}]', "train.phases.0: lr is missing"),
     ],
 )
