@@ -1,11 +1,11 @@
-"""This checkout against another commit, in turns: an elastic step, measuring, the predicted search's rate, subset scoring.
+"""Compares this checkout with another commit: a training step, measuring, the predicted search's rate, subset scoring.
 
     python -m bench.against COMMIT --rounds 5
 
-For changes that must cost nothing: each part runs in processes of its own that take turns, one with the code of either
-side, and prints the median seconds of both and their ratio (this checkout over the commit; at most 1 is not slower). The
-parts use only names that stay. The search needs the published table and predictor (OFA_REFERENCE_DATA). About a minute a
-round.
+For changes that must not cost time: each part runs in separate processes that alternate between the code of both sides; a
+row has the median seconds of both and their ratio (this checkout over the commit; at most 1 is not slower). The parts use
+only names that do not change. The search needs the published table and predictor (OFA_REFERENCE_DATA). Takes about a
+minute for each round.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 
-# Of each part: what it imports and prepares, and the statement that is timed (the best of some repetitions).
+# For each part: its imports and preparation with the timed statement, and the number of repetitions (the best counts).
 PARTS = {
     "elastic step": (
         """
@@ -112,9 +112,9 @@ print("seconds", min(seconds))
 
 
 def main() -> None:
-    """Prints a table row for each part as it is done."""
+    """Prints a table row for each part when it is finished."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("commit", help="what this checkout is compared with")
+    parser.add_argument("commit", help="the commit that this checkout is compared with")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     options = parser.parse_args()
@@ -128,7 +128,7 @@ def main() -> None:
 
 
 def compare(other: Path, parts: list[str], rounds: int) -> None:
-    """Times the parts on both sides, in turns."""
+    """Times the parts on both sides, which alternate."""
     print("| part | commit, s | this checkout, s | ratio |\n|---|---|---|---|")
     for part in parts:
         times: dict[Path, list[float]] = {other: [], ROOT: []}
@@ -140,7 +140,7 @@ def compare(other: Path, parts: list[str], rounds: int) -> None:
 
 
 def seconds(tree: Path, part: str) -> float:
-    """The seconds of one part with the code in `tree`; the best of its repetitions."""
+    """The seconds of one part with the code in `tree`; the least of its repetitions."""
     code, repeats = PARTS[part]
     environment = {
         "OFA_REFERENCE_DATA": str(ROOT.parent / "shared" / "data"), **os.environ, "PYTHONPATH": str(tree),

@@ -1,9 +1,9 @@
-"""What it changes that every worker draws its own sub-networks, instead of all the same: accuracy on the digits.
+"""The effect on accuracy of sampling sub-networks on each worker separately instead of the same on all, on the digits.
 
     python -m bench.draws --seeds 1 2 3
 
-Two workers, configs/digits.toml; the mean test top-1 of the same random sub-networks and of the two extremes. How
-fast each way is says `python -m bench.training_rate`. What was trained stays in `--store`.
+Two workers, configs/digits.toml; the mean test top-1 of the same random sub-networks and of the two extremes. For the
+training speed of both see `python -m bench.training_rate`. Trained networks are kept in `--store`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
     make bench-ensemble          or: python -m bench.ensemble [--quick]
 
-Ours and its peers take turns in one process: the dense product of the published code (one subset after another, 1,000
-classes), blocked float32 matrix products over the same compact rows, and the published selection, that is pymoo's
-NSGA-II, SMS-EMOA and SPEA2 with its operators and 200,000 evaluations. About half an hour on two cores, most of it pymoo's.
+Compares, in one process, with the dense product of the published code (one subset after another, 1,000 classes),
+with blocked float32 matrix products over the same compact rows, and with the published selection, which is pymoo's
+NSGA-II, SMS-EMOA and SPEA2 with its operators and 200,000 evaluations. Takes about half an hour on two cores, most of it
+in pymoo.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of the images and of the published evaluations")
     arguments = parser.parse_args()
     images, evaluations = (5_000, 20_000) if arguments.quick else (50_000, 200_000)
-    warm = scorer_of(realistic(images=50))  # compiles, or loads what was compiled
+    warm = scorer_of(realistic(images=50))  # compiles, or loads the cache
     warm.correct(np.eye(100, dtype=bool))
     warm.correct_changed(np.eye(100, dtype=bool))
     table = realistic(images=images)
@@ -50,7 +51,7 @@ def scorer_of(table: Table) -> SubsetScorer:
 
 
 def rate(work: Callable[[], Any], items: int, rounds: int = 5) -> tuple[float, float]:
-    """Items a second, by the clock and by the processor's time: medians."""
+    """Items a second, by wall-clock time and by CPU time: medians."""
     clock, cpu = [], []
     for _ in range(rounds):
         started, used = time.perf_counter(), time.process_time()
@@ -61,7 +62,7 @@ def rate(work: Callable[[], Any], items: int, rounds: int = 5) -> tuple[float, f
 
 
 def scores(table: Table) -> SubsetScorer:
-    """Prints how fast subsets are scored; the scorer."""
+    """Prints the number of subsets scored a second; returns the scorer."""
     rng = np.random.default_rng(1)
     started = time.perf_counter()
     scorer = scorer_of(table)
@@ -90,7 +91,7 @@ def scores(table: Table) -> SubsetScorer:
 
 
 def against_dense(table: Table, classes: int = 1000) -> None:
-    """Prints how many times faster than the published product, a float32 table [images x classes, members] and a vector."""
+    """Prints the speed-up over the published product of a float32 table [images x classes, members] and a vector."""
     members, images, _ = table.classes_MNK.shape
     dense = np.zeros((images, classes, members), dtype=np.float32)
     for m in range(members):
@@ -126,25 +127,28 @@ def selections(scorer: SubsetScorer, cost_M: np.ndarray, evaluations: int) -> No
     for rule in RULES:
         reference = np.array([RULES[rule].costs(np.ones((1, len(cost_M)), dtype=bool), cost_M)[0], WORST]) * 1.001
         for algorithm in ("default", "greedy"):
-            looked = [0]
+            scored = [0]
             started = time.perf_counter()
-            found = select(scorer, cost_M, rule, algorithm, progress=lambda n, looked=looked: looked.__setitem__(0, n))  # type: ignore[misc]
+            found = select(scorer, cost_M, rule, algorithm, progress=lambda n, scored=scored: scored.__setitem__(0, n))  # type: ignore[misc]
             points = np.array([(c.cost, 1 - c.correct / scorer.images) for c in found])
-            line(rule, algorithm, points, reference, looked[0], time.perf_counter() - started)
+            line(rule, algorithm, points, reference, scored[0], time.perf_counter() - started)
         for name in ("NSGA2", "SMSEMOA", "SPEA2"):
             started = time.perf_counter()
             points = published_search(name, scorer, cost_M, rule, evaluations)
             line(rule, name, points, reference, evaluations, time.perf_counter() - started)
 
 
-def line(rule: str, name: str, points: np.ndarray, reference: np.ndarray, looked: int, seconds: float) -> None:
+def line(rule: str, name: str, points: np.ndarray, reference: np.ndarray, scored: int, seconds: float) -> None:
     """Prints a row of the selections: points are (cost, error), the hypervolume is a share of the reference box."""
     area = hypervolume(points, reference) / reference.prod()
-    print(f"| {rule} | {name} | {area:.6f} | {1 - points[:, 1].min():.4f} | {looked:,} | {seconds:.1f} |", flush=True)
+    print(f"| {rule} | {name} | {area:.6f} | {1 - points[:, 1].min():.4f} | {scored:,} | {seconds:.1f} |", flush=True)
 
 
 def published_search(name: str, scorer: SubsetScorer, cost_M: np.ndarray, rule: str, evaluations: int) -> np.ndarray:
-    """(cost, error) of the last population: 100 masks, at first all ones, uniform crossover, 1 % of the bits redrawn."""
+    """(cost, error) of the last population of a published algorithm.
+
+    100 masks, all ones at first; uniform crossover, 1 % of the bits sampled again.
+    """
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.algorithms.moo.sms import SMSEMOA
     from pymoo.algorithms.moo.spea2 import SPEA2
@@ -168,7 +172,7 @@ def published_search(name: str, scorer: SubsetScorer, cost_M: np.ndarray, rule: 
         pop_size=100,
         sampling=np.ones((100, scorer.members), dtype=bool),
         crossover=UniformCrossover(prob=1.0),
-        mutation=BitflipMutation(prob=1.0, prob_var=0.005),  # redrawing a bit once in 100 changes it once in 200
+        mutation=BitflipMutation(prob=1.0, prob_var=0.005),  # a bit that is sampled again once in 100 changes once in 200
     )
     done = minimize(Masks(), algorithm, ("n_eval", evaluations), seed=1)
     return np.atleast_2d(done.F)

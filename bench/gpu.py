@@ -1,12 +1,12 @@
-"""What a GPU gives, in one command of at most eight minutes: elastic steps, subset scores, evaluations, training.
+"""Measures a GPU in one command of at most eight minutes: training steps, subset scores, evaluations, training.
 
     python -m bench.gpu --data DIR --out gpu.jsonl        all parts, or those of --steps --subsets --evaluate --train
-    python -m bench.gpu --tiny                            all of it on the CPU in seconds, to test the command itself
+    python -m bench.gpu --tiny                            all parts on the CPU in seconds, to test the command itself
 
 Needs torch, numpy, numba, pyarrow and pillow, and CIFAR-10's Parquet files in DIR (train-*.parquet, test-*.parquet; other
-images of 32 px in that layout do too); without DIR, images are synthetic and accuracies mean nothing. Every result is
-printed as a row of a Markdown table and appended to the file as a line of JSON as soon as it is there; a part that fails
-leaves the others' results, and the exit code is 1.
+images of 32 px in that layout work too); without DIR, images are synthetic and accuracies have no meaning. Every result is
+printed as a row of a Markdown table and appended to the file as a line of JSON as soon as it is known; if a part fails, the
+results of the others are kept, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -54,15 +54,15 @@ from ofa.train import Learner, train_step
 
 SEED = 1
 CLASSES = 10
-AUGMENT = Augment(min_area=0.5, flip=True)  # as configs/cifar10.toml has it
-LR_BATCH = 128  # the batch that the learning rates below are meant for; they grow in proportion to it
-FAST_ENOUGH = 0.8  # of the best images/s: the smallest such batch is taken, because it makes the most updates
-SPARE = 0.9  # share of the time of a training that is planned; the rest is for what was not measured
+AUGMENT = Augment(min_area=0.5, flip=True)  # as in configs/cifar10.toml
+LR_BATCH = 128  # the batch of the learning rates below; larger batches scale them in proportion
+FAST_ENOUGH = 0.8  # fraction of the highest images/s: the smallest such batch is used, because it makes the most updates
+SPARE = 0.9  # planned fraction of a training's time; the rest is for work that was not measured
 
 
 @dataclass(frozen=True, slots=True)
 class PhasePlan:
-    """A phase of a recipe: `epochs` in proportion to the other phases', `largest` the choices that are not open yet."""
+    """A phase of a recipe: `epochs` relative to the other phases', `largest` the choices that are fixed at their largest."""
 
     name: str
     epochs: int
@@ -73,7 +73,7 @@ class PhasePlan:
     largest: tuple[str, ...] = ()
 
     def phase(self, space: Space, epochs: int, batch: int) -> Phase:
-        """This phase of `space`."""
+        """The phase for `space`, with its number of epochs and its batch."""
         smaller = space.only(**{name: getattr(space, name)[-1:] for name in self.largest})
         return Phase(
             name=self.name,
@@ -101,10 +101,10 @@ RECIPES = {
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much each part does; `cases` of steps are (space, pixels, batch)."""
+    """The amount of work of each part; `cases` of steps are (space, pixels, batch)."""
 
     cases: tuple[tuple[str, int, int], ...]
-    step_archs: int  # random ones, beside the largest
+    step_archs: int  # random archs, beside the largest
     rounds: int
     space: str
     batches: tuple[int, ...]
@@ -116,7 +116,7 @@ class Sizes:
     members: int
     table_images: int
     masks: int
-    synthetic: tuple[int, int]  # images of the training and the test split, where there are none
+    synthetic: tuple[int, int]  # synthetic images of the training and the test split
 
 
 FULL = Sizes(
@@ -154,7 +154,7 @@ TINY = Sizes(
 
 
 class Report:
-    """Rows as they come: Markdown on standard output, JSON lines in `path`."""
+    """Writes each result at once: Markdown on standard output, JSON lines in `path`."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,13 +162,13 @@ class Report:
         self.columns: tuple[str, ...] = ()
 
     def line(self, text: str, **values: object) -> None:
-        """A line that is no row."""
+        """Writes a line outside the tables."""
         self.columns = ()
         print(f"\n{text}", flush=True)
         self._keep(values)
 
     def row(self, part: str, values: Mapping[str, object]) -> None:
-        """A row of the part's table; where the columns differ from the last row's a table begins."""
+        """Writes a row of the part's table; a new table begins if the columns differ from those of the last row."""
         if tuple(values) != self.columns:
             self.columns = tuple(values)
             print(f"\n{part}\n\n| {' | '.join(values)} |\n|{'---|' * len(values)}")
@@ -189,7 +189,7 @@ def _shown(value: object) -> str:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every part gets."""
+    """The settings that every part shares."""
 
     report: Report
     sizes: Sizes
@@ -198,7 +198,7 @@ class Bench:
 
     @cached_property
     def images(self) -> Images:
-        """Loaded at the first use."""
+        """The images, loaded at the first use."""
         started = time.perf_counter()
         images = load_images(self, get_space(self.sizes.space).resolutions[-1])
         seconds = time.perf_counter() - started
@@ -206,12 +206,12 @@ class Bench:
         return images
 
     def wait(self) -> None:
-        """Until the device has done all it was given."""
+        """Waits until the device has completed its work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def autocast(self, precision: str) -> Any:
-        """The forward pass in that precision."""
+        """The context of a forward pass in that precision."""
         return torch.autocast(self.device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
@@ -219,7 +219,7 @@ class Bench:
 
 
 def steps(bench: Bench, until: float) -> None:
-    """Forward and backward: elastic against the same network extracted, channels-last against contiguous images."""
+    """Times forward and backward: elastic against the same network extracted, channels-last against contiguous images."""
     sizes, device = bench.sizes, bench.device
     todo = [(case, number) for case in sizes.cases for number in range(sizes.step_archs + 1)]
     for done, ((name, pixels, batch), number) in enumerate(todo):
@@ -254,7 +254,7 @@ def steps(bench: Bench, until: float) -> None:
 
 
 def step(bench: Bench, precision: str, network: nn.Module, inputs: tuple[Any, ...], labels: Tensor) -> None:
-    """One forward and backward, without an update."""
+    """Computes one forward and backward pass, without an update."""
     network.zero_grad()
     with bench.autocast(precision):
         logits = network(*inputs)
@@ -262,7 +262,7 @@ def step(bench: Bench, precision: str, network: nn.Module, inputs: tuple[Any, ..
 
 
 def medians(bench: Bench, works: Sequence[Callable[[], None]], rounds: int, until: float) -> list[float]:
-    """Median seconds of each of `works`, which take turns for `rounds` or until that time; two rounds warm up."""
+    """Median seconds of each of `works`, which alternate for `rounds` or until that time, after two rounds of warm-up."""
     taken: list[list[float]] = [[] for _ in works]
     for done in range(rounds + 2):
         if done > 2 and time.monotonic() > until:
@@ -276,7 +276,7 @@ def medians(bench: Bench, works: Sequence[Callable[[], None]], rounds: int, unti
 
 
 def timed(bench: Bench, work: Callable[[], object]) -> float:
-    """Seconds that `work` takes on the device, by its own clock where it has one."""
+    """The seconds that `work` takes on the device, by CUDA events on a GPU."""
     bench.wait()
     if bench.device.type != "cuda":
         started = time.perf_counter()
@@ -294,7 +294,7 @@ def timed(bench: Bench, work: Callable[[], object]) -> float:
 
 
 def subsets(bench: Bench, until: float) -> None:
-    """Subsets scored by matrix products on the device, against the tables on the CPU: the counts must be equal."""
+    """Times scoring of subsets by matrix products on the device and by tables on the CPU; the counts must be equal."""
     sizes = bench.sizes
     table = realistic(members=sizes.members, images=sizes.table_images)
     arrays = table.classes_MNK, table.probs_MNK, table.labels_N
@@ -319,7 +319,7 @@ def subsets(bench: Bench, until: float) -> None:
 
 
 def clocked(scorer: SubsetScorer, score: Callable[[np.ndarray], np.ndarray], masks: np.ndarray) -> tuple[np.ndarray, float]:
-    """The counts, which are on the CPU, and the seconds they took."""
+    """The counts, on the CPU, and the seconds of their computation."""
     started = time.perf_counter()
     counts = score(masks)
     return counts, time.perf_counter() - started
@@ -330,7 +330,7 @@ def clocked(scorer: SubsetScorer, score: Callable[[np.ndarray], np.ndarray], mas
 
 @dataclass(frozen=True)
 class Images:
-    """Splits on the device; the held-out one is of the training images. origin: what they are, in words."""
+    """Splits on the device; the held-out one is part of the training images. origin: a description of the images."""
 
     train: Split
     held_out: Split
@@ -341,7 +341,7 @@ class Images:
 
 
 def load_images(bench: Bench, side: int) -> Images:
-    """CIFAR-10 from Parquet, or synthetic images of as many."""
+    """CIFAR-10 from Parquet, or as many synthetic images."""
     if bench.data:
         train, test = (read_parquet(Path(bench.data), split, side) for split in ("train", "test"))
         origin = f"{len(train)} training and {len(test)} test images of {bench.data}"
@@ -349,7 +349,7 @@ def load_images(bench: Bench, side: int) -> Images:
         train, test = (
             synthetic(count, side, name) for count, name in zip(bench.sizes.synthetic, ("train", "test"), strict=True)
         )
-        origin = "synthetic images: accuracies mean nothing"
+        origin = "synthetic images: accuracies have no meaning"
     order = torch.randperm(len(train), generator=torch_generator(stream(SEED, "held out")))
     held, rest = order[: bench.sizes.held_out], order[bench.sizes.held_out :]
     scale = Scale.of(train[rest[:10_000]])
@@ -374,7 +374,7 @@ def read_parquet(folder: Path, split: str, side: int) -> Split:
 
 
 def synthetic(count: int, side: int, name: str) -> Split:
-    """Noise about a picture of each of ten classes."""
+    """Images with noise around one picture for each of ten classes."""
     pictures = torch.rand(CLASSES, 3, side, side, generator=torch_generator(stream(SEED, "pictures")))
     labels = torch.arange(count) % CLASSES
     noise = torch.rand(count, 3, side, side, generator=torch_generator(stream(SEED, "noise", name)))
@@ -385,21 +385,21 @@ def synthetic(count: int, side: int, name: str) -> Split:
 
 
 def evaluate(bench: Bench, until: float) -> None:
-    """Sub-networks evaluated a second on the held-out images, each calibrated before; weights are random."""
+    """Measures sub-networks evaluated a second on the held-out images, each with calibration; weights are random."""
     sizes, images = bench.sizes, bench.images
     space = get_space(sizes.space)
     net = Supernet(space, images.classes, torch.Generator().manual_seed(SEED)).to(bench.device)
     todo = [(batch, precision) for batch in sizes.evaluation_batches for precision in ("float32", "bfloat16")]
     for done, (batch, precision) in enumerate(todo):
         evaluator = Evaluator(net, images.scale, images.train[: sizes.calibration], batch)
-        rng = stream(SEED, "evaluate")  # the same sub-networks for each
+        rng = stream(SEED, "evaluate")  # the same sub-networks in each row
         share = time.monotonic() + (until - time.monotonic()) / (len(todo) - done)
         count, started = -1, time.perf_counter()
         with bench.autocast(precision):
             while count < 2 or time.monotonic() < share:
                 evaluator.top1(space.sample(rng), images.held_out)
                 count += 1
-                if count == 0:  # the first one warms up
+                if count == 0:  # the first evaluation is the warm-up
                     started = time.perf_counter()
         rate = count / (time.perf_counter() - started)
         row = {
@@ -413,7 +413,7 @@ def evaluate(bench: Bench, until: float) -> None:
 
 
 def train(bench: Bench, until: float) -> None:
-    """The space trained from nothing by each recipe for as many epochs as fit, then evaluated on the test split."""
+    """Trains the space from scratch by each recipe for as many epochs as fit, then evaluates on the test split."""
     space = get_space(bench.sizes.space)
     batch, seconds = fastest(bench, space)
     for done, (name, plans) in enumerate(RECIPES.items()):
@@ -422,7 +422,7 @@ def train(bench: Bench, until: float) -> None:
 
 
 def fastest(bench: Bench, space: Space) -> tuple[int, dict[int, dict[str, float]]]:
-    """The smallest batch near the best images/s over all phases; and for each batch the seconds of a step by phase."""
+    """The smallest batch near the highest images/s over all phases; and for each batch the seconds of a step by phase."""
     images = bench.images
     seconds: dict[int, dict[str, float]] = {}
     rates: dict[int, float] = {}
@@ -450,7 +450,7 @@ def fastest(bench: Bench, space: Space) -> tuple[int, dict[int, dict[str, float]
 
 
 def some_steps(learner: Learner, phase: Phase, images: Images, teacher: Teacher | None, batch: int, count: int) -> Tensor:
-    """The first steps of an epoch; the sum of their losses, on the device."""
+    """Trains the first steps of an epoch; the sum of their losses, on the device."""
     total = torch.zeros((), device=learner.net.device)
     for number, (loss, _) in enumerate(epoch_steps(learner, phase, 0, images, teacher, batch)):
         total += loss
@@ -462,7 +462,7 @@ def some_steps(learner: Learner, phase: Phase, images: Images, teacher: Teacher 
 def epoch_steps(
     learner: Learner, phase: Phase, epoch: int, images: Images, teacher: Teacher | None, batch: int
 ) -> Iterator[tuple[Tensor, int]]:
-    """Loss and images of each step of an epoch, with nothing read back from the device: a copy would wait for it."""
+    """Loss and images of each step of an epoch; no value is copied from the device, since a copy waits for it."""
     device = learner.net.device
     generator = torch.Generator(device).manual_seed(stream(SEED, "images", phase.name, epoch).getrandbits(63))
     order = torch.randperm(len(images.train), generator=generator, device=device)
@@ -476,7 +476,7 @@ def epoch_steps(
 
 
 def synchronisations(bench: Bench, work: Callable[[], object]) -> list[str]:
-    """Where `work` waited for a GPU, file and line, once each time."""
+    """The places (file and line) where `work` waited for a GPU, one entry for each time."""
     bench.wait()
     if bench.device.type != "cuda":
         work()
@@ -499,12 +499,12 @@ def start(bench: Bench, space: Space) -> Learner:
 
 
 def teacher_of(bench: Bench, net: Supernet) -> Teacher:
-    """The largest network as it is now."""
+    """A teacher with the network's present weights."""
     return Teacher(evaluator(bench, copy.deepcopy(net)))
 
 
 def evaluator(bench: Bench, net: Supernet) -> Evaluator:
-    """Of trained networks, calibrated on training images."""
+    """An evaluator of trained networks, calibrated on training images."""
     images = bench.images
     return Evaluator(net, images.scale, images.train[: bench.sizes.calibration], max(bench.sizes.evaluation_batches))
 
@@ -513,7 +513,7 @@ def trained(
     bench: Bench, space: Space, name: str, plans: Sequence[PhasePlan], batch: int,
     step_s: Mapping[str, float], until: float,
 ) -> None:  # fmt: skip
-    """One recipe, planned to end at `until` with its evaluation; what takes longer than planned is cut at an epoch's end."""
+    """Trains by one recipe, planned to end at `until` with its evaluation; a training that is late stops after an epoch."""
     learner, images = start(bench, space), bench.images
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
@@ -563,7 +563,7 @@ def reference_archs(space: Space, count: int) -> list[Arch]:
     """The smallest, a middle and the largest network at the largest resolution, and `count` random ones."""
     side, kernels, expands = space.resolutions[-1], space.values("kernel"), space.values("expand")
     middle = space.uniform(side, max(space.values("depth")), kernels[len(kernels) // 2], expands[len(expands) // 2])
-    rng = random.Random("progressive shrinking")  # those of bench.progressive_shrinking
+    rng = random.Random("progressive shrinking")  # the archs of bench.progressive_shrinking
     return [replace(space.smallest(), resolution=side), middle, space.largest(), *(space.sample(rng) for _ in range(count))]
 
 
@@ -572,11 +572,11 @@ def reference_archs(space: Space, count: int) -> list[Arch]:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the bench: `run(bench, until)`, its share of the time (what one leaves goes on to those after it)."""
+    """A part of the bench: `run(bench, until)`, and its share of the time; unused time goes to the later parts."""
 
     run: Callable[[Bench, float], None]
     share: float
-    images: bool = False  # it needs them
+    images: bool = False  # whether the part needs images
 
 
 PARTS = {
@@ -588,13 +588,13 @@ PARTS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the parts that were asked for; 1 if one failed."""
+    """Runs the selected parts; returns 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="", help="folder of CIFAR-10's Parquet files; without it images are synthetic")
     parser.add_argument("--minutes", type=float, help="for all parts together (default 8, with --tiny 0.2)")
     parser.add_argument("--out", type=Path, help="JSON lines (default: gpu.jsonl in the folder $OUT, or else in runs)")
     parser.add_argument("--device", help="default cuda, with --tiny cpu")
-    parser.add_argument("--tiny", action="store_true", help="very little of each part, to test the command")
+    parser.add_argument("--tiny", action="store_true", help="a minimal amount of each part, to test the command")
     for part in PARTS:
         parser.add_argument(f"--{part}", action="store_true", help=f"run {part} (default: all parts)")
     options = parser.parse_args(argv)
@@ -615,12 +615,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(bench: Bench, chosen: Sequence[str], end: float) -> int:
-    """Every chosen part until `end` (of the monotonic clock), whatever becomes of the others; 1 if one failed."""
+    """Runs every chosen part until `end` (of the monotonic clock), even if others fail; returns 1 if one failed."""
     failed = False
     for number, name in enumerate(chosen):
         try:
             if PARTS[name].images:
-                assert bench.images  # loaded before the rest of the time is divided
+                assert bench.images  # loaded before the remaining time is divided
             now = time.monotonic()
             share = PARTS[name].share / sum(PARTS[other].share for other in chosen[number:])
             PARTS[name].run(bench, now + (end - now) * share)

@@ -1,6 +1,6 @@
-"""DyNAS-T's measurements of sub-networks on ImageNet, and a surrogate of them: what searches are compared on.
+"""DyNAS-T's measurements of sub-networks on ImageNet, and a surrogate of them for comparing searches.
 
-The CSV comes from its published search logs; OFA_REFERENCE_DATA names the folder that holds it.
+The CSV is from its published search logs; OFA_REFERENCE_DATA is the folder that holds it.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ def rows() -> Rows:
 
 
 class Surrogate:
-    """Top-1 in percent of any network of the space, interpolated from all rows.
+    """Top-1 in percent of any network of the space, fitted to all rows.
 
-    `ridge+svr`: a ridge and support vectors for what it leaves, as the published comparison of searches used; it
-    gives the smallest network 70.77 % and the largest 77.41 %, as published. `boosting`: gradient boosting, another
-    family of functions, to see that a search does not win by learning with the surrogate's own.
+    `ridge+svr`: a ridge and support vectors for its residual, as in the published comparison of searches; its values are
+    70.77 % for the smallest network and 77.41 % for the largest, as published. `boosting`: gradient boosting, another
+    family of functions, which tests that a search does not profit from a predictor of the surrogate's own kind.
     """
 
     def __init__(self, known: Rows, kind: str = "ridge+svr") -> None:
@@ -78,12 +78,12 @@ class Surrogate:
 
 
 def _features(genes_BG: np.ndarray) -> np.ndarray:
-    """One-hot choices where they have an effect, and sums and means of every stage divided by 10."""
+    """One-hot choices that have an effect, and sums and means of every stage divided by 10."""
     x = architecture(GENES, genes_BG)
     sums = x[:, -1 - 4 * SPACE.stage_count :]
     return np.concatenate([x[:, : -sums.shape[1]], sums / 10], axis=1)
 
 
 def volume(macs_B: np.ndarray, top1_B: np.ndarray) -> float:
-    """The published hypervolume: MACs in 600 M, error above 20 % in 10 %, reference (600 M, 70 %)."""
+    """The published hypervolume: MACs in units of 600 M, error above 20 % in units of 10 %, reference (600 M, 70 %)."""
     return hypervolume(np.stack([macs_B / 600e6, (80 - top1_B) / 10], axis=1), np.ones(2))

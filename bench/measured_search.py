@@ -1,12 +1,12 @@
-"""The measured search beside its baselines: rate and quality of an island, the guided search, and Ray's evaluators.
+"""The measured search and its baselines: rate and quality of an island, the guided search, and evaluators on Ray.
 
     python -m bench.measured_search [--only rate,quality,guided,speedup,kills] [--seeds N]
 
-`rate`      asks and tells a second of one island on one core, 2,000 trials at a time, beside plain Optuna
+`rate`      trials a second of one island on one core, 2,000 trials at a time, beside plain Optuna
 `quality`   hypervolume of that island and of plain Optuna's NSGA-II at the same number of evaluations
 `guided`    hypervolume on real accuracies (a surrogate of DyNAS-T's measurements), beside its LINAS and NSGA-II
 `speedup`   evaluations that sleep half a second, on 8 and 32 workers, beside evaluations x 0.5 s / workers
-`kills`     the same on 8, two of which are killed and two added midway: every trial is there once
+`kills`     the same on 8 workers, two of which are killed and two added midway: every trial must be present once
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from search.objective import MACS, TOP1
 OBJECTIVES = (TOP1, MACS)
 POPULATION = 50
 SLEEP_S = 0.5
-# Means that others measured on such a surrogate at 100, 150, 250 and 500 evaluations.
+# Published means on such a surrogate at 100, 150, 250 and 500 evaluations.
 PUBLISHED = {
     "random": (0.4405, 0.4485, 0.4542, 0.4612),
     "pymoo 0.6.2 NSGA-II": (0.4348, 0.4443, 0.4616, 0.4852),
@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="rate,quality,guided,speedup,kills")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trials", type=int, default=20_000, help="of the rate")
+    parser.add_argument("--trials", type=int, default=20_000, help="number of trials of the part `rate`")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     parts: dict[str, Callable[[], None]] = {
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 class Plain:
-    """Optuna's NSGA-II as one would use it: a parameter a gene."""
+    """Optuna's NSGA-II in its usual form: one categorical parameter for each gene."""
 
     def __init__(self, seed: int) -> None:
         sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
@@ -85,7 +85,7 @@ class Plain:
 
 
 class Packs:
-    """Our island."""
+    """One island of the measured search."""
 
     def __init__(self, seed: int) -> None:
         self.island = Island(SPACE, ("maximize", "minimize"), algorithm="nsga2", population=POPULATION, seed=str(seed))
@@ -100,8 +100,8 @@ class Packs:
 
 
 def rate(trials: int) -> None:
-    """Only ask and tell are counted, not what an evaluation takes."""
-    print("\n## Asks and tells a second on one core (CPU time)\n")
+    """Prints the trials a second; only the time of ask and tell is counted, not that of evaluations."""
+    print("\n## Trials a second on one core (CPU time)\n")
 
     def rates(searcher: Plain | Packs, trials: int, chunk: int) -> list[float]:
         found, rng = [], np.random.default_rng(0)
@@ -185,7 +185,7 @@ def _measured(surrogate: Surrogate, archs: Sequence[Arch]) -> list[Measured]:
 
 
 class Sleeper:
-    """Looks the arch up after half a second, and writes down that it did."""
+    """A measurement that takes half a second, returns a computed record, and writes its start and end to a log."""
 
     def __init__(self, folder: str, arrays: Mapping[str, np.ndarray]) -> None:
         self.log = Path(folder) / f"{os.getpid()}.log"
@@ -204,7 +204,7 @@ class Sleeper:
 
 
 class Workers:
-    """The pool as the search wants it; `midway` is done once, after so many answers."""
+    """The pool with the interface that the search needs; `midway` is called once, after that number of results."""
 
     def __init__(self, pool: Pool, midway: tuple[int, Callable[[], None]] | None = None) -> None:
         self.pool, self.midway, self.done = pool, midway, 0
@@ -223,24 +223,24 @@ class Workers:
         self.pool.submit("measure", arch)
 
     def finished(self, timeout_s: float) -> list[Measured]:
-        answers = [answer for _, answer in self.pool.finished(timeout_s)]
-        self.done += len(answers)
+        results = [result for _, result in self.pool.finished(timeout_s)]
+        self.done += len(results)
         if self.midway is not None and self.done >= self.midway[0]:
             (_, act), self.midway = self.midway, None
             act()
-        return answers
+        return results
 
 
 def _searched(
     pool: Pool, evaluations: int, seed: int, midway: tuple[int, Callable[[], None]] | None = None
 ) -> tuple[measured.Result, float]:
-    """The search on two islands, and its seconds from the first evaluation; processes are there before."""
+    """The result of a search on two islands, and its seconds from the first evaluation; processes start before that."""
     pool.wait_until_built()
     workers, ports = Workers(pool, midway), []
 
     def open_port(build: Callable[[], Any]) -> Remote:
         port = Remote(build)
-        port.call("exchange", [], [], 0)  # an island that answers is there
+        port.call("exchange", [], [], 0)  # the island exists once it replies
         assert port.finished(timeout_s=300) and port.answer() == []
         ports.append(port)
         return port
@@ -273,7 +273,7 @@ def speedup() -> None:
 
 
 def kills(seeds: int) -> None:
-    print("\n## Eight workers, of which two are killed and two are added midway\n")
+    print("\n## Eight workers, two of which are killed and two added midway\n")
     _head(["seed", "disturbed", "evaluations", "lost", "twice", "begun again", "hypervolume"])
     volumes: dict[bool, list[float]] = {False: [], True: []}
     evaluations = 240

@@ -1,8 +1,8 @@
-"""`ofa run configs/digits.toml` for several seeds: its time, its memory, and what it finds.
+"""`ofa run configs/digits.toml` for several seeds: its time, its memory, and its results.
 
     python -m bench.pipeline --seeds 1 2 3
 
-Takes about four minutes a seed on two cores.
+Takes about four minutes for each seed on two cores.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def row(config: str, seed: int, folder: str) -> list[str]:
-    """What one seed gives, as text."""
+    """The cells of one seed's row."""
     command = [str(Path(sys.executable).parent / "ofa"), "run", config, "--store", folder, "--set", f"seed={seed}"]
     done = watched(command)
     if done.returncode:

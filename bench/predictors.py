@@ -1,8 +1,8 @@
-"""How well predictors rank real ImageNet accuracies, from few rows and from many; beside the published figures.
+"""The rank correlation of predictors with real ImageNet accuracies, for several numbers of rows, beside published figures.
 
     python -m bench.predictors [--seeds N]
 
-A fifth of the rows is held out, the predictor learns from so many of the others. Prints Kendall's tau, mean over seeds.
+A fifth of the rows is held out; the predictor is fitted to some of the others. Prints Kendall's tau, mean over seeds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bench.imagenet import GENES, SPACE, rows
 from search.predict.predictor import KINDS, cross_validated, fit, judge, tau
 
 ROWS = (50, 100, 250, 1000, 1729)
-# As others measured them on the same rows: their one-hot encoding, and the best of their comparison.
+# Published results on the same rows: with a one-hot encoding, and the best of the comparison.
 PUBLISHED = {
     "DyNAS-T's ridge": (None, 0.874, 0.911, 0.929, 0.931),
     "gradient boosting on its one-hot": (None, 0.869, 0.914, 0.947, 0.952),
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _dynast(genes_BG: np.ndarray, top1_B: np.ndarray, test: np.ndarray, train: np.ndarray) -> float:
-    """Its predictor: a ridge on one-hot genes that do not know which blocks are left out (3 stands there)."""
+    """Kendall's tau of DyNAS-T's predictor: a ridge on one-hot genes, in which unused slots read 3 and are not marked."""
     from sklearn.linear_model import RidgeCV
 
     depth = genes_BG[:, GENES.of("depth")]

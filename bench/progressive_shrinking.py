@@ -1,10 +1,10 @@
-"""What progressive shrinking gains on CIFAR-10, against the same space without it and networks trained alone.
+"""The gain of progressive shrinking on CIFAR-10 over the same space without it and over networks trained alone.
 
     python -m bench.progressive_shrinking --data DIR --seeds 1 2 3
 
-Every training makes as many updates of as many images: the phases of configs/cifar10.toml together; one phase with
+Every training makes equally many updates of equal batches: the phases of configs/cifar10.toml together; one phase with
 the whole space open from the start; and the smallest and a middle sub-network alone, at the largest resolution.
-All score on the test split. What was trained stays in `--store`: the same command again goes on.
+All are evaluated on the test split. Trained networks are kept in `--store`: the same command continues from them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RANDOM_ARCHS = 10
 
 
 def variants(path: str) -> dict[str, tuple[list[str], list[str]]]:
-    """Of each training its settings, and the names of the sub-networks that are scored."""
+    """For each training its settings, and the keys of the sub-networks that are evaluated."""
     config = load(path)
     space, epochs = config.search_space, sum(phase.epochs for phase in config.train.phases)
     lr = config.train.phases[0].lr
@@ -52,19 +52,19 @@ def variants(path: str) -> dict[str, tuple[list[str], list[str]]]:
 
 
 def ofa(*arguments: str) -> str:
-    """The output of a command line of ours, which must succeed."""
+    """The output of an `ofa` command, which must succeed."""
     done = subprocess.run([sys.executable, "-m", "jobs", *arguments], stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout
 
 
 def evaluated(config: str, store: Path, name: str, settings: list[str], archs: list[str]) -> dict[str, float]:
-    """Test top-1 of the sub-networks by name, after training if that was not done before."""
+    """Test top-1 of the sub-networks by key; trains them first unless the result is stored."""
     kept = store / f"top1-{name}.json"
     if kept.exists():
         return dict(json.loads(kept.read_text()))
-    asked = [config, "--store", str(store), *(part for setting in settings for part in ("--set", setting))]
-    ofa("train", *asked)
-    rows = ofa("eval", *asked, "--json", *(part for arch in archs for part in ("--arch", arch)))
+    options = [config, "--store", str(store), *(part for setting in settings for part in ("--set", setting))]
+    ofa("train", *options)
+    rows = ofa("eval", *options, "--json", *(part for arch in archs for part in ("--arch", arch)))
     found = {row["key"]: row["top1"] for row in map(json.loads, rows.splitlines()) if "top1" in row}
     kept.write_text(json.dumps(found, indent=1))
     return found
@@ -72,7 +72,7 @@ def evaluated(config: str, store: Path, name: str, settings: list[str], archs: l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="where CIFAR-10's Parquet files are")
+    parser.add_argument("--data", required=True, help="folder of CIFAR-10's Parquet files")
     parser.add_argument("--store", default="runs/progressive-shrinking", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     options = parser.parse_args()

@@ -1,11 +1,11 @@
 """Searches on the published problem (ofa_mbv3_w1.2, Note10 table, published predictor): quality, rate, targets.
 
-    python -m bench.search                 # everything, some ten minutes on two idle cores
+    python -m bench.search                 # all parts, about ten minutes on two idle cores
     python -m bench.search --only front    # or reproduce, rate, long, targets
 
 Hypervolume is of (latency, 100 % - predicted top-1) up to (100 ms, 25 %), of at most 100 members, so that it compares with
-the published one. OFA_REFERENCE_DATA names the folder of tables, predictors and published fronts. pymoo, where a row
-names it, runs on the same objectives in the same process.
+the published one. OFA_REFERENCE_DATA is the folder of tables, predictors and published fronts. Rows of pymoo run it on the
+same objectives in the same process.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     arguments = parser.parse_args()
     if not DATA.is_dir():
-        raise SystemExit(f"no reference data at {DATA}; OFA_REFERENCE_DATA names their folder")
+        raise SystemExit(f"no reference data at {DATA}; set OFA_REFERENCE_DATA to its folder")
     for name in arguments.only:
         PARTS[name](arguments.seeds)
         print(flush=True)
@@ -58,13 +58,13 @@ def published_problem() -> Loaded:
 
 
 def volume(values_NM: np.ndarray) -> float:
-    """Of (top-1, latency) rows."""
+    """The hypervolume of rows (top-1, latency)."""
     points = np.stack([values_NM[:, 1], 100 - 100 * values_NM[:, 0]], axis=1)
     return hypervolume(points, np.array([100.0, 25.0]))
 
 
 def reproduce(seeds: Sequence[int]) -> None:
-    """The 100 networks of the published front."""
+    """Compares the 100 networks of the published front with their published values."""
     loaded = published_problem()
     doc = json.loads((DATA / "ofa2_population.json").read_text())
     rows = doc["population"]
@@ -77,7 +77,7 @@ def reproduce(seeds: Sequence[int]) -> None:
 
 
 def front(seeds: Sequence[int]) -> None:
-    """Hypervolumes at 100,000 evaluations; the evolutionary algorithms with the first three seeds."""
+    """Prints hypervolumes at 100,000 evaluations; the evolutionary algorithms with the first three seeds."""
     problem = published_problem().problem
     print("| 100,000 evaluations | hypervolume, mean | of each seed | published, seed 1 | pymoo, 3 seeds |")
     print("|---|---|---|---|---|")
@@ -89,7 +89,7 @@ def front(seeds: Sequence[int]) -> None:
 
 
 def long(seeds: Sequence[int]) -> None:
-    """Three million evaluations."""
+    """Prints hypervolumes at three million evaluations."""
     problem = published_problem().problem
     found = [volume(solve(problem, evaluations=3_000_000, members=100, seed=s).values) for s in seeds[:3]]
     print(
@@ -98,7 +98,7 @@ def long(seeds: Sequence[int]) -> None:
 
 
 def rate(seeds: Sequence[int], rounds: int = 5) -> None:
-    """Evaluations a second with all upkeep, ours and pymoo's in turns."""
+    """Prints evaluations a second of whole searches, alternating with pymoo's."""
     problem = published_problem().problem
 
     def timed(run: Callable[[], object], evaluations: int) -> float:
@@ -124,7 +124,7 @@ def rate(seeds: Sequence[int], rounds: int = 5) -> None:
 
 
 def pymoo_nsga2(problem: Problem, evaluations: int) -> object:
-    """OFA²'s setting: uniform crossover, a tenth of the genes drawn anew, a population of 100."""
+    """Runs NSGA-II with OFA²'s settings: uniform crossover, a tenth of the genes sampled again, a population of 100."""
     from pymoo.algorithms.moo.nsga2 import NSGA2
     from pymoo.core.problem import Problem as PymooProblem
     from pymoo.core.variable import Choice
@@ -154,11 +154,13 @@ def pymoo_nsga2(problem: Problem, evaluations: int) -> object:
 
 
 def many_targets(seeds: Sequence[int]) -> None:
-    """15 to 60 ms in steps of 5: accuracy and evaluations of each strategy, on three problems."""
+    """Prints accuracy and evaluations of each strategy for ten targets, such as 15 to 60 ms in steps of 5, by problem."""
     i7 = load("ofa_mbv3_w1.0", [str(I7)], str(PREDICTOR), [], [], [])
     resnet = load("ofa_resnet50", [], str(RESNET), [], [], [])
     extremes = resnet.measured([resnet.problem.space.smallest(), resnet.problem.space.largest()])
-    smallest, largest = (member.macs for member in extremes)  # from 0.4 of them on all reach the predictor's highest
+    smallest, largest = (
+        member.macs for member in extremes
+    )  # from 0.4 of the range on, all strategies reach the predictor's maximum
     both = load("ofa_mbv3_w1.2", [f"note10={NOTE10}", f"i7={I7}"], str(PREDICTOR), [], [], [])
     note10, cpu = both.problem.objectives[1:]
     cpu_ms = tuple(float(ms) for ms in range(10, 30, 2))

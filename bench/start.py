@@ -1,4 +1,4 @@
-"""CPU seconds that commands take which only print: help, costs, a list of runs, and a refused config.
+"""CPU seconds of commands without computation: help, costs, a list of runs, and a config with an error.
 
     python -m bench.start --checkout . --checkout ../before
 

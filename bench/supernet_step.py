@@ -2,10 +2,10 @@
 
     python -m bench.supernet_step
 
-The first ratio is the price of elasticity (wanted: at most 1.10), the second what the channels-last layout gives over
-the contiguous one, in which the published code runs (wanted: at least 1.6), the third whether bfloat16 is worth it
-here (below 1). Medians of rounds that take turns, in one
-process, on as many threads as torch finds; a few minutes.
+The first ratio is the cost of elasticity (goal: at most 1.10), the second the speed-up of the channels-last layout over
+the contiguous one, which the published code uses (goal: at least 1.6), the third the time in bfloat16 over that in float32
+(below 1: faster). Medians of alternating rounds, in one process, on torch's default number of threads; takes a few
+minutes.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ def main() -> None:
 
 
 def step(network: nn.Module, inputs: tuple[Any, ...], labels: Tensor) -> None:
-    """One forward and backward, without an update."""
+    """Computes one forward and backward pass, without an update."""
     network.zero_grad()
     F.cross_entropy(network(*inputs), labels).backward()
 
 
 def step_bfloat16(network: nn.Module, inputs: tuple[Any, ...], labels: Tensor) -> None:
-    """The same with the forward pass under autocast."""
+    """Computes the same with the forward pass under autocast."""
     network.zero_grad()
     with torch.autocast("cpu", torch.bfloat16):
         logits = network(*inputs)
@@ -80,7 +80,7 @@ def step_bfloat16(network: nn.Module, inputs: tuple[Any, ...], labels: Tensor) -
 
 
 def medians(steps: Sequence[Callable[[], None]], rounds: int) -> list[float]:
-    """Seconds of each step, which take turns; two rounds to warm up."""
+    """Median seconds of each step, in alternating rounds after two rounds of warm-up."""
     seconds: list[list[float]] = [[] for _ in steps]
     for done in range(rounds + 2):
         for taken, one in zip(seconds, steps, strict=True):

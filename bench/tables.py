@@ -1,9 +1,9 @@
-"""Prediction tables like those of a searched ImageNet front, drawn from a seed.
+"""Random prediction tables like those of a searched ImageNet front, from a seed.
 
-The published members (100 sub-networks of one supernet, arXiv:2303.13683) name 69.8 to 78.9 % of ImageNet's validation
-images right, 89.0 to 94.3 % within five guesses; two or three of about equal accuracy gain 0.8 points together, the best
-subset 0.3 points over the best single network, all together lose 1 point. `realistic` draws tables of that shape: members
-share most of every image's difficulty, as networks of one supernet do, and the costlier a member the surer it is.
+The published members (100 sub-networks of one supernet, arXiv:2303.13683) classify 69.8 to 78.9 % of ImageNet's validation
+images correctly, 89.0 to 94.3 % within five classes; two or three of about equal accuracy gain 0.8 points together, the best
+subset 0.3 points over the best single network, all together lose 1 point. `realistic` samples tables of that form: members
+share most of every image's difficulty, as networks of one supernet do, and costlier members have larger margins.
 """
 
 from __future__ import annotations
@@ -14,14 +14,18 @@ from ensemble.table import Table
 
 _WORST, _BEST = 4.42, 5.14  # margin of the right class for the cheapest and the costliest member, in logits
 _DIFFICULTY, _RIVAL = 2.1, 1.4  # spread of the right class over images, and of rivals: the same for all members
-_FACTORS, _SHARED, _OWN = 4, 0.33, 0.33  # what members differ in: directions that neighbours share, and noise of each
+_FACTORS, _SHARED, _OWN = (
+    4,
+    0.33,
+    0.33,
+)  # differences between members: directions that neighbours share, and each member's noise
 _SHARPNESS = 1.0
-_RIVALS = 40  # classes an image can be taken for
+_RIVALS = 40  # rival classes of an image
 _REST = 4.0  # weight of all other classes together
 
 
 def realistic(members: int = 100, images: int = 50_000, classes: int = 1000, k: int = 5, seed: int = 1) -> Table:
-    """classes int16 [members, images, k] and their probabilities, labels, and costs like latencies of 10 to 53 ms."""
+    """A table of classes int16 [members, images, k], probabilities and labels, with costs like latencies of 10 to 53 ms."""
     rng = np.random.default_rng(seed)
     rivals = min(_RIVALS, classes - 1)
     k = min(k, rivals + 1)

@@ -1,10 +1,10 @@
-"""Images a second in training: one gloo worker against two, own draws against shared ones, and the input pipeline.
+"""Images a second in training: one gloo worker and two, with sub-networks of their own or shared; and the input pipeline.
 
     python -m bench.training_rate --data DIR
 
-Workers have one thread each and the phases of configs/cifar10.toml. Wanted: two workers at least 1.6 times as fast as
-one, and the input pipeline at least 3 times as fast as training consumes. `apart` are two trainings side by side that
-exchange nothing: what the machine's processors allow. Medians of rounds that take turns.
+Workers have one thread each and the phases of configs/cifar10.toml. Goals: two workers at least 1.6 times as fast as
+one, and the input pipeline at least 3 times as fast as training consumes. `apart` are two simultaneous trainings without
+communication, which is the limit of the machine's processors. Medians of alternating rounds.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from ofa.train import Learner, train_step
 
 CONFIG = "configs/cifar10.toml"
 WAYS = ((1, "own"), (2, "own"), (2, "shared"), (2, "apart"))
-STEPS = 14  # of each measurement, after two that do not count
+STEPS = 14  # timed steps of each measurement, after two of warm-up
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="where CIFAR-10's Parquet files are")
+    parser.add_argument("--data", required=True, help="folder of CIFAR-10's Parquet files")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     sets = [f"data.source={options.data}", "train.batch=128"]
@@ -54,7 +54,7 @@ def main() -> None:
             for phase, rate in trained(sets, world, draws).items():
                 rates.setdefault((world, draws, phase), []).append(rate)
     print("images/s of all workers, by phase\n")
-    print("| phase | one worker | two, own draws | two, shared draw | two apart | own / one | shared / one | apart / one |")
+    print("| phase | one worker | two, own archs | two, shared archs | two apart | own / one | shared / one | apart / one |")
     print(f"|{'---|' * 8}")
     fastest = 0.0
     for name in (phase.name for phase in config.phases):
@@ -62,7 +62,9 @@ def main() -> None:
         print(f"| {name} | {' | '.join(f'{r:.0f}' for r in (one, *two))} | {' | '.join(f'{r / one:.2f}' for r in two)} |")
         fastest = max(fastest, one)
     for name, rate in inputs(config, options.rounds).items():
-        print(f"\n{name}: {rate:.0f} images/s on one thread, {rate / fastest:.1f} times what the fastest phase consumes")
+        print(
+            f"\n{name}: {rate:.0f} images/s on one thread, {rate / fastest:.1f} times the consumption of the fastest phase"
+        )
 
 
 def trained(sets: list[str], world: int, draws: str) -> dict[str, float]:
@@ -82,7 +84,7 @@ def trained(sets: list[str], world: int, draws: str) -> dict[str, float]:
 
 
 def work(rank: int, world: int, port: int, sets: list[str], draws: str, answers: Any) -> None:
-    """One worker: weak scaling, every worker has the images of one worker's part of a batch of two."""
+    """Runs one worker. The scaling is weak: each worker has the images of one worker's part of a batch of two."""
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     config = load(CONFIG, sets)
@@ -108,7 +110,7 @@ def work(rank: int, world: int, port: int, sets: list[str], draws: str, answers:
 
 
 def inputs(config: Experiment, rounds: int) -> dict[str, float]:
-    """Images a second that one thread augments from memory, and that it reads, decodes and crops from Parquet."""
+    """Images a second on one thread: augmented from memory; and read, decoded and cropped from Parquet."""
     torch.set_num_threads(1)
     data = load_data(config, Reporter("plain"))
     stored = open_source(config.data.source).train
@@ -127,7 +129,7 @@ def inputs(config: Experiment, rounds: int) -> dict[str, float]:
 
 
 def augmented(data: Dataset, config: Experiment, seed: int) -> int:
-    """Augments some dozens of batches; the number of images."""
+    """Augments some dozens of batches; returns the number of images."""
     augment, count = data.augment(config.data), config.train.batch // 2
     total = 0
     for at in range(50):

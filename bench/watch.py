@@ -1,4 +1,4 @@
-"""A command with its time and the most memory that it and all its children held together."""
+"""Runs a command and measures its time and the peak memory of all its processes together."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Watched:
-    """How a command ended. peak_bytes: proportional set size, so a page that several processes share counts once."""
+    """The result of a command. peak_bytes: proportional set size, which counts a page shared by several processes once."""
 
     returncode: int
     output: str
@@ -22,7 +22,7 @@ class Watched:
 
 
 def watched(command: Sequence[str], folder: Path | None = None, timeout_s: float | None = None) -> Watched:
-    """Runs a command and looks once a second at its memory."""
+    """Runs a command and reads its memory once a second."""
     started, peak = time.monotonic(), [0]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
@@ -42,14 +42,14 @@ def watched(command: Sequence[str], folder: Path | None = None, timeout_s: float
 
 
 def tree_bytes(root: int) -> int:
-    """Memory of a process and of everything under it now (Linux)."""
+    """The present memory of a process and all its descendants, in bytes (Linux)."""
     parents = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 parents[int(entry.name)] = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
             except (OSError, IndexError, ValueError):
-                continue  # it has just ended
+                continue  # the process has just ended
     total = 0
     for pid in parents:
         above = pid

@@ -16,7 +16,7 @@ class Rule(ABC):
     """A cost that never falls when a member is added; searches up to a level of cost depend on this."""
 
     fewest = 1  # least number of members of an ensemble in the published algorithms
-    members_run: str  # a description for help texts and reports
+    members_run: str  # how the members are executed, for help texts and reports
 
     @abstractmethod
     def costs(self, masks_SM: np.ndarray, cost_M: np.ndarray) -> np.ndarray:
