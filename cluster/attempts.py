@@ -17,12 +17,12 @@ class Superseded(InputError):
 
 
 def driver_log(attempt: int) -> str:
-    """The key of what the driver of an attempt printed."""
+    """The key of the uploaded output of an attempt's driver."""
     return f"logs/driver-{attempt:06d}.log"
 
 
 def attempt_record(attempt: int) -> str:
-    """The key of when an attempt began, and how it ended."""
+    """The key of the record of when an attempt began, and how it ended."""
     return f"{_RECORDS}{attempt:06d}.json"
 
 
@@ -33,7 +33,7 @@ def attempts(store: Store, run_id: str) -> list[int]:
 
 
 def claim_attempt(store: Store, run_id: str, **facts: object) -> int:
-    """The number of a new attempt, higher than all before; of several that claim at once each gets its own."""
+    """The number of a new attempt, higher than all before; concurrent claims get different numbers."""
     number = max(attempts(store, run_id), default=0)
     created = False
     while not created:
@@ -43,10 +43,10 @@ def claim_attempt(store: Store, run_id: str, **facts: object) -> int:
 
 
 class Fenced:
-    """A store for one attempt at a run: reads as the store, writes only while no later attempt has begun.
+    """A store for one attempt at a run: it reads like the store, and writes only while no later attempt has begun.
 
-    KubeRay may start a new cluster while pods of the old one still live. A writer that was paused between looking and
-    writing could slip through; objects that matter have their sha256 recorded elsewhere, so this is found out then.
+    KubeRay may start a new cluster while pods of the old one still live. A writer that was paused between check and
+    write could still write; objects that matter have their sha256 recorded elsewhere, so such a write is detected then.
     """
 
     def __init__(self, store: Store, run_id: str, attempt: int) -> None:

@@ -1,4 +1,4 @@
-"""Where a training under way stands: the latest state, published so that a kill at any moment loses little."""
+"""The latest state of a running training, published so that a kill at any moment loses little work."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def weights(folder: str, phase: str) -> str:
 
 
 def meta(folder: str, phase: str) -> str:
-    """The key of what a phase was and how training went."""
+    """The key of the description of a phase and its training."""
     return f"{folder}/{phase}/meta.json"
 
 
 @dataclass
 class Progress:
-    """The next step to do, what training reported so far, and the finished phases' weights by sha256."""
+    """The next step, the reports of the training so far, and the sha256 of the finished phases' weights."""
 
     phase: int = 0
     epoch: int = 0
@@ -37,7 +37,7 @@ class Checkpoints:
     """The checkpoints of one training, in a folder of a run.
 
     The state is written first, then the pointer to it, then the old state is deleted. States are named by their content:
-    workers of a killed driver, which live on for some seconds, cannot overwrite what their successors write.
+    workers of a killed driver, which live on for some seconds, cannot overwrite the states of their successors.
     """
 
     def __init__(self, run: Run, folder: str) -> None:
@@ -49,7 +49,7 @@ class Checkpoints:
         return f"{self.folder}/{phase}/checkpoint-{digest[:16]}.safetensors"
 
     def save(self, state: bytes, progress: Progress, phase: str) -> None:
-        """Makes `state` the latest."""
+        """Publishes `state` as the latest."""
         self._publish(self.state_key(phase, sha256(state)), state, progress)
 
     def finish_phase(
@@ -63,14 +63,14 @@ class Checkpoints:
         return self._publish(self.state_key(phase, sha256(state)), state, progress)
 
     def latest(self) -> tuple[bytes, Progress] | None:
-        """The latest state, or None if nothing was saved yet; a damaged one is an error, not a silent restart."""
+        """The latest state, or None if nothing was saved yet; raises an error for a damaged one instead of restarting."""
         pointer = self._pointer()
         while pointer is not None:
             try:
                 return self._checked(pointer["object"], pointer["sha256"]), Progress(**pointer["progress"])
             except DamagedObject:
                 previous, pointer = pointer, self._pointer()
-                if pointer == previous:  # otherwise somebody has just published a newer one
+                if pointer == previous:  # otherwise another process has just published a newer one
                     raise
         return None
 

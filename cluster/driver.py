@@ -25,7 +25,7 @@ from cluster.store import Store, open_store
 from cluster.texts import json_lines
 
 UPLOAD_S = 10.0  # seconds between uploads
-LOG_CHARACTERS = 8 * 2**20  # at most; of a longer log the end is kept
+LOG_CHARACTERS = 8 * 2**20  # largest size; of a longer log the end is kept
 
 
 class Tee(io.TextIOBase):

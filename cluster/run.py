@@ -1,7 +1,7 @@
-"""One run in a store: its steps, and what proves that they are whole.
+"""One run in a store: its steps, and the records that prove them complete.
 
-A step reads what earlier steps left, writes objects of its own, and is finished by its done record, which is written
-last and lists the sha256 of everything it read and wrote.
+A step reads objects of earlier steps, writes objects of its own, and is finished by its done record, which is written
+last and lists the sha256 of every object it read and wrote.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ class File:
 
 
 class DamagedObject(InputError):
-    """An object whose content is not what was recorded."""
+    """An object whose content differs from its recorded sha256."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one config asked for, at `<store>/<id>/`."""
+    """The run of one config, at `<store>/<id>/`."""
 
     store: Store
     id: str
     code: str  # version of the code, for the done records
-    attempt: int = 0  # of those on clusters; 0 is outside of them, and nobody supersedes it
+    attempt: int = 0  # number of the attempt on clusters; 0 outside of clusters, which is never superseded
 
     @classmethod
     def open(cls, store_url: str, run_id: str, config_toml: str, code: str, attempt: int = 0) -> Run:
@@ -60,7 +60,7 @@ class Run:
 
     @classmethod
     def at(cls, store_url: str, run_id: str, code: str, attempt: int = 0) -> Run:
-        """The run, for one that another process opened; what an attempt writes is refused once there is a later one."""
+        """The run, which another process opened; an attempt's writes are refused once there is a later attempt."""
         store = open_store(store_url)
         return cls(Fenced(store, run_id, attempt) if attempt else store, run_id, code, attempt)
 
@@ -70,7 +70,7 @@ class Run:
         return f"{self.store.url.rstrip('/')}/{self.id}"
 
     def raw(self, key: str) -> bytes:
-        """An object as it is, unchecked."""
+        """The content of an object, unchecked."""
         return self.store.read(f"{self.id}/{key}")
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -96,11 +96,11 @@ class Run:
         return dict(sorted(records.items(), key=lambda item: item[1]["finished"]))
 
     def recorded(self) -> dict[str, tuple[str, str]]:
-        """Of every object that a finished step wrote: which step, and its sha256."""
+        """The step and the sha256 of every object that a finished step wrote."""
         return {key: (step, out["sha256"]) for step, rec in self.steps().items() for key, out in rec["outputs"].items()}
 
     def finished(self, step: str) -> bool:
-        """Whether a step is done, and everything it read is still what it read."""
+        """Whether a step is done, and every object it read is unchanged."""
         record = self.done(step)
         if record is None:
             return False
@@ -108,9 +108,9 @@ class Run:
         return all(key not in now or now[key][1] == digest for key, digest in record["inputs"].items())
 
     def read(self, file: File) -> bytes:
-        """An object that a finished step wrote, checked against its sha256.
+        """The content of an object of a finished step, checked against its sha256.
 
-        One that no step has written is an `InputError`, one with other content a `DamagedObject`.
+        Raises an `InputError` if no step has written it, a `DamagedObject` if its content differs.
         """
         recorded, key = self.recorded(), file.key
         if key not in recorded:
@@ -128,11 +128,11 @@ class Run:
         return data
 
     def begin(self, step: str) -> Step:
-        """Starts, or takes up again, a step that is not finished."""
+        """Starts or resumes a step that is not finished."""
         return Step(self, step)
 
     def sweep(self, step: str) -> None:
-        """Removes the unfinished parts and checkpoints of a finished step (a kill may have come before `finish` could)."""
+        """Removes the unfinished parts and checkpoints of a finished step (a kill may have prevented `finish` from it)."""
         keys, record = self.keys(f"{_PARTIAL}/{step}/"), self.done(step)
         for folder in {key.split("/")[0] for key in (record["outputs"] if record else ()) if "/" in key}:
             keys += [key for key in self.keys(f"{folder}/") if "/checkpoint" in key]
@@ -140,7 +140,7 @@ class Run:
             self.store.delete(f"{self.id}/{key}")
 
     def problems(self, unfinished: tuple[str, ...] = ()) -> Iterator[str]:
-        """What is wrong with the objects of finished steps: one line for each that is missing, damaged or unrecorded.
+        """The defects of the objects of finished steps: one line for each that is missing, damaged or unrecorded.
 
         unfinished: folders in which a step that is not finished may have left objects.
         """
@@ -169,7 +169,7 @@ class Run:
 
 @dataclass
 class Step:
-    """A step under way: reads are checked and recorded, writes are recorded, `finish` publishes the record."""
+    """A running step: reads are checked and recorded, writes are recorded, `finish` publishes the record."""
 
     run: Run
     name: str
@@ -210,11 +210,11 @@ class Step:
 
     @cached_property
     def ledger(self) -> Ledger:
-        """Where the step keeps finished parts of its work until it is whole."""
+        """The ledger in which the step keeps finished parts of its work until it is complete."""
         return Ledger(self.run, self.name)
 
     def finish(self, seed: int, **facts: object) -> None:
-        """Publishes the done record, which makes the step whole, and removes its unfinished parts."""
+        """Publishes the done record, which makes the step complete, and removes its unfinished parts."""
         record = {
             "step": self.name,
             "code": self.run.code,
@@ -239,11 +239,11 @@ class Ledger:
         self.parts = len(run.keys(self.prefix))
 
     def rows(self) -> list[Any]:
-        """Everything appended so far, in order."""
+        """All appended rows, in order."""
         return [json.loads(line) for key in self.run.keys(self.prefix) for line in self.run.raw(key).splitlines()]
 
     def append(self, rows: Sequence[Any]) -> None:
-        """Publishes rows as one part; another process at the same step is an `InputError`."""
+        """Publishes rows as one part; raises an `InputError` if another process runs the same step."""
         if not rows:
             return
         self.parts += 1

@@ -1,4 +1,4 @@
-"""Randomness has a name: every purpose draws from a stream of its own."""
+"""Named random streams: every purpose samples from a stream of its own."""
 
 from __future__ import annotations
 

@@ -22,25 +22,25 @@ class Store(Protocol):
     url: str
 
     def read(self, key: str) -> bytes:
-        """The whole object; `MissingObject` if there is none."""
+        """The whole object; raises `MissingObject` if there is none."""
 
     def open(self, key: str) -> IO[bytes]:
-        """The object as a file to read parts of; `MissingObject` if there is none."""
+        """The object as a file to read parts of; raises `MissingObject` if there is none."""
 
     def write(self, key: str, data: bytes) -> None:
-        """Publishes an object, replacing an earlier one, in one atomic step."""
+        """Publishes an object atomically, replacing an earlier one."""
 
     def publish(self, key: str, path: Path) -> None:
-        """As `write`, of a file's content, which is never in memory as a whole."""
+        """Publishes a file's content like `write`, without loading the whole file into memory."""
 
     def create(self, key: str, data: bytes) -> bool:
-        """Publishes an object unless one is there already (then False): of many that try at once one succeeds."""
+        """Publishes an object unless it exists (then False); of concurrent calls one succeeds."""
 
     def keys(self, prefix: str = "") -> list[str]:
         """Every key that starts with `prefix`, sorted."""
 
     def delete(self, key: str) -> None:
-        """Removes an object; one that is not there is fine."""
+        """Removes an object, if it exists."""
 
 
 def _always(url: str) -> bool:
@@ -51,8 +51,8 @@ def _always(url: str) -> bool:
 class Scheme:
     """One kind of store.
 
-    open: the store at a URL, or a `StoreError`. example: how its URLs are written, for messages; "" leaves it out there.
-    exists: whether there is a store to read at a URL; where only opening it tells, True.
+    open: the store at a URL, or a `StoreError`. example: the form of its URLs, for messages; "" omits it there.
+    exists: whether there is a store to read at a URL; True where only opening it shows this.
     shared: whether every machine, such as a pod, finds the same objects at the same URL.
     """
 
@@ -103,7 +103,7 @@ SCHEMES: dict[str, Scheme] = {
 
 
 def scheme_of(url: str) -> Scheme:
-    """The kind of store that a URL names; a `StoreError` if there is none."""
+    """The kind of store that a URL names; raises a `StoreError` if there is none."""
     if not url.strip():
         raise StoreError(f"the store is ''; a store is {_examples()}")
     name = urlsplit(url).scheme
@@ -113,7 +113,7 @@ def scheme_of(url: str) -> Scheme:
 
 
 def open_store(url: str) -> Store:
-    """The store at a directory or at `s3://bucket/prefix`; one that cannot be used is a `StoreError`."""
+    """The store at a directory or at `s3://bucket/prefix`; raises a `StoreError` if it cannot be used."""
     return scheme_of(url).open(url)
 
 

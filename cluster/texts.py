@@ -1,4 +1,4 @@
-"""Records as text: JSON for people and for machines, and the machine in words."""
+"""Records as text: readable JSON, JSON lines, and the description of the machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def sha256(data: bytes) -> str:
 
 
 def json_lines(doc: Any) -> str:
-    """JSON for people: whatever fits in one line stands in one line."""
+    """Readable JSON: every value that fits in one line is written in one line."""
     return _json_lines(doc, "") + "\n"
 
 
@@ -33,12 +33,12 @@ def _json_lines(doc: Any, indent: str) -> str:
 
 
 def jsonl(rows: Sequence[Any]) -> bytes:
-    """One JSON document a line."""
+    """JSON lines: one document in each line."""
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
 def machine() -> str:
-    """The machine in words, for records and for the device of a latency."""
+    """The description of the machine, for records and for the device of a latency."""
     return f"{platform.system()} {platform.machine()}, {_processor()}"
 
 

@@ -39,7 +39,7 @@ Choices = dict[str, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Data:
-    """The images and their splits: those that are neither in `selection` nor in `test` are trained on."""
+    """The images and their splits: images that are neither in `selection` nor in `test` are training images."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     source: str = "digits"  # resolved by jobs/images/source.py: scikit-learn's digits, a directory, s3://bucket/prefix
@@ -78,7 +78,7 @@ class PhaseConfig:
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, doc: Any) -> Any:
-        """Lists under other names than the settings' are choices of genes."""
+        """Collects lists under other names than the settings' as choices of genes."""
         if not isinstance(doc, dict) or not isinstance(doc.get("choices", {}), dict):
             return doc
         known = {setting.name for setting in fields(cls)}
@@ -87,7 +87,7 @@ class PhaseConfig:
         return rest | {"choices": {**doc.get("choices", {}), **genes}}
 
     def phase(self, space: Space, lr_scale: float) -> Phase:
-        """This phase of `space`."""
+        """This phase for `space`."""
         others = [setting.name for setting in fields(self) if setting.name != "choices"]
         smaller = narrowed(space, self.choices, f"train.phases: {self.name!r}", others)
         draw: Draw = Sandwich(self.subnets) if self.sandwich else Uniform(self.subnets, self.largest)
@@ -108,7 +108,7 @@ class PhaseConfig:
 
 @dataclass(frozen=True)
 class Train:
-    """How the supernet is trained."""
+    """The training of the supernet."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     phases: tuple[PhaseConfig, ...]
@@ -139,7 +139,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Measure:
-    """What is measured of the trained supernet before any search."""
+    """The measurements of the trained supernet before any search."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     archs: Annotated[int, Field(ge=10)] = 240  # the smallest sub-network, the largest and random ones
@@ -152,7 +152,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Fit:
-    """Which predictors are fitted, and how they are evaluated."""
+    """The predictors and their evaluation."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     predictor: Literal["default", "ridge", "residual", "gp", "svr", "rbf", "boosting", "forest", "mlp", "knn"] = "default"
@@ -178,7 +178,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """How subsets of the front are searched for ensembles."""
+    """The search for ensembles among subsets of the front."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     costs: Annotated[tuple[CostRule, ...], Field(min_length=1)] = ("max", "sum")  # members in parallel, or in turn
@@ -195,7 +195,7 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Ray:
-    """Where the run is placed on Ray; this section is not part of the run's id."""
+    """The placement of the run on Ray; this section is not part of the run's id."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     address: str = "local"  # local starts a Ray cluster; auto or host:port joins one
@@ -206,7 +206,7 @@ class Ray:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One run: what is trained, searched and combined."""
+    """One run: its training, searches and ensembles."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     train: Train
@@ -235,12 +235,12 @@ class Experiment:
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
-        """What the searches optimise."""
+        """The objectives of the searches."""
         return tuple(OBJECTIVES[name] for name in self.search.objectives)
 
     @cached_property
     def search_space(self) -> Space:
-        """The space with the chosen choices."""
+        """The space restricted to the configured choices."""
         space = get_space(self.space)
         resolutions = self.choices.get("resolutions", ())
         if (fraction := next((side for side in resolutions if side != int(side)), None)) is not None:
@@ -256,9 +256,9 @@ class Experiment:
 
 
 def narrowed(space: Space, choices: Choices, where: str, settings: Sequence[str] = ()) -> Space:
-    """`space` with these choices; a kind of gene that it does not have is a `ConfigError` that lists what may be set.
+    """`space` restricted to these choices; raises a `ConfigError` for a kind of gene that it does not have.
 
-    where: the section, for the error. settings: what may be set there beside choices.
+    where: the section, for the error. settings: the other settings that are allowed there, for the error.
     """
     unknown = next((name for name in choices if name not in space.choice_names), None)
     if unknown is not None:
@@ -267,7 +267,7 @@ def narrowed(space: Space, choices: Choices, where: str, settings: Sequence[str]
 
 
 def load(path: str, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
-    """The experiment at `path`; settings that cannot work raise a `ConfigError` before anything starts."""
+    """The experiment at `path`; raises a `ConfigError` for settings that cannot work before anything starts."""
     experiment = config.load(path, Experiment, overrides)
     try:
         _check(experiment)
@@ -316,7 +316,7 @@ def _check(experiment: Experiment) -> None:
 
 
 def _check_names(experiment: Experiment) -> None:
-    """Checks of names that `one_of` cannot do."""
+    """Checks names that `one_of` cannot check."""
     search = experiment.search
     there = [name for name, objective in OBJECTIVES.items() if objective.field in METERS]
     for name in search.objectives:

@@ -2,8 +2,8 @@
 
     ofa ensemble configs/digits.toml --store ./runs
 
-Chosen on the selection split, which trained no member, and reported on the held-out test split. The published protocol
-(OFA³ chose on images that its supernet was trained on) is `ensemble.chosen_on = "train"`.
+Ensembles are chosen on the selection split, which trained no member, and evaluated on the held-out test split. The published
+protocol (OFA³ chose on images that its supernet was trained on) is `ensemble.chosen_on = "train"`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from search.selection import SURVIVAL
 
 
 def ensemble(job: Job) -> None:
-    """The step `ensemble` of a run."""
+    """Runs the step `ensemble` of a run."""
     config, step = job.config.ensemble, job.run.begin("ensemble")
     selection, test = (
         Table.from_npz(step.read(files.predictions(split)), files.predictions(split).key)
@@ -68,7 +68,7 @@ def ensemble(job: Job) -> None:
 
 
 def scorer_of(job: Job, table: Table) -> Scorer:
-    """A scorer on the driver's cores, or on as many actors as the config says. table: of votes."""
+    """A scorer on the driver's cores, or on the configured number of actors. table: of votes."""
     actors = job.config.ray.scorers
     if not actors:
         return SubsetScorer.of(table)
@@ -79,7 +79,7 @@ def scorer_of(job: Job, table: Table) -> Scorer:
 
 
 def check_same_members(selection: Table, test: Table, where: str) -> None:
-    """A `TableError` unless both tables are of the same members."""
+    """Raises a `TableError` unless both tables have the same members."""
     if not np.array_equal(selection.cost_M, test.cost_M):
         raise TableError(
             f"{where}: the tables are of different members: {len(selection.cost_M)} and {len(test.cost_M)}, with costs "

@@ -21,13 +21,13 @@ from ofa.record import Measured
 
 
 def read_weights(step: Step, config: Experiment) -> dict[str, np.ndarray]:
-    """The trained supernet's tensors, noted as an input of `step`."""
+    """The trained supernet's tensors, recorded as an input of `step`."""
     data = step.read(files.supernet(config.phases[-1].name))
     return {name.removeprefix("net."): array for name, array in safetensors.numpy.load(data).items()}
 
 
 def trained_evaluator(job: Job, step: Step) -> Evaluator:
-    """Evaluates the run's trained supernet in this process; its weights are noted as an input of `step`."""
+    """An evaluator of the run's trained supernet in this process; its weights are recorded as an input of `step`."""
     net, setting = load_supernet(job.config, job.data.classes, read_weights(step, job.config)), job.config.measure
     return job.data.evaluator(net, setting.calibration_images, setting.batch)
 
@@ -49,7 +49,7 @@ def evaluators(job: Job) -> Pool:
 
 
 def rescale(job: Job) -> None:
-    """Resizes the pool to the number of evaluators that `ofa scale` requested, if it did."""
+    """Resizes the pool to the number of evaluators that `ofa scale` requested, if any."""
     wanted, pool = job.scale.overrides().evaluators, evaluators(job)
     if wanted is not None and wanted != pool.workers:
         pool.resize(wanted)
@@ -58,9 +58,9 @@ def rescale(job: Job) -> None:
 def measure_all(
     job: Job, step: Step, archs: Sequence[Arch], known: dict[str, Measured], on_measured: Callable[[Measured], None]
 ) -> list[Measured]:
-    """Every arch measured once: from `known` where it is there, else by the pool, a part of the ledger at a time.
+    """The observation of every arch: from `known` if present, else measured by the pool, a part of the ledger at a time.
 
-    Adds what it measured to `known`; `on_measured` is called for every new one.
+    New observations are added to `known`; `on_measured` is called for each of them.
     """
     wanted = list({arch.key: arch for arch in archs if arch.key not in known}.values())
     fresh: list[Measured] = []

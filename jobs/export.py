@@ -1,9 +1,9 @@
-"""Export networks; leaves safetensors, ONNX, torch.export's .pt2 and a description of how to feed them.
+"""Export networks; leaves safetensors, ONNX, torch.export's .pt2 and a description of the inputs.
 
     ofa export configs/digits.toml --store ./runs                       the knee of the front and the best ensemble
     ofa export configs/digits.toml --store ./runs --arch r28-d112-...   any sub-network, by its name
 
-Every ONNX and .pt2 file was run and gives what the network gives.
+Every ONNX and .pt2 file was run and agrees with the network.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ TOLERANCE = 1e-4
 
 
 def export(job: Job) -> None:
-    """The step `export` of a run."""
+    """Runs the step `export` of a run."""
     step = job.run.begin("export")
     front = Front.from_json(step.read_json(files.FRONT))
     ensembles = Ensembles.from_bytes(step.read(files.ENSEMBLES), files.ENSEMBLES.key)
@@ -58,7 +58,7 @@ def export(job: Job) -> None:
 
 
 def export_arch(job: Job, arch: Arch) -> None:
-    """One sub-network, whether or not it is on the front."""
+    """Exports one sub-network, on the front or not."""
     name = job.config.search_space.checked(arch).key
     step_name = f"export-{name}"
     if job.run.finished(step_name):
@@ -70,7 +70,7 @@ def export_arch(job: Job, arch: Arch) -> None:
 
 
 def combination_of(job: Job, ensembles: Ensembles) -> Combination:
-    """How the best ensemble was scored."""
+    """The vote by which the best ensemble was scored."""
     best, temperatures, kept = ensembles.best_of_several, ensembles.temperatures, job.config.ensemble.top_k
     return Combination(
         vote=ensembles.vote,
@@ -81,7 +81,7 @@ def combination_of(job: Job, ensembles: Ensembles) -> Combination:
 
 
 def write(job: Job, step: Step, evaluator: Evaluator, name: str, archs: list[Arch], combination: Combination = SOFT) -> None:
-    """`archs` as one network under `name`, if ONNX Runtime agrees with PyTorch about it on real images."""
+    """Exports `archs` as one network under `name`, if ONNX Runtime agrees with PyTorch on real images."""
     space, classes = job.config.space, job.data.classes
     members = [extract(evaluator.net, arch, evaluator.statistics(arch)) for arch in archs]
     network: nn.Module

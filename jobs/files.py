@@ -19,7 +19,7 @@ REPORT = File("report.html", "report")
 TARGETS = File("targets.json", "targets")  # of `ofa targets`, in the directory that it is given
 
 SUPERNET = "supernet"  # the folder of weights and checkpoints
-SCALE = "partial/scale.json"  # evaluators and evaluations that a search under way shall have; `ofa scale` writes it
+SCALE = "partial/scale.json"  # requested evaluators and evaluations of a running search; `ofa scale` writes it
 PREDICTION_PARTS = "partial/predict/"
 
 
@@ -29,7 +29,7 @@ def supernet(phase: str, folder: str = SUPERNET) -> File:
 
 
 def supernet_meta(phase: str, folder: str = SUPERNET) -> File:
-    """What a phase was and how training went."""
+    """The description of a phase and its training."""
     return File(checkpoint.meta(folder, phase), "train")
 
 
@@ -39,7 +39,7 @@ def predictions(split: str) -> File:
 
 
 def prediction_part(split: str, digest: str, start: int) -> str:
-    """A part of a prediction table under way: of which table, as a digest, and its first image."""
+    """A part of an unfinished prediction table: the table's digest, and the part's first image."""
     return f"{PREDICTION_PARTS}{split}-{digest[:16]}-{start:08d}.npz"
 
 

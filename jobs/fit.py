@@ -1,9 +1,9 @@
-"""Fit predictors of accuracy and latency to what was measured; leaves them with their held-out errors.
+"""Fit predictors of accuracy and latency to the measurements; leaves them with their held-out errors.
 
     ofa fit configs/digits.toml --store ./runs
 
-Of all kinds of predictors the one is taken that ranks best in cross-validation; it is judged on rows that neither
-it nor its choice has seen, and then learns from all rows.
+The kind of predictor with the best ranking in cross-validation is chosen; it is evaluated on rows that were used neither
+for fitting nor for the choice, and then fitted to all rows.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from search.predict.quality import DeviceQuality, PredictorQuality, Quality
 
 
 def fit_predictors(job: Job) -> None:
-    """The step `fit` of a run."""
+    """Runs the step `fit` of a run."""
     config, step, space = job.config, job.run.begin("fit"), job.config.search_space
     genes, rng = Genes(space), np.random.default_rng(stream(config.seed, "fit").getrandbits(64))
 

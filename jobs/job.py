@@ -1,4 +1,4 @@
-"""What every step gets: its config, its run, somebody to report to, and Ray once it asks for it."""
+"""The context of a step: its config, its run, a reporter, and Ray on demand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # commands that open a run without working on it load neither
 
 @dataclass
 class Job:
-    """One command's work on one run."""
+    """The work of one command on one run."""
 
     config: Experiment
     run: Run
@@ -40,7 +40,7 @@ class Job:
         return load(self.config, self.reporter)
 
     def need_ray(self) -> None:
-        """Connects to Ray, the first time it is called."""
+        """Connects to Ray, at the first call."""
         if self._connected:
             return
         from cluster.runtime.session import session
@@ -71,7 +71,7 @@ class Job:
 
 @contextmanager
 def opened(config: Experiment, store_url: str, reporter: Reporter, asked: str, attempt: int = 0) -> Iterator[Job]:
-    """A job on the run that `config` asks for; Ray and the pool, where used, are given back in the end."""
+    """A job on the run of `config`; Ray and the pool, where used, are released at the end."""
     run = Run.open(store_url, config.id, dump(config), code_version(), attempt)
     with ExitStack() as stack:
         yield Job(config, run, reporter, asked, stack)
@@ -79,7 +79,7 @@ def opened(config: Experiment, store_url: str, reporter: Reporter, asked: str, a
 
 @cache
 def code_version() -> str:
-    """The package's version, and the commit where it runs from a checkout."""
+    """The package's version, and the commit if it runs from a checkout."""
     try:
         number = version("ofa-cluster")
     except PackageNotFoundError:

@@ -1,9 +1,9 @@
-"""Measure random sub-networks and the extremes; leaves what predictors learn from.
+"""Measure random sub-networks and the extremes; leaves the training rows of predictors.
 
     ofa measure configs/digits.toml --store ./runs
 
-Every arch gets batch-norm statistics of its own and is scored on the selection split by a pool of Ray actors; some
-are also timed on this machine. A killed job goes on with the archs that are missing.
+Every arch gets batch-norm statistics of its own and is evaluated on the selection split by a pool of Ray actors; some
+are also timed on this machine. A killed job continues with the missing archs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def measure(job: Job) -> None:
 
 
 def archs_to_measure(space: Space, count: int, seed: int) -> list[Arch]:
-    """The smallest, the largest, and random ones, all distinct."""
+    """The smallest, the largest, and random archs, all distinct."""
     rng = stream(seed, "measure")
     archs = {arch.key: arch for arch in (space.smallest(), space.largest())}
     while len(archs) < count:

@@ -13,7 +13,7 @@ from ensemble.document import Ensembles, ScoredSubset
 from jobs import files
 from jobs.job import Job
 
-# Of each step: the file that does it, and the function there. Imported when it runs: some need seconds for that.
+# The module and function of each step; imported when the step runs, since some imports take seconds.
 STEPS = {
     "train": ("jobs.train", "train_supernet"),
     "measure": ("jobs.measure", "measure"),
@@ -28,7 +28,7 @@ STEPS = {
 
 
 def wanted_steps(until: str | None = None, only: str | None = None) -> list[str]:
-    """All steps, all up to `until`, or `only` one; an unknown name is an `InputError`."""
+    """All steps, all up to `until`, or `only` one; raises an `InputError` for an unknown name."""
     if until is not None and only is not None:
         raise InputError(f"--until {until} and --only {only} exclude each other; give one of them")
     for name in (until, only):
@@ -39,7 +39,7 @@ def wanted_steps(until: str | None = None, only: str | None = None) -> list[str]
 
 
 def run_steps(job: Job, names: Sequence[str]) -> None:
-    """Does those of the steps that are not done yet."""
+    """Runs those of the steps that are not done yet."""
     for name in names:
         if job.run.finished(name):
             job.run.sweep(name)
@@ -53,7 +53,7 @@ def run_steps(job: Job, names: Sequence[str]) -> None:
 
 
 def result(job: Job) -> dict[str, Any]:
-    """The run's numbers, once its ensembles are chosen."""
+    """The summary of a run's results, once its ensembles are chosen."""
     ensembles = Ensembles.from_bytes(job.run.read(files.ENSEMBLES), files.ENSEMBLES.key)
     members = json.loads(job.run.read(files.FRONT))["members"]
     single, best = max(ensembles.singles, key=attrgetter("top1")), ensembles.best

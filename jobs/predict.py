@@ -2,9 +2,9 @@
 
     ofa predict configs/digits.toml --store ./runs
 
-Members of one resolution see every image together, so it is resized once for all of them. Parts of the tables go to the
-store as they come and are not predicted again; a table is put together on disk, so neither this process nor an actor
-ever holds more than some parts of 32 MiB (`ensemble/assemble.py`).
+Members of one resolution process every image together, so it is resized once for all of them. Parts of the tables are
+written to the store as they finish and are not predicted again; a table is assembled on disk, so neither this process nor
+an actor ever holds more than some parts of 32 MiB (`ensemble/assemble.py`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TOGETHER = 32  # members that an actor runs on the same images: it keeps the st
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A part, which members of the front it is of, and where it goes: another front's parts go elsewhere."""
+    """A part, the indices of its members of the front, and its place; parts of another front have other places."""
 
     part: Part
     members: tuple[int, ...]
@@ -49,10 +49,10 @@ class Wanted:
 
 
 def predict(job: Job) -> None:
-    """The step `predict` of a run."""
+    """Runs the step `predict` of a run."""
     config, step = job.config, job.run.begin("predict")
     front = Front.from_json(step.read_json(files.FRONT))
-    read_weights(step, config)  # what the evaluators hold
+    read_weights(step, config)  # the objects that the evaluators hold
     weights = step.inputs[files.supernet(config.phases[-1].name).key]
     k = min(config.ensemble.top_k or job.data.classes, job.data.classes)
     splits = (config.ensemble.chosen_on, "test")
@@ -70,7 +70,7 @@ def predict(job: Job) -> None:
 def parts_of(
     members: Sequence[Measured], split: str, images: int, k: int, config: Experiment
 ) -> Iterator[tuple[Part, tuple[int, ...]]]:
-    """The parts of one table, with whose they are: members of one resolution, some at a time, on some whole batches."""
+    """The parts of one table: each of members of one resolution, some at a time, on some whole batches."""
     for resolution in sorted({member.arch.resolution for member in members}):
         alike = [index for index, member in enumerate(members) if member.arch.resolution == resolution]
         for at in range(0, len(alike), _TOGETHER):
@@ -82,7 +82,7 @@ def parts_of(
 
 
 def predict_parts(job: Job, wanted: Sequence[Wanted]) -> None:
-    """Has the evaluators predict every part that is not in the store yet."""
+    """Predicts on the evaluators every part that is not in the store yet."""
     there = set(job.run.keys(files.PREDICTION_PARTS))
     missing = [one for one in wanted if one.key not in there]
     with job.reporter.track("predict", len(wanted), "parts") as tracker:
@@ -98,7 +98,7 @@ def predict_parts(job: Job, wanted: Sequence[Wanted]) -> None:
 
 
 def write_table(job: Job, step: Step, split: str, wanted: Sequence[Wanted], cost_M: np.ndarray, k: int) -> None:
-    """Puts a split's parts together and publishes the whole."""
+    """Assembles a split's parts and publishes the table."""
     labels = predicted_split(job.data, split).labels.numpy()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

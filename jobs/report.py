@@ -1,4 +1,4 @@
-"""Report what was found, with pictures; leaves one HTML file that needs nothing else.
+"""Report the results, with plots; leaves one self-contained HTML file.
 
 ofa report configs/digits.toml --store ./runs
 """
@@ -31,7 +31,7 @@ MARKERS = ((ORANGE, "diamond"), (GREEN, "square"), ("#7a4fa3", "cross"), ("#a380
 
 
 def report(job: Job) -> None:
-    """The step `report` of a run."""
+    """Runs the step `report` of a run."""
     step = job.run.begin("report")
     front = Front.from_json(step.read_json(files.FRONT))
     ensembles = Ensembles.from_bytes(step.read(files.ENSEMBLES), files.ENSEMBLES.key)
@@ -137,7 +137,7 @@ def front_figure(
     searched: Sequence[Measured],
     objectives: Sequence[Objective],
 ) -> go.Figure:
-    """What was measured, over the first cost; of more than two objectives that is one view of the front."""
+    """All observations over the first cost; with more than two objectives this is a projection of the front."""
     figure, cost, quality = go.Figure(), first_cost(objectives), first_quality(objectives)
     for rows, name, colour in ((measured, "random", LIGHT), (searched, "found by the searches", GREY)):
         figure.add_scatter(
@@ -174,7 +174,7 @@ def front_figure(
 
 
 def shown(objective: Objective, rows: Sequence[Measured]) -> list[float]:
-    """Values as plots show them."""
+    """Values in the unit of plots."""
     return [objective.of(m) * objective.scale for m in rows]
 
 
@@ -206,7 +206,7 @@ def test_figure(ensembles: Ensembles) -> go.Figure:
 
 
 def history_text(history: History) -> str:
-    """What the curves are, with the reference point."""
+    """The description of the curves, with the reference point."""
     worst = ", ".join(f"{escape(axis.name)} {OBJECTIVES[axis.name].text(axis.reference)}" for axis in history.objectives)
     known = "".join(f" The {s.search} search began with {s.known} known sub-networks." for s in history.searches if s.known)
     return (
@@ -307,7 +307,7 @@ def summary(job: Job, front: Front, ensembles: Ensembles, measured: Sequence[Mea
 
 
 def front_table(job: Job, front: Front, ensembles: Ensembles, validated: Validated) -> str:
-    """A row for each member of the front, with the command that exports it."""
+    """The table of the front's members, each with the command that exports it."""
     rows = []
     more = [o for o in job.config.objectives if o not in (TOP1, MACS, PARAMS)]
     for i, (member, single, seen) in enumerate(zip(front.members, ensembles.singles, validated.members, strict=True)):
@@ -329,7 +329,7 @@ def front_table(job: Job, front: Front, ensembles: Ensembles, validated: Validat
 
 
 def ensembles_text(ensembles: Ensembles) -> str:
-    """Whether ensembles help, and how much of the best score was luck, a sentence or two for each cost."""
+    """The ensembles' gains and the optimism of the best score, a sentence or two for each cost."""
     said = []
     for found in ensembles.fronts:
         gains = [row.gain for row in found.members if row.gain is not None]
@@ -346,7 +346,7 @@ def ensembles_text(ensembles: Ensembles) -> str:
 
 
 def ensemble_table(ensembles: Ensembles) -> str:
-    """The ensembles as an HTML table, with a sentence on what they gain."""
+    """The ensembles as an HTML table, with a sentence on their gains."""
     rows, unit = [], OBJECTIVES[ensembles.unit]
     for found in ensembles.fronts:
         for row in found.members:
@@ -372,7 +372,7 @@ def ensemble_table(ensembles: Ensembles) -> str:
 
 
 def gain_text(row: ScoredSubset) -> str:
-    """The gain of an ensemble in points; nothing for a single network."""
+    """The gain of an ensemble in points; "" for a single network."""
     if row.gain is None or row.gain_interval is None:
         return ""
     low, high = row.gain_interval

@@ -3,12 +3,12 @@
     ofa search configs/digits.toml --store ./runs
 
 Islands run as Ray tasks and propose archs; the pool of evaluators measures them. The predicted search's front is then
-measured too, and what no other arch dominates is the front. A killed search continues from its ledger.
+measured too, and the non-dominated archs of all are the front. A killed search continues from its ledger.
 `history.json` has the hypervolume of either search after every evaluation.
 
 With `search.mode` "asynchronous" the islands are Ray actors and no evaluator ever waits for a generation to end; then
-what is found depends on how long evaluations take. Either way evaluators come and go while it runs, and the budget may
-change: `<run>/partial/scale.json`, which `ofa scale` writes, overrides ray.evaluators and search.evaluations.
+the result depends on how long evaluations take. In either mode evaluators may be added and removed while it runs, and the
+budget may change: `<run>/partial/scale.json`, which `ofa scale` writes, overrides ray.evaluators and search.evaluations.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from search.objective import first_cost, first_quality, values
 from search.predict.predictor import Predictor
 from search.predict.terms import predicted_problem
 
-SAVE_S = 1.0  # between parts of an asynchronous search's ledger: what a kill may lose
+SAVE_S = 1.0  # seconds between parts of an asynchronous search's ledger: the work that a kill may lose
 
 
 def search(job: Job) -> None:
     """Searches by measuring and by predicting, and writes one front."""
     config, step, space, objectives = job.config, job.run.begin("search"), job.config.search_space, job.config.objectives
-    read_weights(step, config)  # what the evaluators hold
+    read_weights(step, config)  # the objects that the evaluators hold
     rows = step.read(files.MEASURED).splitlines()
     before = [Measured.from_json(json.loads(row)) for row in rows]
     predictor = Predictor.from_npz(step.read(files.PREDICTOR), space, files.PREDICTOR.key)
@@ -203,7 +203,7 @@ class RemotePort(pools.Remote):
 
 
 class PooledEvaluators:
-    """The job's pool of evaluators, resized as `ofa scale` asks."""
+    """The job's pool of evaluators, resized as `ofa scale` requests."""
 
     def __init__(self, job: Job) -> None:
         self.pool, self.job = evaluators(job), job

@@ -25,7 +25,7 @@ from ofa.phases import Plan, Recipe
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a training left in its run.
+    """The results of a training in its run.
 
     files: of every phase the weights and a description, in order. largest, smallest: top-1 (fractions) of the extremes
     on the selection split.
@@ -37,7 +37,7 @@ class Trained:
 
 
 def train_supernet(job: Job) -> None:
-    """The step `train` of a run."""
+    """Runs the step `train` of a run."""
     step, config = job.run.begin("train"), job.config
     trained = train(job, plan_of(config, job.data.classes))
     for file in trained.files:
@@ -85,7 +85,7 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET) -> Trained:
 
 
 def plan_of(config: Experiment, classes: int) -> Plan:
-    """The training that a config asks for."""
+    """The training plan of a config."""
     train, measure = config.train, config.measure
     recipe = Recipe(
         momentum=train.momentum,

@@ -1,9 +1,9 @@
-"""Validate the front as it would be deployed: every member extracted, scored, and timed on this machine.
+"""Validate the front as it would be deployed: every member is extracted, evaluated, and timed on this machine.
 
     ofa validate configs/digits.toml --store ./runs
 
-Leaves, for each member, what the plain network scores (it must be what the front says, to the image), what was
-predicted of it, and its latency here. Timings vary, so they stand beside the front and decide nothing.
+Leaves, for each member, the top-1 of the plain network (it must equal the front's, to the image), its predicted
+values, and its latency here. Timings vary, so they are reported beside the front and do not affect it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from search.predict.predictor import Predictor
 
 
 def validate(job: Job) -> None:
-    """The step `validate` of a run."""
+    """Runs the step `validate` of a run."""
     config, step, space = job.config, job.run.begin("validate"), job.config.search_space
     front = Front.from_json(step.read_json(files.FRONT))
     rows_BG = Genes(space).encode([member.arch for member in front.members])
@@ -67,7 +67,7 @@ def validate(job: Job) -> None:
 
 @torch.inference_mode()
 def top1_of(network: torch.nn.Module, evaluator: Evaluator, split: Split, resolution: int) -> float:
-    """The fraction of `split` that a plain network names right."""
+    """The fraction of `split` that a plain network classifies correctly."""
     return top1(torch.cat([network(images) for images in evaluator.batches(split, resolution)]), split.labels)
 
 

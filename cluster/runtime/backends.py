@@ -1,4 +1,4 @@
-"""The ways to run the workers of a training, by name; another one is a function and a line in `BACKENDS`."""
+"""The ways to run the workers of a training, by name; a further one is a function and a line in `BACKENDS`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class RunWorkers(Protocol):
-    """Runs `loop` on `workers` workers and returns when all have; what a worker raises ends it with an error.
+    """Runs `loop` on `workers` workers and returns when all have; an exception in a worker ends it with an error.
 
-    arrays: what every worker's loop gets. on_event: gets the workers' events in this process. max_failures: how
-    often lost workers are started again; `gpu`: each worker has a GPU.
+    arrays: passed to every worker's loop. on_event: gets the workers' events in this process. max_failures: the number of
+    restarts after lost workers; `gpu`: each worker has a GPU.
     """
 
     def __call__(
@@ -49,7 +49,7 @@ def on_ray(
     max_failures: int,
     gpu: bool,
 ) -> None:
-    """Ray Train's workers, data-parallel over gloo or nccl."""
+    """Runs Ray Train's workers, data-parallel over gloo or nccl."""
     from cluster.runtime.training import train_on_ray  # Ray takes seconds to import
 
     train_on_ray(loop, arrays, on_event, workers=workers, max_failures=max_failures, gpu=gpu)
@@ -64,7 +64,7 @@ def local(
     max_failures: int,
     gpu: bool,
 ) -> None:
-    """One worker in this process, without Ray; a failure is raised as it is. Several workers are an `InputError`."""
+    """Runs one worker in this process, without Ray; its exceptions are not wrapped. Several workers are an `InputError`."""
     if workers != 1:
         raise InputError(f"train.backend is 'local', one process, and train.workers is {workers}; set train.workers to 1")
     loop(Worker(0, 1, on_event), arrays)

@@ -13,8 +13,8 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from cluster.errors import StepError
 
-ATTEMPTS = 4  # of one task whose actor dies
-TASKS_PER_ACTOR = 2  # it works on one; the next is queued at the actor, so that it does not wait for the driver
+ATTEMPTS = 4  # attempts at one task whose actor dies
+TASKS_PER_ACTOR = 2  # one is running; the next is queued at the actor, so that it need not wait for the driver
 
 Build = Callable[[Mapping[str, np.ndarray]], Any]
 
@@ -34,7 +34,7 @@ class _Actor:
 
 @dataclass(eq=False)
 class _Member:
-    """An actor of a pool, and the tickets of the tasks that it was given."""
+    """An actor of a pool, and the tickets of its tasks."""
 
     actor: Any
     ready: bool = False
@@ -218,26 +218,26 @@ class Remote:
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self.build = build
-        self.reference: Any = None  # of the call that was started, until its answer is taken
+        self.reference: Any = None  # of the call that was started, until its result is taken
         self._start()
 
     @property
     def busy(self) -> bool:
-        """Whether a call was started whose answer was not taken yet."""
+        """Whether a call was started whose result was not taken yet."""
         return self.reference is not None
 
     def call(self, method: str, *arguments: Any) -> None:
-        """Starts worker.method(*arguments); `answer` gets what it returns."""
+        """Starts worker.method(*arguments); `answer` returns its result."""
         assert not self.busy, "one call at a time"
         self.reference = self.actor.call.remote(method, arguments)
 
     def finished(self, timeout_s: float | None = 0) -> bool:
-        """Whether the call has ended, after waiting at most so long (None: until it has)."""
+        """Whether the call has ended, after waiting at most `timeout_s` (None: until it has)."""
         ready, _ = ray.wait([self.reference], timeout=timeout_s)
         return bool(ready)
 
     def answer(self) -> Any:
-        """What the call returned; waits until it has. `Lost` if the actor died, which is then replaced by a new one."""
+        """The result of the call, once it has ended; raises `Lost` if the actor died, which is then replaced."""
         reference, self.reference = self.reference, None
         try:
             return ray.get(reference)

@@ -12,9 +12,9 @@ R = TypeVar("R")
 
 
 def ray_map(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`function(item)` of every item, each in a Ray task, results in order; a task is retried if its process dies.
+    """The results of `function(item)` for every item, each in a Ray task, in order; a task is retried if its process dies.
 
-    The tasks claim no CPU, for short work between long-lived actors.
+    The tasks claim no CPU; they are for short work between long-lived actors.
     """
     task: Any = ray.remote(num_cpus=0, max_retries=3)(_call)
     return list(ray.get([task.remote(function, item) for item in items]))

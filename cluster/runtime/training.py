@@ -1,4 +1,4 @@
-"""A training loop on several Ray Train workers."""
+"""Runs a training loop on several Ray Train workers."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def train_on_ray(
 ) -> None:
     """Runs `loop` on `workers` Ray Train workers (gloo; with `gpu` one GPU each and nccl) until all return.
 
-    When a worker dies all are started again, at most `max_failures` times; the loop continues from what it
-    saved. An `InputError` or `NoSpace` in a worker is nothing that another try mends: it is raised here. arrays: shared
-    through the object store. on_event: gets the events of all workers, in the driver, on a thread of its own.
+    When a worker dies all are restarted, at most `max_failures` times; the loop resumes from its last
+    checkpoint. An `InputError` or `NoSpace` in a worker is not retried but raised here. arrays: shared
+    through the object store. on_event: gets the events of all workers, in the driver, on a separate thread.
     """
     channel: Any = ray.remote(num_cpus=0)(_Channel).remote()
     shared = ray.put(dict(arrays))
@@ -93,7 +93,7 @@ class _Failure:
 
 
 def _fit(trainer: Any) -> _Failure | None:
-    """Trains; a failure comes back as text, because its traceback would hold the dead training's CPUs."""
+    """Trains; returns a failure as text, because its traceback would keep the dead training's CPUs reserved."""
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as error:
@@ -103,7 +103,7 @@ def _fit(trainer: Any) -> _Failure | None:
 
 
 def _free_places() -> None:
-    """Gives back the CPUs that are still held by a training which Ray gave up while starting it."""
+    """Frees the CPUs that are still reserved by a training which Ray gave up while starting it."""
     job = ray.get_runtime_context().get_job_id()
     for name, group in ray.util.placement_group_table().items():
         if name.endswith(job) and group["state"] != "REMOVED":
@@ -112,11 +112,11 @@ def _free_places() -> None:
 
 class _Trainer(ray.train.torch.TorchTrainer):
     def _register_sigint_handler(self, controller: Any) -> None:
-        """Leaves Ctrl-C to the command line; Ray's handler would stay for good and end the process with 0 or 1."""
+        """Leaves Ctrl-C to the command line; Ray's handler would stay installed and end the process with 0 or 1."""
 
 
 def _on_worker(config: dict[str, Any]) -> None:
-    """What Ray Train runs on each worker."""
+    """The function that Ray Train runs on each worker."""
     context, channel = ray.train.get_context(), config["channel"]
 
     def report(event: Event) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """`done` steps of the whole training are done; `resumed`: an earlier process did them."""
+    """`done` steps of the whole training are complete; `resumed`: by an earlier process."""
 
     done: int
     note: str = ""  # the phase, and the last accuracies
@@ -22,7 +22,7 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """Training images were skipped; `text` says which and why."""
+    """Training images were skipped; `text` has their names and the reasons."""
 
     text: str
 

@@ -26,7 +26,7 @@ class DirectoryStore:
         self._swept = False
 
     def read(self, key: str) -> bytes:
-        """The whole object; `MissingObject` if there is none."""
+        """The whole object; raises `MissingObject` if there is none."""
         path = self._path(key)
         try:
             return path.read_bytes()
@@ -34,19 +34,19 @@ class DirectoryStore:
             raise MissingObject(f"{self.url}: there is no {key}") from None
 
     def open(self, key: str) -> IO[bytes]:
-        """The object as a file to read parts of; `MissingObject` if there is none."""
+        """The object as a file to read parts of; raises `MissingObject` if there is none."""
         try:
             return self._path(key).open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObject(f"{self.url}: there is no {key}") from None
 
     def write(self, key: str, data: bytes) -> None:
-        """Publishes an object in one atomic step, replacing an earlier one; `NoSpace` if the store is full."""
+        """Publishes an object atomically, replacing an earlier one; raises `NoSpace` if the store is full."""
         with self._temporary(key, data) as (temporary, path):
             temporary.replace(path)
 
     def publish(self, key: str, path: Path) -> None:
-        """As `write`, of a file's content, which is never in memory as a whole."""
+        """Publishes a file's content like `write`, without loading the whole file into memory."""
         with self._temporary(key, path) as (temporary, target):
             temporary.replace(target)
 
@@ -73,13 +73,13 @@ class DirectoryStore:
         """Removes an object, if there is one."""
         path = self._path(key)
         path.unlink(missing_ok=True)
-        for parent in path.parents:  # an empty directory is nothing in a bucket either
+        for parent in path.parents:  # a bucket has no empty directories either
             if parent == self.root or not parent.is_dir() or any(parent.iterdir()):
                 break
             parent.rmdir()
 
     def _unreadable(self, error: OSError) -> None:
-        """A directory that is not there has no keys; one that cannot be read is a `StoreError`."""
+        """Ignores a missing directory, which has no keys; raises a `StoreError` for one that cannot be listed."""
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise StoreError(f"{error.filename}: cannot be listed: {error.strerror}; give this user the right to read it")
 
@@ -123,7 +123,7 @@ class DirectoryStore:
                 temporary.unlink(missing_ok=True)
 
     def _sweep(self, folder: Path) -> None:
-        """Removes, once, what killed processes of this machine left behind."""
+        """Removes, once, the temporary files of killed processes of this machine."""
         if self._swept or not Path("/proc/self").exists():
             return
         self._swept = True

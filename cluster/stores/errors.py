@@ -1,4 +1,4 @@
-"""What a store cannot do."""
+"""The errors of stores."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from cluster.errors import InputError
 
 
 class StoreError(InputError):
-    """A store that cannot be reached or used as asked."""
+    """A store that cannot be reached or used."""
 
 
 class MissingObject(StoreError):

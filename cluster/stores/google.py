@@ -1,8 +1,8 @@
-"""Buckets on Google Cloud Storage by the store's own client: Google's XML API is S3's, but for two things.
+"""Buckets on Google Cloud Storage by the S3 client: Google's XML API differs from S3's in two respects.
 
-Requests carry a token of whoever runs this (a pod by Workload Identity, a person by `gcloud auth application-default
-login`) instead of a signature by keys. And Google ignores If-None-Match on writes; what it has for that is the generation
-that must be there, 0 being none (https://cloud.google.com/storage/docs/request-preconditions).
+Requests carry a token of the current identity (a pod's by Workload Identity, a user's by `gcloud auth application-default
+login`) instead of a signature by keys. And Google ignores If-None-Match on writes; its equivalent is the required
+generation, 0 for none (https://cloud.google.com/storage/docs/request-preconditions).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def is_google(endpoint: str) -> bool:
 
 
 class Identity:
-    """Whoever runs this, for Google; its tokens are fetched when they are needed and renewed when they expire."""
+    """The current Google identity; its tokens are fetched on demand and renewed when they expire."""
 
     def __init__(self) -> None:
         import google.auth
@@ -40,13 +40,13 @@ class Identity:
         self._lock = threading.Lock()
 
     def authorize(self, request: Any, **_: Any) -> None:
-        """Makes a request of S3's, ready but unsigned, one of Google's. request: botocore's AWSPreparedRequest."""
+        """Converts an unsigned S3 request to one of Google's. request: botocore's AWSPreparedRequest."""
         from google.auth.exceptions import GoogleAuthError
         from google.auth.transport.urllib3 import Request
 
         headers = request.headers
         for name in [name for name in headers.keys() if name.lower().startswith("x-amz-")]:
-            del headers[name]  # Google refuses requests that have these and its own
+            del headers[name]  # Google refuses requests with both these and its own headers
         if request.method == "PUT" and headers.get("If-None-Match") == b"*":
             del headers["If-None-Match"]
             headers["x-goog-if-generation-match"] = "0"

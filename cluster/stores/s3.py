@@ -44,13 +44,13 @@ class S3Store:
             self.client.list_objects_v2(Bucket=bucket, Prefix=self.prefix, MaxKeys=1)
 
     def read(self, key: str) -> bytes:
-        """The whole object; `MissingObject` if there is none."""
+        """The whole object; raises `MissingObject` if there is none."""
         with self._explained(key):
             body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
         return body
 
     def open(self, key: str) -> IO[bytes]:
-        """The object as a file to read parts of; `MissingObject` if there is none."""
+        """The object as a file to read parts of; raises `MissingObject` if there is none."""
         with self._explained(key):
             size = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ContentLength"]
         return io.BufferedReader(_Ranges(self, key, size), buffer_size=2**20)
@@ -63,12 +63,12 @@ class S3Store:
         return body
 
     def write(self, key: str, data: bytes) -> None:
-        """Publishes an object in one atomic step, replacing an earlier one; `NoSpace` if the store is full."""
+        """Publishes an object atomically, replacing an earlier one; raises `NoSpace` if the store is full."""
         with self._explained(key):
             self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
 
     def publish(self, key: str, path: Path) -> None:
-        """As `write`, of a file's content, which is never in memory as a whole."""
+        """Publishes a file's content like `write`, without loading the whole file into memory."""
         with self._explained(key), path.open("rb") as file:
             self.client.upload_fileobj(file, self.bucket, self.prefix + key)  # in parts, if it is large
 
@@ -96,7 +96,7 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """Removes an object, if there is one."""
-        with suppress(MissingObject), self._explained(key):  # Google's buckets say so, S3's do not
+        with suppress(MissingObject), self._explained(key):  # Google's buckets report it, S3's do not
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
 
     @contextmanager
@@ -110,7 +110,7 @@ class S3Store:
 
 
 class _Ranges(io.RawIOBase):
-    """An object in a bucket as a file: each read gets its range."""
+    """An object in a bucket as a file: each read requests its range."""
 
     def __init__(self, store: S3Store, key: str, size: int) -> None:
         self.store, self.key, self.size, self.at = store, key, size, 0
@@ -137,14 +137,14 @@ class _Ranges(io.RawIOBase):
         return count
 
     def readall(self) -> bytes:
-        """The rest in one request; Python's own asks for 8 KiB at a time."""
+        """The rest in one request; Python's own implementation requests 8 KiB at a time."""
         rest = self.store.part(self.key, self.at, self.size - self.at) if self.at < self.size else b""
         self.at += len(rest)
         return rest
 
 
 def _check_environment(url: str) -> None:
-    """A `StoreError` for settings on which boto3 ends with an error that names none of them; values are not repeated."""
+    """Raises a `StoreError` for settings for which boto3's error names none; values are not repeated."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
     if endpoint and not endpoint.startswith(("http://", "https://")):
         raise StoreError(

@@ -83,7 +83,7 @@ class Dataset:
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """(step, pixels uint8 [N, 3, S, S], labels [N]) of this worker's part of an epoch's batches, from step `start` on.
 
-        counts: of streamed images that cannot be decoded; a `DataError` if they are more than it allows.
+        counts: of streamed images that cannot be decoded; raises a `DataError` if they are more than it allows.
         """
         if self.stored is not None:
             return streamed(self.stored, plan, images, phase, epoch, worker, counts, start)
@@ -130,7 +130,7 @@ def read_only_tensor(array: np.ndarray) -> Tensor:
 
 
 def load(config: Experiment, reporter: Reporter) -> Dataset:
-    """The data set that a config names; images or labels that cannot be used are a `DataError`."""
+    """The data set of a config; raises a `DataError` for images or labels that cannot be used."""
     side = config.search_space.resolutions[-1]
     data = config.data
     source = open_source(data.source)
@@ -159,7 +159,7 @@ def load(config: Experiment, reporter: Reporter) -> Dataset:
 
 
 def divided(source: Source, config: Experiment) -> dict[str, Images]:
-    """Train, selection and test images of a source; see `Source.joint_holdout` for the order of the two draws."""
+    """Train, selection and test images of a source; see `Source.joint_holdout` for the order of sampling."""
     data, seed = config.data, config.seed
     labels = source.train.labels_N
     everything = np.arange(len(labels))
@@ -179,7 +179,7 @@ def divided(source: Source, config: Experiment) -> dict[str, Images]:
 
 
 def _check_decoded(splits: Mapping[str, Split], source: Source, where: str) -> None:
-    """A `DataError` if no image of a split, or none of a class in training, could be decoded."""
+    """Raises a `DataError` if no image of a split, or none of a class in training, could be decoded."""
     for name, split in splits.items():
         if not len(split):
             raise DataError(f"{where}: no image of the {name} split can be decoded; repair or replace them")

@@ -64,7 +64,7 @@ class DecodingCounts:
 
 
 def decode_file(content: bytes) -> tuple[Image, str]:
-    """The image upright and in RGB, and the mode that it was stored in; a `CorruptImage` if it cannot be decoded."""
+    """The image, upright and in RGB, and its stored mode; raises a `CorruptImage` if it cannot be decoded."""
     if not content:
         raise CorruptImage("no image bytes are stored")  # such as a Parquet row with a path only
     return decode(content)

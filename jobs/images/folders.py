@@ -30,7 +30,7 @@ def is_image(key: str) -> bool:
 
 
 def read(store: Store, keys: Sequence[str]) -> Source:
-    """The data set in the image files among `keys`; what cannot be used is a `DataError`."""
+    """The data set in the image files among `keys`; raises a `DataError` if it cannot be used."""
     images = [key for key in keys if is_image(key)]
     split_of = {key: SPLIT_NAMES.get(PurePosixPath(key).parts[0].lower()) for key in images}
     has_splits = _has_splits(split_of)
@@ -74,7 +74,7 @@ def _splits(split_of: dict[str, str | None]) -> str:
 
 
 def _left_out(keys: Sequence[str], images: Sequence[str], depth: int) -> tuple[str, ...]:
-    """A line on files that are no images by their suffix, and on folders at `depth` that have no other files."""
+    """A line on files without the suffix of an image, and on folders at `depth` that have no other files."""
     used, folders = set(images), {PurePosixPath(key).parts[:depth] for key in images}
     other = [PurePosixPath(key) for key in keys if key not in used and len(PurePosixPath(key).parts) > depth]
     if not other:

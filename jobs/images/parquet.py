@@ -25,7 +25,7 @@ EXPECTED = "train-*.parquet (and test-*.parquet) with image and label"
 
 
 def read(store: Store, keys: Sequence[str]) -> Source:
-    """The data set in the Parquet files among `keys`; what cannot be used is a `DataError`."""
+    """The data set in the Parquet files among `keys`; raises a `DataError` if it cannot be used."""
     by_split: dict[str, list[str]] = {}
     for key in keys:
         if not key.endswith(".parquet"):
@@ -86,7 +86,7 @@ def _read_labels(store: Store, key: str) -> tuple[np.ndarray, np.ndarray, tuple[
 
 
 def _kind(kind: pa.DataType) -> str:
-    """A type as a message writes it."""
+    """The name of a type in messages."""
     return "struct" if pa.types.is_struct(kind) else str(kind)
 
 

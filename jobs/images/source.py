@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Location:
-    """Where a source is. text: `data.source`; its store is opened and listed only when a reader needs it."""
+    """The location of a source. text: `data.source`; its store is opened and listed only when a reader needs it."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
     @cached_property
     def store(self) -> Store:
-        """The store at this location; a `StoreError` if there can be none."""
+        """The store at this location; raises a `StoreError` if it cannot be one."""
         return open_store(self.text)
 
     @cached_property
@@ -47,10 +47,10 @@ def _no_keys(keys: Sequence[str]) -> bool:
 class Reader:
     """One way in which labelled images are stored.
 
-    open: the data set at a location; what cannot be used is a `DataError`. expects: the objects in a store that it reads,
+    open: the data set at a location, or a `DataError`. expects: the objects in a store that it reads,
     for messages; "" if it reads no store.
-    A reader is chosen where it accepts the text of `data.source`, or else the keys of the store there.
-    embedded: the images are part of a package, so that every pod has them, and they bring no splits of their own:
+    A reader is chosen if it accepts the text of `data.source`, or else the keys of the store there.
+    embedded: the images are part of a package, so that every pod has them, and they have no splits of their own:
     `data.selection` and `data.test` must be shares of them.
     """
 
@@ -97,12 +97,12 @@ READERS: dict[str, Reader] = {
 
 
 def reader_of_text(text: str) -> Reader | None:
-    """The reader that accepts the text of `data.source`, without a look at any store; None if it names a store."""
+    """The reader that accepts the text of `data.source`, without opening a store; None if it names a store."""
     return next((reader for reader in READERS.values() if reader.accepts_text(text)), None)
 
 
 def open_source(text: str) -> Source:
-    """The data set that `data.source` names; what cannot be used is a `DataError` that says where and why."""
+    """The data set that `data.source` names; raises a `DataError` with the place and the reason if it cannot be used."""
     location = Location(text)
     reader = reader_of_text(text)
     if reader is None:

@@ -111,7 +111,7 @@ class StoredImages:
         return pixels_N3SS[decoded_N], self.labels_N[decoded_N]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The same as arrays, to share between processes."""
+        """The fields as arrays, to share between processes."""
         where = json.dumps([self.url, *self.files]).encode()
         return {
             "where": np.frombuffer(where, np.uint8),
@@ -208,7 +208,7 @@ def parquet_rows(store: Store, key: str, rows_M: np.ndarray) -> Iterator[bytes]:
 
 
 def image_column(schema: Any, where: str) -> str:
-    """The first column of a pyarrow schema that is a struct with `bytes`; a `DataError` if there is none."""
+    """The first column of a pyarrow schema that is a struct with `bytes`; raises a `DataError` if there is none."""
     import pyarrow as pa
 
     for name, kind in zip(schema.names, schema.types, strict=True):
@@ -255,7 +255,7 @@ def _labelled(images: Images) -> bool:
 
 
 def _check_labels(where: str, split: str, images: Images, names: Sequence[str], most: int) -> None:
-    """A `DataError` if a label is negative, or not below the number of classes, which is at most `most`."""
+    """Raises a `DataError` if a label is negative, or not below the number of classes, which is at most `most`."""
     top = len(names) or most
     bad = np.flatnonzero((images.labels_N < 0) | (images.labels_N >= top))
     if len(bad):

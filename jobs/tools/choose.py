@@ -1,4 +1,4 @@
-"""One member of a front: by limits, the knee, weights or a direction; says what the choice gives up.
+"""Choose one member of a front by limits, the knee, weights or a direction; prints it with its trade-offs.
 
 ofa choose runs/<id>/front.json --latency-ms 25
 """
@@ -28,7 +28,7 @@ def choose_from(
     """The choice from a front.json, a targets.json, or a file of one measured record a line.
 
     names: the objectives, such as top1,macs,params; if not given, top-1 and latency, or MACs where no latency is known.
-    Those that limits, weights and a direction name are added. One that members do not have is an `InputError`.
+    Objectives that limits, weights and a direction name are added. Raises an `InputError` for one that members do not have.
     """
     members = _members(path)
     devices = _devices(members)
@@ -75,7 +75,7 @@ def to_json(choice: Choice) -> dict[str, Any]:
 
 
 def words(choice: Choice) -> str:
-    """For people: the member, what it gives up, and what is beside it."""
+    """The choice as text: the member, its trade-offs, and its neighbours on the front."""
     lines = [f"{choice.member.arch.key}", f"  {_described(choice.member)}", f"  chosen by {choice.reason}"]
     lines += [f"  gives up {lost:.4g} of the best {name}" for name, lost in choice.gives_up.items()]
     lines += [f"  beside it: {_described(member)}" for member in choice.next]
@@ -102,7 +102,7 @@ def _members(path: str) -> list[Measured]:
 
 
 def _devices(members: Sequence[Measured]) -> list[str]:
-    """The devices whose latencies every member knows; none where only one is, which needs no name."""
+    """The devices whose latencies every member has; none where there is only one, which needs no name."""
     shared = [{device for device, _ in member.latencies_ms} for member in members]
     order = [device for device, _ in members[0].latencies_ms] if members else []
     return [device for device in order if all(device in known for known in shared)]
@@ -115,7 +115,7 @@ def _costs(members: Sequence[Measured], devices: Sequence[str]) -> list[Objectiv
 
 
 def _known(members: Sequence[Measured]) -> dict[str, Objective]:
-    """The objectives that every member has a value of, by name."""
+    """The objectives of which every member has a value, by name."""
     return {name: o for name, o in OBJECTIVES.items() if all(o.known(member) is not None for member in members)}
 
 

@@ -1,9 +1,9 @@
-"""The papers behind what a config uses, as text or BibTeX.
+"""The papers behind a config, as text or BibTeX.
 
     ofa cite configs/digits.toml --bibtex
 
 `PAPERS` has every paper, and `SOURCES` the papers of every name that a setting with an open list may have; an empty tuple
-marks what is this project's own, or common knowledge.
+marks this project's own methods and common knowledge.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Paper:
 
     @property
     def url(self) -> str:
-        """Where the paper is: its page on arXiv, or its DOI."""
+        """The URL of the paper: its page on arXiv, or its DOI."""
         scheme, _, name = self.source.partition(":")
         return f"https://arxiv.org/abs/{name}" if scheme == "arXiv" else f"https://doi.org/{name}"
 
@@ -196,7 +196,7 @@ PAPERS: dict[str, Paper] = {
     ),
 }  # fmt: skip
 
-# Of a space's name what it starts with, since some names have any width or resolution at their end.
+# By the start of a space's name, since some names end with a width or resolution.
 SPACES: dict[str, tuple[str, ...]] = {
     "digits": ("howard2019searching",),
     "ofa_mbv3": ("cai2020once", "howard2019searching"),
@@ -206,7 +206,7 @@ SPACES: dict[str, tuple[str, ...]] = {
 
 _MEASURED = ("deb2002fast", "akiba2019optuna")
 
-# Of each setting that names an entry of an open list: the papers of every name.
+# For each setting that names an entry of an open list, the papers of every name.
 SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
     "search.algorithm": {
         "default": _MEASURED,
@@ -252,7 +252,7 @@ SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
     "data.source": {"digits": ("alpaydin1998optical",)},
 }
 
-# What is used where a setting is switched on.
+# The papers of settings that are switched on.
 SWITCHES: tuple[tuple[str, Callable[[Experiment], object], tuple[str, ...]], ...] = (
     ("train.phases", lambda c: len(c.train.phases) > 1, ("cai2020once",)),
     ("train.phases sandwich", lambda c: any(p.sandwich for p in c.train.phases), ("yu2019universally", "yu2020bignas")),
@@ -269,13 +269,13 @@ SWITCHES: tuple[tuple[str, Callable[[Experiment], object], tuple[str, ...]], ...
 
 
 def of_space(name: str) -> tuple[str, ...]:
-    """Keys of the papers of a space; of the longest start of its name that is known, () if none is."""
+    """Keys of the papers of a space, by the longest known start of its name; () if none is known."""
     starts = [start for start in SPACES if name.startswith(start)]
     return SPACES[max(starts, key=len)] if starts else ()
 
 
 def _values(config: Experiment, setting: str) -> tuple[str, ...]:
-    """The names that a setting has: most have one, `ensemble.costs` several."""
+    """The names in a setting: most have one, `ensemble.costs` several."""
     value: Any = config
     for part in setting.split("."):
         value = getattr(value, part)
@@ -283,7 +283,7 @@ def _values(config: Experiment, setting: str) -> tuple[str, ...]:
 
 
 def uses(config: Experiment) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """What a config uses, such as "search.algorithm nsga2", each with the keys of its papers."""
+    """The methods of a config, such as "search.algorithm nsga2", each with the keys of its papers."""
     yield f"space {config.space}", of_space(config.space)
     yield from ((setting, keys) for setting, used, keys in SWITCHES if used(config))
     for setting, sources in SOURCES.items():
@@ -291,7 +291,7 @@ def uses(config: Experiment) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def cited(config: Experiment) -> Mapping[str, list[str]]:
-    """The keys of the papers behind what a config uses, each with what it is cited for; in the order of `PAPERS`."""
+    """The keys of the papers behind a config, each with the methods that it is cited for; in the order of `PAPERS`."""
     found: dict[str, list[str]] = {}
     for use, keys in uses(config):
         for key in keys:

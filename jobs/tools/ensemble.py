@@ -27,7 +27,7 @@ def ensemble_of_table(
     """The best subsets of a predictions file's members, with their top-1 on that file's images.
 
     rule, algorithm, vote: names in `RULES`, `ALGORITHMS` and `VOTES` of `ensemble`. evaluations, seed: of the published
-    algorithms. A file, a name or a limit that cannot be used is an `InputError` or an `EnsembleError`.
+    algorithms. Raises an `InputError` or an `EnsembleError` for a file, a name or a limit that cannot be used.
     """
     try:
         table = Table.from_npz(Path(path).read_bytes(), path)

@@ -18,7 +18,7 @@ from ofa.cost import cost
 
 
 def evaluate(job: Job, archs: Sequence[Arch], split: str) -> Iterator[dict[str, Any]]:
-    """Of each arch: top-1 (a fraction) on `split` with its 95 % interval, MACs and params."""
+    """The top-1 (a fraction) of each arch on `split` with its 95 % interval, its MACs and params."""
     space = job.config.search_space
     for arch in archs:
         space.checked(arch)

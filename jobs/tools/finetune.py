@@ -1,9 +1,9 @@
-"""Fine-tune one sub-network from its supernet weights; leaves a run of its own beside the one that it starts from.
+"""Fine-tune one sub-network from its supernet weights; leaves a run of its own beside the original one.
 
     ofa finetune configs/digits.toml --arch NAME --epochs 10 --lr 0.01
 
-The new run trains this network alone on the same images and exports it, with its top-1 before and after. It resumes
-like any training. (Once-for-All, arXiv:1908.09791, tab. 1, gains 0.4 points in 25 epochs so.)
+The new run trains this network alone on the same images and exports it, with its top-1 before and after. It is resumable
+like any training. (In Once-for-All, arXiv:1908.09791, tab. 1, 25 epochs gain 0.4 points.)
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PHASE = "finetune"
 
 
 def finetune(job: Job, arch: Arch, epochs: int, lr: float, distil: float) -> dict[str, Any]:
-    """Trains and exports; what the network scores on both splits before and after, and where the new run is."""
+    """Trains and exports the network; returns its top-1 on both splits before and after, and the new run's location."""
     config = job.config
     config.search_space.checked(arch)
     before = {split: next(evaluate(job, [arch], split)) for split in ("selection", "test")}
@@ -37,7 +37,7 @@ def finetune(job: Job, arch: Arch, epochs: int, lr: float, distil: float) -> dic
 
 
 def tuned(config: Experiment, weights: str, arch: Arch, epochs: int, lr: float, distil: float) -> Experiment:
-    """The experiment that trains `arch` alone from `weights`; `distil` weighs the largest network there as a teacher."""
+    """The experiment that trains `arch` alone from `weights`; `distil` is the weight of the largest network as a teacher."""
     phase = PhaseConfig(PHASE, epochs, lr, archs=(arch.key,), distil=distil)
     train = replace(config.train, phases=(phase,), weights=weights)
     return replace(config, name=f"{config.name}-{PHASE}", train=train)

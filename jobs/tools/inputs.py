@@ -23,14 +23,14 @@ from search.problem import Column, Limit, Problem, Term
 
 @dataclass(frozen=True)
 class Loaded:
-    """A problem, and all that can be said of its archs: latency (ms) by device, exact costs."""
+    """A problem, and the functions that describe its archs: latency (ms) by device, exact costs."""
 
     problem: Problem
     latencies: dict[str, TableLatency]
     costs: CostTable
 
     def measured(self, archs: Sequence[Arch]) -> tuple[Measured, ...]:
-        """What is predicted of each, cheapest first."""
+        """The records of archs with predicted values, in the order of `archs`."""
         genes_BG = Genes(self.problem.space).encode(archs)
         top1_B = self.problem.terms[0].values(genes_BG)
         macs_B, params_B = self.costs(genes_BG)
@@ -49,10 +49,10 @@ class Loaded:
 
 def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequence[str], at_least: Sequence[str],
          fixed: Sequence[str], classes: int = 1000) -> Loaded:  # fmt: skip
-    """The problem that a command line describes.
+    """The problem of a command line.
 
-    Objectives are top-1 as the predictor says, and latency on the device of each table, or MACs without a table. Of the
-    space's resolutions those stay that every file knows.
+    Objectives are the predictor's top-1, and latency on the device of each table, or MACs without a table. The
+    space is restricted to the resolutions that every file has.
     """
     space, data = get_space(space_name), read(predictor)
     devices: dict[str, LatencyTable] = {}
@@ -91,7 +91,7 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
 
 
 def read(path: str) -> bytes:
-    """A file's bytes; one that cannot be read is an `InputError`."""
+    """A file's bytes; raises an `InputError` if it cannot be read."""
     try:
         return Path(path).read_bytes()
     except OSError as error:
@@ -99,7 +99,7 @@ def read(path: str) -> bytes:
 
 
 def number(text: str, where: str) -> float:
-    """`text` as a number; anything else is an `InputError` that starts with `where`."""
+    """`text` as a number; raises an `InputError` that starts with `where` for any other text."""
     try:
         return float(text)
     except ValueError:

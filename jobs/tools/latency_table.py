@@ -1,10 +1,10 @@
-"""A latency table of this machine: what each part of a space's networks takes, in the format that OFA published.
+"""Measure a latency table of this machine: the latency of each part of a space's networks, in OFA's published format.
 
     ofa measure --latency-table FILE --space ofa_mbv3_w1.0 --resolution 224
 
-Every part that some network of the space has, at every resolution asked for, is timed alone; a network's latency by
-the table is the sum of its parts. How well that predicts whole networks is measured too, on random ones, and stands
-in the file: sums leave out what happens between parts, so trust ranks more than milliseconds.
+Every part of the space's networks, at every given resolution, is timed alone; a network's latency by
+the table is the sum of its parts. The agreement with whole networks is measured too, on random ones, and recorded
+in the file: sums omit the time between parts, so ranks are more reliable than milliseconds.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from search.costs.exact import node_tables
 from search.costs.latency import LatencyTable, TableLatency, has_keys, keys
 from search.predict.predictor import tau
 
-CLASSES = 1000  # as the published keys have it
+CLASSES = 1000  # as in the published keys
 SEED = 1  # of the networks that sums are compared on, and of weights, which have no part in the times
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How sums of a table compare with whole networks, timed in turns."""
+    """The agreement of a table's sums with whole networks, timed in turns."""
 
     networks: int
     kendall_tau: float
@@ -49,7 +49,7 @@ class Agreement:
 def measure_table(
     space: Space, resolutions: Sequence[int], *, runs: int, threads: int, networks: int
 ) -> tuple[dict[str, Any], Agreement]:
-    """The table as JSON, and how well its sums agree with `networks` random networks."""
+    """The table as JSON, and the agreement of its sums with `networks` random networks."""
     if not has_keys(space):
         raise InputError(f"ofa measure --latency-table: {space.name} has no published format; use a MobileNetV3 space")
     if (strange := next((r for r in resolutions if r not in space.resolutions), None)) is not None:
@@ -79,13 +79,13 @@ def measure_table(
 
 
 def _undisturbed(times: Sequence[float]) -> list[float]:
-    """The middle half: what else the machine did shall not count."""
+    """The middle half of the times, which excludes disturbances by other processes."""
     ordered, quarter = sorted(times), len(times) // 4
     return ordered[quarter : len(ordered) - quarter]
 
 
 def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
-    """How sums compare with whole networks."""
+    """The agreement of sums with whole networks."""
     import numpy as np
 
     ratio = statistics.median(w / s for w, s in zip(whole_ms, sums_ms, strict=True))
@@ -94,7 +94,7 @@ def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
 
 
 def write_table(path: str, table: dict[str, Any]) -> None:
-    """Writes a table as JSON; a path that cannot be written is an `InputError`."""
+    """Writes a table as JSON; raises an `InputError` for a path that cannot be written."""
     try:
         Path(path).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
@@ -102,7 +102,7 @@ def write_table(path: str, table: dict[str, Any]) -> None:
 
 
 def _modules(net: Supernet, space: Space, resolution: int) -> list[tuple[str, tuple[nn.Module, tuple[int, ...]]]]:
-    """Of everything that networks at this resolution are made of: its key, and a module with its input's shape."""
+    """The parts of all networks at this resolution: key, and a module with its input's shape."""
     nodes = node_tables(space, CLASSES)
     found: list[tuple[str, tuple[nn.Module, tuple[int, ...]]]] = []
     for name in nodes.names:

@@ -1,4 +1,4 @@
-"""A search on predictions alone, without a run; leaves front.json and history.json in a directory.
+"""Search on predictions alone, without a run; leaves front.json and history.json in a directory.
 
 ofa search --space ofa_mbv3_w1.2 --latency-table FILE --predictor FILE --out DIR
 """
@@ -21,7 +21,7 @@ from search.history import Curve, History, reference_point
 def search_files(
     loaded: Loaded, algorithm: str, evaluations: int, population: int, seed: int, out: str, reporter: Reporter
 ) -> Front:
-    """The front of a problem from files; leaves it and the search's history in the directory `out`."""
+    """The front of a problem from files; writes it and the search's history to the directory `out`."""
     problem = loaded.problem
     extremes = problem.evaluate(Genes(problem.space).encode([problem.space.smallest(), problem.space.largest()]))
     reference = reference_point(problem.objectives, extremes)

@@ -29,12 +29,12 @@ from ofa.export import Description
 from ofa.images import resize
 
 RUNS = 30  # of one image, after warming up
-SHARED_BYTES = 256 * 2**20  # of Ray's object store: questions and answers
+SHARED_BYTES = 256 * 2**20  # of Ray's object store: requests and responses
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Medians in ms of one image: every member alone, one process that runs all in turn, and the served application."""
+    """Median latencies (ms) of one image: each member alone, all in turn in one process, and the served application."""
 
     members_ms: list[float]
     in_turn_ms: float
@@ -49,7 +49,7 @@ class Latency:
 
 
 def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
-    """Serves until it is interrupted; says first how long an image takes."""
+    """Serves until it is interrupted; reports first the latency of one image."""
     _, description = from_safetensors(path)
     with session(address, len(description.archs), SHARED_BYTES), application(path, port) as ask:
         found = latency(path, ask)
@@ -68,7 +68,7 @@ def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
 
 
 def member_of(path: str, index: int) -> Predict:
-    """What one deployment holds: the vote of one member."""
+    """The content of one deployment: the vote of one member."""
     torch.set_num_threads(1)
     network, description = from_safetensors(path)
     return partial(vote_of, network, description, index)
@@ -83,7 +83,7 @@ def vote_of(network: nn.Module, description: Description, index: int, images_N3S
 
 
 def images_of(doc: Any) -> np.ndarray:
-    """The images of a request; a `RequestError` says what is wrong with it."""
+    """The images of a request; raises a `RequestError` with the mistake if there is one."""
     if not isinstance(doc, dict) or "images" not in doc:
         raise RequestError("the request has no 'images'; send {\"images\": [N, 3, S, S]}")
     try:
@@ -115,7 +115,7 @@ def latency(path: str, ask: Predict) -> Latency:
 
 
 def median_ms(call: Callable[[], Any]) -> float:
-    """The median time of a call in milliseconds, of `RUNS` after three that warm up."""
+    """The median time of a call in milliseconds, of `RUNS` after three warm-up calls."""
     seconds = []
     for run in range(RUNS + 3):
         started = time.perf_counter()

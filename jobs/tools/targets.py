@@ -26,7 +26,7 @@ def targets(
     loaded: Loaded, latency_ms: Sequence[str], macs: str | None, strategy: str, evaluations: int, seed: int, out: str,
     reporter: Reporter,
 ) -> Front:  # fmt: skip
-    """Searches, and writes a member for each target, in the order that they were given in."""
+    """Searches, and writes a member for each target, in the given order."""
     if bool(latency_ms) == bool(macs):
         raise InputError("ofa targets: give --latency-ms with a table, or --macs without, such as 15,20,25")
     option, texts = ("--latency-ms", latency_ms) if latency_ms else ("--macs", [macs or ""])

@@ -1,4 +1,4 @@
-"""What each actor of the pool of evaluators does: it holds the trained supernet and the images, and evaluates archs."""
+"""The workers of the pool of evaluators: each holds the trained supernet and the images, and evaluates archs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WEIGHT = "weight:"  # marks the supernet's tensors among the arrays of the data
 
 
 def shared_arrays(weights: Mapping[str, np.ndarray], data: Dataset) -> dict[str, np.ndarray]:
-    """The supernet's tensors and the images as one set of arrays, as the workers take them."""
+    """The supernet's tensors and the images as one set of arrays, the input of workers."""
     return {**{_WEIGHT + name: array for name, array in weights.items()}, **data.arrays()}
 
 
@@ -35,7 +35,7 @@ def load_supernet(config: Experiment, classes: int, weights: Mapping[str, np.nda
 
 
 def predicted_split(data: Dataset, name: str) -> Split:
-    """The images that a prediction table is of: a split, but of `train` the first 50 of each class, as OFA³ chose on."""
+    """The images of a prediction table: a split, but of `train` the first 50 of each class, on which OFA³ chose."""
     if name != "train":
         return data.splits[name]
     labels = data.sample.labels
@@ -56,7 +56,7 @@ class Part:
 
 
 class EvaluationWorker:
-    """What each actor does; every answer is a function of its argument alone."""
+    """The worker of an actor; every result is a function of its argument alone."""
 
     def __init__(self, config: Experiment, meters: Mapping[str, Meter], arrays: Mapping[str, np.ndarray]) -> None:
         torch.set_num_threads(1)
@@ -67,7 +67,7 @@ class EvaluationWorker:
         self.evaluator = self.data.evaluator(net, setting.calibration_images, setting.batch)
 
     def measure(self, arch: Arch) -> Measured:
-        """The arch on the selection split: top-1, exact costs, and what the objectives need beyond them."""
+        """The record of an arch on the selection split: top-1, exact costs, and the objectives' further quantities."""
         subject = Subject(arch, self.space, self.data.classes, self.evaluator, self.data.selection)
         return measured(subject, self.meters, "selection")
 

@@ -1,4 +1,4 @@
-"""Subset scores from Ray actors: each scores shards of the images, and whole numbers are added up."""
+"""Subset scores from Ray actors: each scores shards of the images, and the integer counts are added."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cluster.runtime.pool import Pool
 from ensemble.score import SubsetScorer
 from ensemble.table import Table
 
-_SHARDS_AN_ACTOR = 2  # so that what a lost actor had to do is spread over the others
+_SHARDS_AN_ACTOR = 2  # so that the tasks of a lost actor are spread over the others
 
 
 class ShardScorer:
@@ -49,7 +49,7 @@ class ShardScorer:
 class PooledScorer:
     """A scorer on Ray actors, with the counts of a `SubsetScorer` of the whole table for any number of actors.
 
-    What an actor that dies had to do goes to the others.
+    The tasks of an actor that dies are given to the others.
     """
 
     def __init__(self, table: Table, actors: int) -> None:

@@ -1,4 +1,4 @@
-"""What every worker of a training runs: the loop of `ofa.train` with a run's images, checkpoints and events."""
+"""The code of every worker of a training: the loop of `ofa.train` with a run's images, checkpoints and events."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ REPORT_S = 0.5  # seconds between events within an epoch
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a training's checkpoints and weights go: a folder of a run in a store."""
+    """The location of a training's checkpoints and weights: a folder of a run in a store."""
 
     store_url: str
     run_id: str
@@ -86,7 +86,8 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
 def agreed(checkpoints: Checkpoints, worker: Worker) -> tuple[bytes, Progress] | None:
     """The latest checkpoint, the same on every worker.
 
-    Workers of a killed driver live on for some seconds; what they publish meanwhile must not divide their successors.
+    Workers of a killed driver live on for some seconds; a checkpoint that they publish meanwhile must not give their
+    successors different states.
     """
     while True:
         latest = checkpoints.latest()
@@ -154,7 +155,7 @@ class Monitor(Observer):
             self.save(self.plan.phases[number])
 
     def epoch_done(self, number: int) -> None:
-        """Records how the epoch went; every few epochs and at a phase's end also the top-1 of the extremes."""
+        """Records the loss of the epoch; every few epochs and at a phase's end also the top-1 of the extremes."""
         p, phase = self.progress, self.plan.phases[number]
         loss = torch.tensor(self.loss_sum.item() / self.per_epoch)
         self.worker.average(loss)
@@ -199,7 +200,7 @@ class Monitor(Observer):
         self.saved = time.monotonic()
 
     def report(self, *, resumed: bool = False) -> None:
-        """Sends an event that says how many steps are done, and the last accuracies."""
+        """Sends an event with the number of completed steps and the last accuracies."""
         if self.worker.rank:
             return
         p, phases = self.progress, self.plan.phases
@@ -217,7 +218,7 @@ def named_state(net: Supernet) -> dict[str, Tensor]:
 
 
 def net_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those tensors of a checkpoint that are a supernet's, as `Supernet.state_dict` names them."""
+    """The tensors of a checkpoint that belong to a supernet, as `Supernet.state_dict` names them."""
     return {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")}
 
 
@@ -228,7 +229,7 @@ def read_object(url: str) -> bytes:
 
 
 def fitting(tensors: Mapping[str, Tensor], net: Supernet, where: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint as `net` names them; those of another space are a `ConfigError`."""
+    """The tensors of a checkpoint as `net` names them; raises a `ConfigError` for those of another space."""
     named = net_tensors(tensors)
     wanted = net.state_dict()
     wrong = next((n for n in wanted if n not in named or named[n].shape != wanted[n].shape), None)
