@@ -70,7 +70,7 @@ def export_arch(job: Job, arch: Arch) -> None:
 
 
 def combination_of(job: Job, ensembles: Ensembles) -> Combination:
-    """The vote by which the best ensemble was scored."""
+    """The vote, weights and temperatures with which the best ensemble was scored."""
     best, temperatures, kept = ensembles.best_of_several, ensembles.temperatures, job.config.ensemble.top_k
     return Combination(
         vote=ensembles.vote,

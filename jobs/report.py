@@ -85,16 +85,17 @@ def ensembles_of(front: SubsetFront) -> list[ScoredSubset]:
 
 
 FRONT_TEXT = (
-    "Every dot is one sub-network, run with the supernet's weights and batch-norm statistics of its own, and scored "
-    "on the selection split, which trained nothing. The front are those that no other beats in all of {labels} "
+    "Every dot is one sub-network with the supernet's weights and batch-norm statistics of its own, evaluated on the "
+    "selection split, which is not used for training. The front is the set of networks that are non-dominated in {labels} "
     "(MACs: multiply-accumulates); ensembles of its members are chosen and shown on the same split."
 )
 TEST_TEXT = (
-    "The same networks and ensembles on {images} images of the held-out test split, with 95 % intervals. What was chosen "
-    "as the best of many on the selection split scores a little lower here: these are the numbers to trust."
+    "The same networks and ensembles on {images} images of the held-out test split, with 95 % intervals. A "
+    "network chosen as the best of many on the selection split tends to have a lower top-1 here: these are the unbiased "
+    "estimates."
 )
 TRAINING_TEXT = (
-    "The supernet, phase by phase: in each phase more choices are open. Accuracies are of the largest and the "
+    "The training of the supernet, phase by phase: each phase adds choices. Accuracies are of the largest and the "
     "smallest sub-network of the phase, on the selection split."
 )
 
@@ -103,9 +104,9 @@ def predictor_text(quality: PredictorQuality) -> str:
     """Errors and rank correlations of both predictors on held-out rows."""
     accuracy, latency = quality.accuracy, quality.latency
     return (
-        f"On rows that it did not see, the accuracy predictor errs by {accuracy.rmse * 100:.2f} points (RMSE), "
-        f"Kendall tau {accuracy.kendall_tau:.2f} on {accuracy.held_out} rows; the latency predictor by "
-        f"{latency.rmse:.3f} ms, tau {latency.kendall_tau:.2f} on {latency.held_out} rows "
+        f"On held-out rows, the accuracy predictor has an RMSE of {accuracy.rmse * 100:.2f} points and a "
+        f"Kendall tau of {accuracy.kendall_tau:.2f} ({accuracy.held_out} rows), the latency predictor an RMSE of "
+        f"{latency.rmse:.3f} ms and a tau of {latency.kendall_tau:.2f} ({latency.held_out} rows) "
         f"({escape(latency.device)})."
     )
 
@@ -210,8 +211,8 @@ def history_text(history: History) -> str:
     worst = ", ".join(f"{escape(axis.name)} {OBJECTIVES[axis.name].text(axis.reference)}" for axis in history.objectives)
     known = "".join(f" The {s.search} search began with {s.known} known sub-networks." for s in history.searches if s.known)
     return (
-        f"The volume of what the front dominates, up to the reference point ({worst}), after every evaluation; larger is "
-        f"better. The predicted search counts predictions as they are, which measuring may not confirm.{known}"
+        f"The hypervolume that the front dominates, up to the reference point ({worst}), after every evaluation; larger is "
+        f"better. The curve of the predicted search uses predictions, which measurements may not confirm.{known}"
     )
 
 
@@ -323,7 +324,7 @@ def front_table(job: Job, front: Front, ensembles: Ensembles, validated: Validat
         ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     costs = [escape(o.label or o.name) for o in (MACS, PARAMS, *more)]
-    heads = ("", "pixels", *costs, "selection %", "test % [95 %]", "ms", "take it")
+    heads = ("", "pixels", *costs, "selection %", "test % [95 %]", "ms", "export")
     where = f"{escape(validated.device)}, {validated.threads} thread, one image"
     return table("front", heads, rows) + f'<p class="made">ms: median and half the interquartile range, {where}.</p>'
 

@@ -60,7 +60,7 @@ def validate(job: Job) -> None:
     step.write_json(files.VALIDATED, document.to_json())
     step.finish(config.seed)
     job.reporter.say(
-        f"validate: {len(rows)} extracted networks score what the supernet says; "
+        f"validate: {len(rows)} extracted networks have the same top-1 as in the supernet; "
         f"{rows[0].latency_ms:.2f} to {max(row.latency_ms for row in rows):.2f} ms an image on one thread"
     )
 

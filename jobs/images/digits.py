@@ -8,7 +8,7 @@ from jobs.images.stored import ArrayImages, Source
 
 
 def read() -> Source:
-    """The digits 0 to 9; they bring no test split, and selection and test are drawn jointly."""
+    """The digits 0 to 9; they have no test split, and selection and test are sampled jointly."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)

@@ -169,7 +169,7 @@ class Source:
     """A labelled data set as a reader returns it.
 
     classes: names, by label. test: its own test split, or None. messages: lines for the user.
-    joint_holdout: selection and test are drawn in one stratified sample and then separated; otherwise test is drawn first
+    joint_holdout: selection and test are one stratified sample, which is then divided; otherwise test is sampled first
     and selection from the rest.
     """
 

@@ -97,7 +97,7 @@ def read_piece(stored: StoredImages, data: Data, side: int, names: str, piece: P
             corrupt.append(f"{stored.name(position)}\n{error}")
     if not pixels:
         raise DataError(f"{stored.url}: none of {len(order)} images can be decoded, the first is {corrupt[0]!r}")
-    again = [number % len(pixels) for number in range(len(order))]  # the first ones stand for those left out
+    again = [number % len(pixels) for number in range(len(order))]  # the first ones replace those left out
     kept = again[drop:]
     return {
         "pixels": np.stack([pixels[index] for index in kept]),
