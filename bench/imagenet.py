@@ -25,18 +25,20 @@ COSTS = CostTable(SPACE, classes=1000)
 
 
 def reference_data() -> Path:
+    """The folder of the reference data."""
     return Path(os.environ.get("OFA_REFERENCE_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """2,162 networks: their genes, and top-1 on ImageNet's validation images in percent."""
+    """The genes of 2,162 networks, and their top-1 on ImageNet's validation images in percent."""
 
     genes_BG: np.ndarray
     top1_B: np.ndarray
 
 
 def rows() -> Rows:
+    """The published measurements, in the order of the file."""
     with open(reference_data() / "imagenet_measured" / "ofa_mbv3_w1.0_r224.csv") as file:
         table = list(csv.DictReader(file))
     entries = [[tuple(int(c) for c in row[name]) for name in ("d", "ks", "e")] for row in table]

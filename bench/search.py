@@ -72,8 +72,8 @@ def reproduce(seeds: Sequence[int]) -> None:
     values = loaded.problem.evaluate(Genes(loaded.problem.space).encode(archs))
     ms = np.abs(values[:, 1] - [row["latency_ms"] for row in rows]).max()
     error = np.abs(100 - 100 * values[:, 0] - [row["top1_error_pred"] for row in rows]).max()
-    print(f"published front: {len(rows)} networks, latency off by at most {ms:.1e} ms (wanted 1e-9),")
-    print(f"  error by at most {error:.1e} % (wanted 1e-5), hypervolume {volume(values):.3f} ({doc['hv_ref_100_25']:.3f})")
+    print(f"published front: {len(rows)} networks, largest differences: latency {ms:.1e} ms (goal 1e-9),")
+    print(f"  error {error:.1e} % (goal 1e-5), hypervolume {volume(values):.3f} ({doc['hv_ref_100_25']:.3f})")
 
 
 def front(seeds: Sequence[int]) -> None:
@@ -84,7 +84,7 @@ def front(seeds: Sequence[int]) -> None:
     for name in ("archive", *PUBLISHED):
         mine = seeds if name == "archive" else seeds[:3]
         found = [volume(solve(problem, algorithm=name, evaluations=100_000, members=100, seed=s).values) for s in mine]
-        one, three = PUBLISHED.get(name, ("(wanted: 795)", "(no seed under 785)"))
+        one, three = PUBLISHED.get(name, ("(goal: 795)", "(no seed under 785)"))
         print(f"| {name} | {np.mean(found):.1f} | {' '.join(f'{v:.1f}' for v in found)} | {one} | {three} |", flush=True)
 
 
@@ -92,9 +92,7 @@ def long(seeds: Sequence[int]) -> None:
     """Prints hypervolumes at three million evaluations."""
     problem = published_problem().problem
     found = [volume(solve(problem, evaluations=3_000_000, members=100, seed=s).values) for s in seeds[:3]]
-    print(
-        f"archive, 3,000,000 evaluations: {np.mean(found):.1f} (wanted 808; best known 812.5) {np.round(found, 1).tolist()}"
-    )
+    print(f"archive, 3,000,000 evaluations: {np.mean(found):.1f} (goal 808; best known 812.5) {np.round(found, 1).tolist()}")
 
 
 def rate(seeds: Sequence[int], rounds: int = 5) -> None:
@@ -120,7 +118,7 @@ def rate(seeds: Sequence[int], rounds: int = 5) -> None:
     print("| evaluations/s, median | | ratio to pymoo |\n|---|---|---|")
     for name, found in rates.items():
         print(f"| {name} | {statistics.median(found):,.0f} | {statistics.median(found) / peer:.1f} |")
-    print("published notebook 2,600/s; wanted of the archive 100,000/s")
+    print("published notebook 2,600/s; goal for the archive 100,000/s")
 
 
 def pymoo_nsga2(problem: Problem, evaluations: int) -> object:
@@ -160,7 +158,7 @@ def many_targets(seeds: Sequence[int]) -> None:
     extremes = resnet.measured([resnet.problem.space.smallest(), resnet.problem.space.largest()])
     smallest, largest = (
         member.macs for member in extremes
-    )  # from 0.4 of the range on, all strategies reach the predictor's maximum
+    )  # from 0.4 of the largest on, all strategies reach the predictor's maximum
     both = load("ofa_mbv3_w1.2", [f"note10={NOTE10}", f"i7={I7}"], str(PREDICTOR), [], [], [])
     note10, cpu = both.problem.objectives[1:]
     cpu_ms = tuple(float(ms) for ms in range(10, 30, 2))

@@ -34,9 +34,9 @@ class ScoredSubset(Document):
 class Optimism(Document):
     """The accuracy of the best subset on the split that it was chosen on, less its accuracy on the test split."""
 
-    drop: float  # of the best subset, from one split to the other
-    typical_drop: float  # mean of the single members: the difference between the splits
-    gap: float  # the part that comes from choosing the best of many (winner's curse): drop - typical_drop
+    drop: float  # of the best subset's accuracy, from one split to the other
+    typical_drop: float  # mean drop of the single members: the difference in difficulty between the splits
+    gap: float  # the part that is due to choosing the best of many (winner's curse): drop - typical_drop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ensemble.subsets import Search
 
-# Which `count` of points [S, 2] (cost and number of errors) survive, best first, and a rating that decides tournaments.
+# The `count` surviving points of [S, 2] (cost and number of errors), best first, and a rating that decides tournaments.
 Survive = Callable[[np.ndarray, int, np.random.Generator], tuple[np.ndarray, np.ndarray]]
 
 POPULATION = 100

@@ -22,7 +22,7 @@ from ofa.images import Scale, resize
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Combination(Document):
-    """How members are combined: in the same way as in the table that the ensemble was scored on.
+    """The settings of a vote: the same as for the table that the ensemble was scored on.
 
     vote: a name in `VOTES`. keep: the number of most probable classes kept of a member's prediction; 0 keeps all. weights:
     of the members' votes; () means equal weights. temperatures: of the members; () means 1 for all.

@@ -42,7 +42,7 @@ class Table:
         try:
             arrays = npz.unpack(data, ("classes", "probs", "labels", "cost"))
         except npz.NpzError as error:
-            raise TableError(f"{where}: {error}; make the table anew") from None
+            raise TableError(f"{where}: {error}; create the table again") from None
         return cls(*arrays).checked(where)
 
     def checked(self, where: str) -> Table:

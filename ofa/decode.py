@@ -21,7 +21,7 @@ TURNED = {  # the operation that makes an image of each EXIF orientation upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-LONGEST = 64  # of the sides' ratio: of a longer image the centre is cut first, so that resizing does not need gigabytes
+LONGEST = 64  # ratio of the sides: the centre of a longer image is cut first, so that resizing does not need gigabytes
 
 
 class CorruptImage(Exception):

@@ -30,7 +30,9 @@ class Lesson:
 class Draw(Protocol):
     """Samples the lessons of a step from a space; all lessons of one step have the same resolution."""
 
-    def lessons(self, space: Space, rng: random.Random) -> list[Lesson]: ...
+    def lessons(self, space: Space, rng: random.Random) -> list[Lesson]:
+        """The lessons of one step, in the order of their computation; archs of `space`, sampled by `rng`."""
+        ...
 
     def extremes(self, space: Space) -> tuple[Arch, Arch]:
         """The largest and the smallest network that may be sampled."""
@@ -48,11 +50,13 @@ class Uniform:
     largest: bool = False
 
     def lessons(self, space: Space, rng: random.Random) -> list[Lesson]:
+        """See `Draw`: all lessons learn from the labels."""
         here = _at_one_resolution(space, rng)
         sampled = [here.sample(rng) for _ in range(self.subnets)]
         return [Lesson(arch) for arch in ([here.largest(), *sampled] if self.largest else sampled)]
 
     def extremes(self, space: Space) -> tuple[Arch, Arch]:
+        """See `Draw.extremes`: those of the space."""
         return space.largest(), space.smallest()
 
 
@@ -66,11 +70,13 @@ class Sandwich:
     subnets: int = 1
 
     def lessons(self, space: Space, rng: random.Random) -> list[Lesson]:
+        """See `Draw`: the largest network learns from the labels, the others from the largest."""
         here = _at_one_resolution(space, rng)
         others = [here.smallest(), *(here.sample(rng) for _ in range(self.subnets))]
         return [Lesson(here.largest()), *(Lesson(arch, "first") for arch in others)]
 
     def extremes(self, space: Space) -> tuple[Arch, Arch]:
+        """See `Draw.extremes`: those of the space."""
         return space.largest(), space.smallest()
 
 
@@ -81,9 +87,11 @@ class Given:
     archs: tuple[Arch, ...]
 
     def lessons(self, space: Space, rng: random.Random) -> list[Lesson]:
+        """See `Draw`: one network, sampled uniformly, which learns from the labels."""
         return [Lesson(rng.choice(self.archs))]
 
     def extremes(self, space: Space) -> tuple[Arch, Arch]:
+        """See `Draw.extremes`: the last and the first of the given networks."""
         return self.archs[-1], self.archs[0]
 
 
@@ -100,6 +108,7 @@ class Weighted:
     subnets: int = 1
 
     def lessons(self, space: Space, rng: random.Random) -> list[Lesson]:
+        """See `Draw`: all lessons learn from the labels, at the resolution of the first sample."""
         import numpy as np
 
         from ofa.genes import Genes  # with Numba, which a command that only reads its config need not load
@@ -112,6 +121,7 @@ class Weighted:
         return [Lesson(replace(arch, resolution=archs[0].resolution)) for arch in archs]
 
     def extremes(self, space: Space) -> tuple[Arch, Arch]:
+        """See `Draw.extremes`: those of the space."""
         return space.largest(), space.smallest()
 
 

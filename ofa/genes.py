@@ -32,8 +32,12 @@ class Genes:
         self.sizes_G = np.array([len(values) for values in self.choices])
         self._words = _grouped(self.sizes_G.tolist())
         here = self.forest
-        self.unslotted = [gene for gene in range(len(here.genes)) if gene not in here.slot_of]  # of no block
-        self.kinds = [1 + math.prod(self.sizes_G[g] for g in slot.genes) for slot in here.slots]  # of `blocks`, a slot each
+        self.unslotted = [
+            gene for gene in range(len(here.genes)) if gene not in here.slot_of
+        ]  # genes that belong to no slot
+        self.kinds = [
+            1 + math.prod(self.sizes_G[g] for g in slot.genes) for slot in here.slots
+        ]  # number of values of `blocks` for each slot
         # The gene whose random number decides whether this one is mutated: a slot's genes change together.
         self.leader_G = np.array(
             [here.slots[here.slot_of[g]].genes[-1] if g in here.slot_of else g for g in range(len(here.genes))]
@@ -79,18 +83,18 @@ class Genes:
         return self.forest.fields.get(field, slice(0, 0))
 
     def matter(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Which genes matter: bool [B, G]."""
+        """Whether each gene matters: bool [B, G]."""
         matter_BG = np.ones(genes_BG.shape, dtype=bool)
         under = self._condition_of >= 0
         matter_BG[:, under] = self._hold(genes_BG)[:, self._condition_of[under]]
         return matter_BG
 
     def used(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Which block slots each arch uses: bool [B, L]."""
+        """Whether each block slot is used: bool [B, L]."""
         return self._hold(genes_BG)[:, self._slots[0]]
 
     def _hold(self, genes_BG: np.ndarray) -> np.ndarray:
-        """Which conditions hold: bool [B, Q]."""
+        """Whether each condition holds: bool [B, Q]."""
         parents, above, holds_QC, *_ = self._conditions
         hold_BQ = np.empty((len(genes_BG), len(parents)), dtype=bool)
         _fill_holding(genes_BG, parents, above, holds_QC, hold_BQ)

@@ -15,10 +15,10 @@ T = TypeVar("T", bound=Any)  # the values on the edges, which can be added
 
 
 class Cost(NamedTuple):
-    """`macs` for one image: convolutions, squeeze-and-excitation and classifiers; `params`: trainable values.
+    """The cost for one image: `macs` of convolutions, squeeze-and-excitation and classifiers; `params`: trainable values.
 
     The convention of the published counts (OFA's model zoo, DyNAS-T's logs): norms, activations, pooling and
-    additions cost nothing, running statistics are no parameters.
+    additions have no MACs, and running statistics are no parameters.
     """
 
     macs: int

@@ -83,7 +83,7 @@ class Augment:
 
     min_area: float
     flip: bool
-    crop: bool = True  # False where images come cropped already
+    crop: bool = True  # False if images are cropped before
     colours: tuple[float, float, float] = (0.0, 0.0, 0.0)
     operations: int = 0
     magnitude: float = 0.3

@@ -13,7 +13,7 @@ from functools import cache, cached_property
 from math import prod
 from typing import Any
 
-BOTTLENECK_SLOTS = (4, 4, 6, 4)  # of ResNet-50D's stages; two of each may be left out
+BOTTLENECK_SLOTS = (4, 4, 6, 4)  # slots of ResNet-50D's stages; two of each may be unused
 MAIN_BRANCH = 4  # the bit of a level under which a parallel block has its elastic branch (OFAv2, arXiv:2302.01888)
 
 
@@ -28,8 +28,8 @@ class Gene:
     field: str
     place: int
     parent: int = -1  # index of the gene that it depends on; -1 for none
-    least: float = 0  # it matters where the parent's value is at least this
-    mask: int = 0  # and has these bits
+    least: float = 0  # the gene matters if the parent's value is at least this
+    mask: int = 0  # and has these bits set
 
     def wanted(self, parent: float) -> bool:
         """Whether the gene matters, given that its parent matters and has this value."""
@@ -41,7 +41,7 @@ class Slot:
     """The place for a block: its position, and the genes that choose the block; the first of them decides if it is used."""
 
     stage: int
-    position: int  # within the stage
+    position: int  # the position within the stage
     genes: tuple[int, ...]
 
     @property
@@ -72,7 +72,9 @@ def staged(counts: Mapping[str, int]) -> tuple[Gene, ...]:
         genes.append(Gene("exit", 0))
     first = len(genes)
     genes += [Gene("depth", stage, parent=1, least=stage + 1) if exits else Gene("depth", stage) for stage in range(depths)]
-    slot = [(first + i // most, i % most + 1) for i in range(blocks)]  # each slot's depth gene, and what it must be
+    slot = [
+        (first + i // most, i % most + 1) for i in range(blocks)
+    ]  # each slot's depth gene, and the least value under which the slot is used
     if "level" in counts:
         level = len(genes)
         genes += [Gene("level", i, parent, least) for i, (parent, least) in enumerate(slot)]
@@ -101,7 +103,7 @@ def residual(counts: Mapping[str, int]) -> tuple[Gene, ...]:
     )
 
 
-# What makes the forest of archs with certain fields (beside the resolution) from each field's number of entries.
+# The constructor of the genes of archs with certain fields (beside the resolution), given each field's number of entries.
 FORESTS: dict[frozenset[str], Callable[[Mapping[str, int]], tuple[Gene, ...]]] = {
     frozenset({"depth", "kernel", "expand"}): staged,
     frozenset({"depth", "kernel", "expand", "exit"}): staged,

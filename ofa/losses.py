@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ofa.draws import Lesson
 
-# Between a student's logits and a teacher's, both [N, C]: soft cross-entropy, or the squared error of the logits.
+# Losses between a student's logits and a teacher's, both [N, C]: soft cross-entropy, or the squared error of the logits.
 DISTIL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ce": lambda logits_NC, teacher_NC: F.cross_entropy(logits_NC, teacher_NC.softmax(1)),
     "mse": F.mse_loss,

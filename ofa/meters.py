@@ -53,7 +53,7 @@ def params(subject: Subject) -> int:
 
 
 METERS: dict[str, Meter] = {"top1": top1, "macs": macs, "params": params}
-ALWAYS = ("top1", "macs", "params")  # what every record has
+ALWAYS = ("top1", "macs", "params")  # in every record
 
 
 def measured(subject: Subject, meters: Mapping[str, Meter], split: str) -> Measured:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ofa.arch import Arch
     from ofa.supernet import Supernet
 
-# Of each norm by its qualified name: mean and biased variance, as many channels as the arch uses.
+# By a norm's qualified name: its mean and biased variance, of as many channels as the arch uses.
 Statistics = Mapping[str, tuple[Tensor, Tensor]]
 
 

@@ -60,7 +60,7 @@ class Phase:
         return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
-# The learning rate at a step of a phase, by the phases, the phase's number, the step in it, and the steps of an epoch.
+# The learning rate, given the phases, the number of a phase, the step in it, and the steps of an epoch.
 Schedule = Callable[[Sequence[Phase], int, int, int], float]
 
 
@@ -85,12 +85,14 @@ class Recipe:
     """The settings that are the same in every phase of a training: optimiser, losses, precision."""
 
     momentum: float
-    weight_decay: float  # not on norms and biases
+    weight_decay: float  # of all weights except norms and biases
     label_smoothing: float
     clip_norm: float  # gradient-norm clipping threshold
     distil_loss: Literal["ce", "mse"] = "ce"  # a name in `ofa.losses.DISTIL_LOSSES`
-    gradients: Literal["mean", "sum"] = "mean"  # of a step's sub-networks; the published code takes the sum
-    dropout: float = 0.0  # of the features before the classifier
+    gradients: Literal["mean", "sum"] = (
+        "mean"  # how the gradients of a step's sub-networks are combined; the published code takes the sum
+    )
+    dropout: float = 0.0  # probability, for the features before the classifier
     bfloat16: bool = False  # autocast of the forward pass; weights and sums stay float32
 
 
@@ -114,10 +116,10 @@ class Plan:
     keep_momentum: bool = False
     own_draws: bool = True
     teacher_norm: Literal["own", "batch"] = "own"  # see `ofa.teacher.Teacher`
-    calibration_images: int = 512  # of the training split, for batch-norm statistics
+    calibration_images: int = 512  # images of the training split for batch-norm calibration
     evaluation_batch: int = 128
     validate_every: int = 5  # epochs between evaluations on the selection split
-    validate_images: int = 10000  # of it, at most
+    validate_images: int = 10000  # images of the selection split for an evaluation, at most
     device: str = "cpu"
     threads: int = 1  # CPU threads of each worker
 

@@ -24,7 +24,7 @@ class Space:
 
     name: str
     resolutions: tuple[int, ...]
-    eps = 1e-5  # of the norms
+    eps = 1e-5  # added to the variance in norms
 
     def __post_init__(self) -> None:
         for field in self.forest.fields:

@@ -65,17 +65,21 @@ class ElasticConv(Weights):
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def draw(self, generator: torch.Generator) -> None:
+        """See `Weights.draw`; biases are unchanged."""
         he_fan_out(self.weight, generator)
 
     def sliced(self, in_channels: int, out_channels: int) -> tuple[Tensor, Tensor | None]:
+        """The weight [out_channels, in_channels, K, K] and the bias [out_channels] or None, as views."""
         bias = None if self.bias is None else self.bias[:out_channels]
         return self.weight[:out_channels, :in_channels], bias
 
     def forward(self, x_NIHW: Tensor, out_channels: int) -> Tensor:
+        """The first `out_channels` outputs, [N, O, H / stride, W / stride]."""
         weight, bias = self.sliced(x_NIHW.shape[1], out_channels)
         return F.conv2d(x_NIHW, weight, bias, stride=self.stride, padding=weight.shape[-1] // 2)
 
     def plain(self, in_channels: int, out_channels: int) -> nn.Conv2d:
+        """The plain convolution of these widths, with a copy of the weights."""
         weight, bias = self.sliced(in_channels, out_channels)
         return plain_conv(weight, stride=self.stride, bias_O=bias)
 
@@ -96,9 +100,11 @@ class ElasticDepthwise(Weights):
         self.transforms = nn.ParameterDict({str(k): nn.Parameter(torch.eye(k * k)) for k in kernels[:-1]})
 
     def draw(self, generator: torch.Generator) -> None:
+        """See `Weights.draw`; the kernel transforms are unchanged."""
         he_fan_out(self.weight, generator)
 
     def sliced(self, channels: int, kernel: int) -> Tensor:
+        """The weight [channels, 1, kernel, kernel] of one kernel size (pixels)."""
         weight_C1KK = self.weight[:channels]
         for smaller in reversed(self.kernels[:-1]):
             if smaller < kernel:
@@ -109,11 +115,13 @@ class ElasticDepthwise(Weights):
         return weight_C1KK
 
     def forward(self, x_NCHW: Tensor, kernel: int) -> Tensor:
+        """The output of one kernel size (pixels), [N, C, H / stride, W / stride]."""
         channels = x_NCHW.shape[1]
         weight = self.sliced(channels, kernel)
         return F.conv2d(x_NCHW, weight, stride=self.stride, padding=kernel // 2, groups=channels)
 
     def plain(self, channels: int, kernel: int) -> nn.Conv2d:
+        """The plain convolution of this width and kernel size, with a copy of the weights."""
         return plain_conv(self.sliced(channels, kernel), stride=self.stride, groups=channels)
 
 

@@ -44,10 +44,10 @@ class MobileSpace(Space):
     stem_stride: int
     final_width: int | None
     feature_width: int
-    first_width: int | None = None  # of the fixed block, where it differs from the stem's
+    first_width: int | None = None  # width of the fixed block, if it differs from the stem's
     stem_act: Activation = "h_swish"
     first_act: Activation = "relu"
-    eps: float = 1e-5  # of the norms
+    eps: float = 1e-5  # added to the variance in norms
     divisor: int = 8  # widened channels are rounded to a multiple of it
 
     @property

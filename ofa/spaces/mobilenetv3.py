@@ -16,7 +16,7 @@ from ofa.spaces.mobile import MobileSpace, Stage
 NAMES = ("ofa_mbv3_w1.0", "ofa_mbv3_w1.2", "ofa_mbv3_w0.5_32px (any multiplier; 32px, 64px or neither)")
 NARROWEST, WIDEST = 0.1, 4.0
 
-# Of images by their size: resolutions, the stem's stride, the stages' strides.
+# By the size of images: resolutions, the stem's stride, the stages' strides.
 SIZES = {
     None: (tuple(range(128, 225, 4)), 2, (2, 2, 2, 1, 2)),
     "64": ((40, 48, 56, 64), 2, (2, 2, 2, 1, 1)),
