@@ -35,7 +35,7 @@ def test_a_hook_refuses_a_bad_file_and_takes_a_good_one(hook, tmp_path):
     command = [str(Path(sys.executable).parent / Path(program).name), *options]
     bad, good = tmp_path / "bad.py", tmp_path / "good.py"
     bad.write_text("import os\nx=1")
-    good.write_text("x = 1\n")
+    good.write_text('"""A module."""\n\nx = 1\n')
     assert subprocess.run([*command, str(bad)], cwd=ROOT, capture_output=True, check=False).returncode == 1
     assert subprocess.run([*command, str(good)], cwd=ROOT, capture_output=True, check=False).returncode == 0
 

@@ -14,6 +14,7 @@ from ensemble.score import SubsetScorer
 from ensemble.select import select
 from ensemble.subsets import Chosen
 from ensemble.vote import Voting
+from search.objective import MACS, TOP1
 from search.selection import SURVIVAL
 
 
@@ -97,7 +98,7 @@ def test_a_new_rule_is_a_setting_and_part_of_documents_and_reports():
     found = Ensembles.of(fronts, comparison.scored(singles), Voting("soft"))
     assert Ensembles.from_json(found.to_json(), "ensembles.json") == found
     assert "cost is the length over the members" in ensemble_table(found)
-    for figure in (front_figure(Front("digits", ()), found, [], []), test_figure(found)):
+    for figure in (front_figure(Front("digits", ()), found, [], [], (TOP1, MACS)), test_figure(found)):
         assert [trace.name for trace in figure.data][-3:] == [f"ensembles, cost = {rule}" for rule in rules]
 
 

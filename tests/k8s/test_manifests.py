@@ -87,7 +87,7 @@ class TestStrictly:
 
     @pytest.mark.parametrize("kubernetes", KUBERNETES[1:])
     def test_objects_satisfy_older_and_newer_schemas_too(self, kubernetes):
-        oldest = re.search(r"takes Kubernetes ([\d.]+) or newer", (ROOT / "docs/kubernetes.md").read_text())[1]
+        oldest = re.search(r"Requires Kubernetes ([\d.]+) or newer", (ROOT / "docs/kubernetes.md").read_text())[1]
         assert oldest == min(KUBERNETES)
         assert [line for _, doc in distinct() for line in objections(doc, kubernetes)] == []
 
