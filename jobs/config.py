@@ -33,7 +33,7 @@ CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
 
-# Values of some kinds of genes by their plurals, such as `kernels`; the space says which there are.
+# Values of some kinds of genes by their plurals, such as `kernels`; each space has its own kinds.
 Choices = dict[str, tuple[float, ...]]
 
 
@@ -228,10 +228,10 @@ class Experiment:
 
         Settings of placement are excluded, so a run continues with other workers when the cluster has changed.
         """
-        asked = {key: value for key, value in asdict(self).items() if key not in ("ray", "kube")}
-        asked["train"] = {key: value for key, value in asked["train"].items() if key not in ELSEWHERE}
-        asked["data"] = {key: value for key, value in asked["data"].items() if key not in ELSEWHERE}
-        return f"{self.name}-{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]}"
+        identity = {key: value for key, value in asdict(self).items() if key not in ("ray", "kube")}
+        identity["train"] = {key: value for key, value in identity["train"].items() if key not in ELSEWHERE}
+        identity["data"] = {key: value for key, value in identity["data"].items() if key not in ELSEWHERE}
+        return f"{self.name}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:

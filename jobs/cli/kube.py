@@ -301,7 +301,7 @@ def doctor(
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """Checks what runs on a cluster need, and says how to get what is missing; exit code 1 if anything is."""
+    """Checks the requirements of runs on a cluster and reports how to meet them; exit code 1 if any is missing."""
     from jobs.operate.doctor import checks
 
     missing = 0

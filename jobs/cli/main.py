@@ -58,14 +58,14 @@ def main() -> None:
         if message.startswith("Usage:"):  # no command at all: this is the help
             print(message, file=sys.stderr)
             raise SystemExit(2) from None
-        fail(f"{message.rstrip('.')}; --help says what there is", 2, as_json)
+        fail(f"{message.rstrip('.')}; --help lists what is available", 2, as_json)
     except INPUT_ERRORS as error:
         fail(str(error), 2, as_json)
     except StepError as error:
         fail(str(error), 1, as_json)
     except (KeyboardInterrupt, typer.Abort):
-        fail("stopped; the same command again goes on from here", STOPPED, as_json)
-    except Exception as error:  # the last stop for what nobody foresaw: a line for the user, the rest on demand
+        fail("stopped; the same command continues from here", STOPPED, as_json)
+    except Exception as error:  # an unforeseen error: one line for the user, the traceback on request
         if os.environ.get("OFA_TRACEBACK"):
             traceback.print_exc()
         reason = str(error).strip().splitlines() or [""]

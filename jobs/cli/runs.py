@@ -148,5 +148,5 @@ def print_result(found: dict[str, Any], asked: str) -> None:
     console.print(f"\n{found['front']} networks on the front, their MACs span a factor of {found['macs_span']:.1f}\n")
     console.print(table)
     print(f"\nreport    {found['url']}/report.html\nnetworks  {found['url']}/subnets\n"
-          f"take one  ofa export {asked} --arch NAME   (names are in the report)\n"
+          f"export    ofa export {asked} --arch NAME   (names are in the report)\n"
           f"check     ofa results verify {found['run']} --store {shlex.quote(found['url'].rsplit('/', 1)[0])}")  # fmt: skip

@@ -253,7 +253,7 @@ def test_a_run_that_is_told_to_stop_says_so(tmp_path, signal):
     running.process.send_signal(signal)
     output, _ = running.process.communicate(timeout=60)
     assert running.process.returncode == 130, output
-    assert output.splitlines()[-1] == "ofa: stopped; the same command again goes on from here"
+    assert output.splitlines()[-1] == "ofa: stopped; the same command continues from here"
     assert "Traceback" not in output
 
 
