@@ -28,7 +28,7 @@ class Progress:
     phase: int = 0
     epoch: int = 0
     step: int = 0
-    loss_sum: float = 0.0  # over the steps of the epoch under way
+    loss_sum: float = 0.0  # sum of the losses of the current epoch's steps
     history: list[dict[str, Any]] = field(default_factory=list)
     phases: dict[str, str] = field(default_factory=dict)
 
@@ -45,7 +45,7 @@ class Checkpoints:
         self.pointer = f"{folder}/checkpoint.json"
 
     def state_key(self, phase: str, digest: str) -> str:
-        """The key of the state with this sha256 of a phase under way; the pointer names the latest."""
+        """The key of the state with this sha256 of an unfinished phase; the pointer names the latest."""
         return f"{self.folder}/{phase}/checkpoint-{digest[:16]}.safetensors"
 
     def save(self, state: bytes, progress: Progress, phase: str) -> None:

@@ -39,7 +39,7 @@ def one_of(module: str, dictionary: str) -> AfterValidator:
     def check(name: str) -> str:
         known = getattr(import_module(module), dictionary)
         if name not in known:
-            raise ValueError(f"there are {', '.join(known)}")  # pydantic's way of refusing a value
+            raise ValueError(f"there are {', '.join(known)}")  # pydantic reports it as an invalid value
         return name
 
     return AfterValidator(check)

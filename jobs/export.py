@@ -62,7 +62,7 @@ def export_arch(job: Job, arch: Arch) -> None:
     name = job.config.search_space.checked(arch).key
     step_name = f"export-{name}"
     if job.run.finished(step_name):
-        return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')} is there already")
+        return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')} exists already")
     step = job.run.begin(step_name)
     write(job, step, trained_evaluator(job, step), name, [arch])
     step.finish(job.config.seed)

@@ -16,7 +16,7 @@ HISTORY = File("history.json", "search")  # hypervolumes; also of `ofa search --
 VALIDATED = File("validated.json", "validate")
 ENSEMBLES = File("ensembles.json", "ensemble")
 REPORT = File("report.html", "report")
-TARGETS = File("targets.json", "targets")  # of `ofa targets`, in the directory that it is given
+TARGETS = File("targets.json", "targets")  # result of `ofa targets`, in its --out directory
 
 SUPERNET = "supernet"  # the folder of weights and checkpoints
 SCALE = "partial/scale.json"  # requested evaluators and evaluations of a running search; `ofa scale` writes it

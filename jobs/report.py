@@ -27,7 +27,7 @@ from search.objective import MACS, OBJECTIVES, PARAMS, TOP1, Objective, first_co
 from search.predict.quality import PredictorQuality
 
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#1f5fa8", "#d9641e", "#2c8a4b", "#b9bec6", "#dfe3e8"
-MARKERS = ((ORANGE, "diamond"), (GREEN, "square"), ("#7a4fa3", "cross"), ("#a3803a", "x"))  # of the cost rules, in turn
+MARKERS = ((ORANGE, "diamond"), (GREEN, "square"), ("#7a4fa3", "cross"), ("#a3803a", "x"))  # one for each cost rule
 
 
 def report(job: Job) -> None:

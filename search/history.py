@@ -1,4 +1,4 @@
-"""How a search progressed: the hypervolume of its non-dominated archs after every evaluation.
+"""The progress of a search: the hypervolume of its non-dominated archs after every evaluation.
 
 Shape letters in this file: B archs, N points, M objectives.
 """

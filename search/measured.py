@@ -187,7 +187,7 @@ class _State:
         return max(0, self.budget() - len(self.history))
 
     def evaluate(self, asked: Sequence[Packed]) -> None:
-        """Evaluates the new ones among `asked`, up to the remaining budget."""
+        """Evaluates the new archs among `asked`, up to the remaining budget."""
         new = [packed for packed in dict.fromkeys(asked) if packed not in self.seen][: self.left]
         if not new:
             return

@@ -84,10 +84,10 @@ def milliseconds(value: float) -> str:
     return f"{value:.2f} ms"
 
 
-TOP1 = Objective("top1", "maximize", label="top-1", unit="%", scale=100, text=percent, worst=0.0)  # of the selection split
+TOP1 = Objective("top1", "maximize", label="top-1", unit="%", scale=100, text=percent, worst=0.0)  # on the selection split
 MACS = Objective("macs", "minimize", label="MACs", text=count)  # exact multiply-accumulates of one image
 PARAMS = Objective("params", "minimize", label="params", text=thousands)  # exact trainable values
-LATENCY = Objective("latency_ms", "minimize", label="latency", unit="ms", text=milliseconds)  # of one image on a device
+LATENCY = Objective("latency_ms", "minimize", label="latency", unit="ms", text=milliseconds)  # for one image on a device
 
 # By the name in settings and options. `ofa.meters.METERS` has the quantities that an evaluator can measure.
 OBJECTIVES: dict[str, Objective] = {objective.field: objective for objective in (TOP1, MACS, PARAMS, LATENCY)}

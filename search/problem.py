@@ -16,7 +16,7 @@ from ofa.space import Space
 from search.errors import ProblemError
 from search.objective import Objective, minimised
 
-Evaluate = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to objective values [B, M], each as it is
+Evaluate = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to unscaled objective values [B, M]
 Column = Callable[[np.ndarray], np.ndarray]  # canonical genes [B, G] to one objective's values [B]
 
 

@@ -197,7 +197,7 @@ def _to_hyperplane(points_NM: np.ndarray, best_N: np.ndarray) -> np.ndarray:
     first = moved[best_N]
     extreme = np.array([first[(first / span / w).max(axis=1).argmin()] for w in weights])
     try:
-        with np.errstate(divide="ignore", over="ignore"):  # a plane along an axis meets it nowhere
+        with np.errstate(divide="ignore", over="ignore"):  # a plane parallel to an axis does not meet it
             intercepts = 1 / np.linalg.solve(extreme, np.ones(objectives))
     except np.linalg.LinAlgError:
         intercepts = np.full(objectives, np.nan)

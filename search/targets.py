@@ -39,7 +39,7 @@ class Targets:
     archs: tuple[Arch, ...]
     values: np.ndarray
     evaluations: int
-    generations: int  # of all limits together; 0 for `shared`, which has none
+    generations: int  # total of all limits; 0 for `shared`, which has none
 
 
 def search(

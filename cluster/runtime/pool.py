@@ -53,7 +53,9 @@ class Pool:
         self.build = build
         self.arrays = ray.put(dict(arrays))
         self.members: list[_Member] = []
-        self.lost: Counter[int | None] = Counter()  # by ticket; None are actors that died before they were ready
+        self.lost: Counter[int | None] = (
+            Counter()
+        )  # lost actors by ticket; None counts actors that died before they were ready
         self._tasks: dict[int, tuple[str, Any]] = {}
         self._waiting: deque[int] = deque()
         self._running: dict[Any, tuple[_Member, int | None]] = {}
@@ -101,7 +103,7 @@ class Pool:
                 break
             ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
             for reference in ready:
-                if reference in self._running:  # else its actor's death was noticed by another task
+                if reference in self._running:  # else another task has already reported its actor's death
                     results += self._take(reference)
             self._feed()
         return results
@@ -218,7 +220,7 @@ class Remote:
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self.build = build
-        self.reference: Any = None  # of the call that was started, until its result is taken
+        self.reference: Any = None  # the result's reference, from the call until the result is taken
         self._start()
 
     @property

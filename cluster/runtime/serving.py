@@ -56,7 +56,7 @@ class _Ensemble:
 async def _json(request: Any) -> Any:
     try:
         return await request.json()
-    except ValueError as error:  # of the parser: the body is foreign
+    except ValueError as error:  # from the JSON parser: a client sent the body
         raise RequestError(f"the request is not JSON: {error}") from None
 
 

@@ -44,7 +44,7 @@ def session(address: str, cpus: int, shared_bytes: int, *, grows: bool = False) 
         if address == LOCAL:
             # as many CPUs as required even on a smaller machine, where everything then runs slower
             count = max(cpus, os.cpu_count() or 1)
-            room = 512 * 2**20 + 2 * shared_bytes  # training and evaluators each store them
+            room = 512 * 2**20 + 2 * shared_bytes  # training and evaluators store one copy each
             init(address=LOCAL, num_cpus=count, include_dashboard=False, object_store_memory=room)
         else:
             _check_reachable(address)
@@ -56,7 +56,7 @@ def session(address: str, cpus: int, shared_bytes: int, *, grows: bool = False) 
             advice = "start that cluster, or unset RAY_ADDRESS"
         raise InputError(f"{setting} is {address!r}: cannot connect: {reason}; {advice}") from None
     if threading.current_thread() is threading.main_thread():
-        # Ray's handler prints a stack; this one ends as Ctrl-C does
+        # Ray's handler prints a stack trace; this one ends the process like Ctrl-C
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         there = int(ray.cluster_resources().get("CPU", 0))

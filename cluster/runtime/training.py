@@ -89,7 +89,7 @@ def train_on_ray(
 @dataclass(frozen=True, slots=True)
 class _Failure:
     reason: str
-    starting: bool  # a worker died while Ray was starting it: then Ray gives up at once, and we try again
+    starting: bool  # a worker died while Ray was starting it: Ray gives up at once, so the start is repeated here
 
 
 def _fit(trainer: Any) -> _Failure | None:

@@ -47,4 +47,4 @@ class Worker:
             tensor /= self.world
 
 
-Loop = Callable[[Worker, "Mapping[str, np.ndarray]"], None]  # what each worker runs, on arrays that all share
+Loop = Callable[[Worker, "Mapping[str, np.ndarray]"], None]  # the function of each worker; the arrays are shared

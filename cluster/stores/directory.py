@@ -22,7 +22,7 @@ class DirectoryStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
-        self.url = str(self.root)  # absolute: workers, which have other working directories, open it too
+        self.url = str(self.root)  # absolute, since workers with other working directories open it too
         self._swept = False
 
     def read(self, key: str) -> bytes:

@@ -70,7 +70,7 @@ class S3Store:
     def publish(self, key: str, path: Path) -> None:
         """Publishes a file's content like `write`, without loading the whole file into memory."""
         with self._explained(key), path.open("rb") as file:
-            self.client.upload_fileobj(file, self.bucket, self.prefix + key)  # in parts, if it is large
+            self.client.upload_fileobj(file, self.bucket, self.prefix + key)  # a large file is uploaded in parts
 
     def create(self, key: str, data: bytes) -> bool:
         """Publishes an object unless there is one of that key (then False); of concurrent calls one succeeds."""

@@ -20,7 +20,7 @@ from jobs.images.stored import SPLIT_NAMES, Source, StoredImages, source_of
 SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff", ".avif", ".jp2",
 )  # fmt: skip
-FILES_A_GROUP = 256  # image files that are read together; Parquet has its row groups
+FILES_A_GROUP = 256  # image files that are read together, as the row groups of Parquet are
 EXPECTED = "a folder for each class"
 
 

@@ -97,5 +97,7 @@ def _class_names(notes: bytes, column: str, where: str) -> tuple[str, ...]:
         for name in ("info", "features", column, "names"):
             doc = doc.get(name) if isinstance(doc, dict) else None
     except ValueError:
-        raise DataError(f"{where}: its metadata 'huggingface' is not JSON; write the file anew, or without it") from None
+        raise DataError(
+            f"{where}: its metadata 'huggingface' is not JSON; write the file again, or without this metadata"
+        ) from None
     return tuple(str(name) for name in doc) if isinstance(doc, list) else ()

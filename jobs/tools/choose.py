@@ -48,7 +48,10 @@ def choose_from(
         if limit.objective not in objectives:
             raise InputError(f"{path}: its members have no {limit.objective.name}; choose by --macs, or search with a table")
     if top1 is not None and not (latency_ms or macs or knee or weights or direction):
-        objectives = [*(o for o in objectives if o != TOP1), TOP1]  # good enough, then the cheapest
+        objectives = [
+            *(o for o in objectives if o != TOP1),
+            TOP1,
+        ]  # top-1 is only a limit: the first of the others decides
     by_name = {o.name.replace(" on ", "@"): o.name for o in objectives}
 
     def numbers(text: str | None, where: str) -> dict[str, float] | None:

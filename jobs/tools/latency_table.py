@@ -33,7 +33,7 @@ from search.costs.latency import LatencyTable, TableLatency, has_keys, keys
 from search.predict.predictor import tau
 
 CLASSES = 1000  # as in the published keys
-SEED = 1  # of the networks that sums are compared on, and of weights, which have no part in the times
+SEED = 1  # of the compared networks, and of the weights, which do not affect the times
 
 
 @dataclass(frozen=True, slots=True)

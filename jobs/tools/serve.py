@@ -28,8 +28,8 @@ from ensemble.rule import RULES
 from ofa.export import Description
 from ofa.images import resize
 
-RUNS = 30  # of one image, after warming up
-SHARED_BYTES = 256 * 2**20  # of Ray's object store: requests and responses
+RUNS = 30  # timed calls with one image, after the warm-up
+SHARED_BYTES = 256 * 2**20  # size of Ray's object store, for requests and responses
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def images_of(doc: Any) -> np.ndarray:
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.dtype.kind not in "iu":
         raise RequestError(f"images are {images.shape} {images.dtype}; expected whole numbers [N, 3, S, S]")
     if images.min() < 0 or images.max() > 255:
-        raise RequestError("colours go from 0 to 255, and some do not")
+        raise RequestError("some colours are out of range; expected 0 to 255")
     return images.astype(np.uint8)
 
 

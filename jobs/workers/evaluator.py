@@ -16,7 +16,7 @@ from ofa.meters import Meter, Subject, measured
 from ofa.record import Measured
 from ofa.supernet import Supernet
 
-TRAINING_IMAGES = 50  # of a class, where ensembles are chosen on training images
+TRAINING_IMAGES = 50  # training images of each class, where ensembles are chosen on them
 _WEIGHT = "weight:"  # marks the supernet's tensors among the arrays of the data set
 
 

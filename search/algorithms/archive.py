@@ -31,9 +31,9 @@ from search.errors import ProblemError
 from search.front import nondominated
 from search.selection import thinned
 
-CELLS = {1: 180, 2: 40, 3: 16}  # along each axis, by the number of cost axes
-CHILDREN = 4  # bred for each that is evaluated
-NEAR = 3  # cells that may lie between mates, counted among those that hold an arch
+CELLS = {1: 180, 2: 40, 3: 16}  # cells along each axis, by the number of cost axes
+CHILDREN = 4  # offspring bred for each evaluated one
+NEAR = 3  # largest number of occupied cells between mates
 MOST_CHANGES = 2  # mutated genes of an offspring
 IMMIGRANTS = 0.02  # share of each round that is sampled at random
 MEMORY = 12_500  # evaluations after which a row weighs 1/e in the model
@@ -43,7 +43,7 @@ INFEASIBLE = 1e9  # added to the quality of infeasible archs, so that any feasib
 def archive_search(engine: Engine) -> tuple[np.ndarray, np.ndarray]:
     """Runs the archive search with an engine's settings; returns the members' genes [N, G] and points [N, M]."""
     if len(engine.objectives) < 2:
-        raise ProblemError("the archive needs two objectives or more; for one under a limit there is `evolution`")
+        raise ProblemError("the archive needs two objectives or more; use `evolution` for one objective under limits")
     found = Archive(
         engine.genes,
         engine.evaluate,
@@ -171,7 +171,7 @@ class Archive:
     def _asked(self, count: int) -> np.ndarray:
         """The offspring to evaluate next, at most `count`, none of them evaluated before."""
         live = np.flatnonzero(np.isfinite(self.cell_score))
-        if len(self.shape) > 1:  # neighbours are those of similar cost in sum
+        if len(self.shape) > 1:  # neighbours have a similar sum of costs
             place = np.stack(np.unravel_index(live, self.shape), axis=1)
             live = live[np.argsort(place.sum(axis=1) + self.rng.random(len(live)), kind="stable")]
         pool_BG, pool_BM = self.cell_genes[live], self.cell_points[live]
@@ -221,7 +221,7 @@ class Archive:
         )
 
     def _distinct(self, genes_BG: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Those that are neither duplicates nor evaluated before, their keys, and their indices.
+        """New archs without duplicates, their keys, and their indices.
 
         An arch is identified by its key of 44 random bits.
         """
@@ -248,7 +248,7 @@ class Seen:
         self.long, self.short = np.zeros(0), np.zeros(0)
 
     def has(self, keys_B: np.ndarray) -> np.ndarray:
-        """Which keys were added before: bool [B]."""
+        """Whether each key was added before: bool [B]."""
         found_B = np.zeros(len(keys_B), dtype=bool)
         for known in (self.long, self.short):
             if len(known):
@@ -312,7 +312,7 @@ def _count(places_BX, points_BM, gram_FF, moment_FM):  # type: ignore[no-untyped
     """Adds to the lower half of the sums of products of features with each other, and to those with points."""
     for b in range(len(places_BX)):
         for i in range(places_BX.shape[1]):
-            f = places_BX[b, i]  # features come in the order of their place
+            f = places_BX[b, i]  # features are in the order of their position
             for j in range(i + 1):
                 gram_FF[f, places_BX[b, j]] += 1
             for m in range(points_BM.shape[1]):

@@ -59,7 +59,7 @@ class Engine:
     rng: np.random.Generator = field(init=False)
     done: int = field(init=False, default=0)
     bounds_M: np.ndarray = field(init=False)  # upper bound of a point, infinity for no limit
-    least_M: np.ndarray = field(init=False)  # of all points so far
+    least_M: np.ndarray = field(init=False)  # the minimum of all points so far
 
     @classmethod
     def of(cls, problem: Problem, *, evaluations: int, members: int, seed: int, progress: Callable[[int], None]) -> Engine:

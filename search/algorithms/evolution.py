@@ -21,9 +21,9 @@ from search.errors import InfeasibleError, ProblemError
 from search.problem import Evaluate
 
 POPULATION = 100
-PARENTS = 0.25  # of the population
-MUTANTS = 0.5  # of the offspring
-MUTATION = 0.1  # of each resolution, depth and width, and of all genes of a slot together
+PARENTS = 0.25  # share of the population that are parents
+MUTANTS = 0.5  # share of the offspring that are mutants
+MUTATION = 0.1  # probability for each resolution, depth and width, and for all genes of a slot together
 PATIENCE = 200  # successive samples of which none keeps the limits
 
 

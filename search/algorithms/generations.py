@@ -11,7 +11,7 @@ import numpy as np
 from search.algorithms.engine import Engine
 from search.selection import Survival, constrained
 
-MUTATION = 0.1  # of each gene, as OFA² has it
+MUTATION = 0.1  # probability for each gene, as in OFA²
 
 
 def generational_search(engine: Engine, survival: Survival) -> tuple[np.ndarray, np.ndarray]:

@@ -20,7 +20,9 @@ from ofa.graph import Cost, Part, strided
 from ofa.space import Space
 
 Entry = tuple[Part, int]  # a node's variant, and the product of the strides before it
-Value = Callable[[str, Part, int, int], float]  # of a node's name, its part, its input's side and the images', in pixels
+Value = Callable[
+    [str, Part, int, int], float
+]  # arguments: a node's name, its part, the sides of its input and of the images in pixels
 
 _PROBES = 4  # random archs around which single genes are varied, beside the extremes
 _CHECKS = 30  # random archs whose nodes must be those of the tables
@@ -146,7 +148,7 @@ class NodeTables:
 
     @cached_property
     def slot_nodes(self) -> np.ndarray:
-        """Which varying nodes belong to which block slot: 0 or 1 [N, L]."""
+        """Whether each varying node belongs to each block slot: 0 or 1 [N, L]."""
         found_NL = np.zeros((len(self.varying), len(self.space.slots)), dtype=np.int64)
         for n, name in enumerate(self.varying):
             for gene in self.decides[name]:
@@ -162,7 +164,7 @@ def node_tables(space: Space, classes: int = 1000) -> NodeTables:
 
 
 class Sums:
-    """The sum of `value` over the nodes of each of many archs."""
+    """The sum of `value` over the nodes of each arch, for many archs at once."""
 
     def __init__(self, nodes: NodeTables, value: Value) -> None:
         self.nodes = nodes

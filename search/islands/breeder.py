@@ -90,6 +90,6 @@ class Breeder:
         return self.genes.canonical(np.where(change, rng.integers(0, sizes_G, shape), child_BG))
 
     def _winners(self, count: int) -> np.ndarray:
-        """Of each two the one of lower rank, then the one with the larger crowding distance."""
+        """The winners of binary tournaments: the lower rank, then the larger crowding distance."""
         one, other = self.rng.integers(0, len(self.parents_PG), (2, count))
         return np.where(self.place_P[one] <= self.place_P[other], one, other)

@@ -72,7 +72,7 @@ class PackedSampler(BaseSampler):
         self.rng = np.random.default_rng([*seed.encode()])
         self.breeder = Breeder(genes, directions, self.rng)
         self.taken: set[Packed] = set()
-        self.parents: list[int] = []  # by number of their trial
+        self.parents: list[int] = []  # the numbers of their trials
         self.finished: list[int] = []  # since the parents were selected
         self.children: list[Packed] = []
         self.asked: Packed = ()  # the last one; a trial returns copies of its parameters, which take most of the time
@@ -83,7 +83,7 @@ class PackedSampler(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
-        assert self.ready(study), "every arch of the space was asked for"
+        assert self.ready(study), "every arch of the space was already proposed"
         self.asked = self.children.pop()
         return dict(zip(self.words, self.asked, strict=True))
 

@@ -50,7 +50,7 @@ def _initialise(
     initialise: Callable[..., None], survival: Survival, population_size: int, seed: int | None, settings: dict[str, Any]
 ) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # of the argument below
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # for the argument below
         initialise(
             population_size=population_size,
             seed=seed,

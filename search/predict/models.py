@@ -100,7 +100,7 @@ class Trees(Model):
     width: np.ndarray  # features
 
     def predict(self, x_BF: np.ndarray) -> np.ndarray:
-        x_FB = x_BF.T.astype(np.float32)  # as scikit-learn compares
+        x_FB = x_BF.T.astype(np.float32)  # scikit-learn compares in float32
         rows_B, out_B = np.arange(len(x_BF)), np.full(len(x_BF), float(self.intercept))
         trees = zip(self.feature_TK, self.threshold_TK, self.left_TK, self.right_TK, strict=True)
         for feature_K, threshold_K, left_K, right_K in trees:
@@ -191,9 +191,9 @@ class GaussianProcess(Radial):
         self.trend = trend
         covariance_NN = _covariance(x_NF, x_NF, width, trend) + noise * np.eye(len(y_N))
         factor_NN = np.linalg.cholesky(covariance_NN)
-        self.inverse_NN = np.linalg.inv(factor_NN)  # of the factor: spread() only multiplies by it
+        self.inverse_NN = np.linalg.inv(factor_NN)  # the factor's inverse: spread() only multiplies by it
         weight_N = self.inverse_NN.T @ (self.inverse_NN @ y_N)
-        self.scale = float(y_N @ weight_N / len(y_N))  # of the covariance, at its most likely
+        self.scale = float(y_N @ weight_N / len(y_N))  # maximum-likelihood scale of the covariance
         features = x_NF.shape[1]
         super().__init__(
             coef_F=trend / features * (x_NF.T @ weight_N),
@@ -341,7 +341,7 @@ def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
 
 
-Fit = Callable[..., Any]  # of x_NF, y_N and a seed
+Fit = Callable[..., Any]  # arguments: x_NF, y_N and a seed
 
 FITS: dict[str, Fit] = {
     "ridge": ridge,

@@ -63,7 +63,7 @@ def totals(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
 
 
 def _stages(genes: Genes) -> np.ndarray:
-    """Which slot belongs to which stage: 0 or 1 [L, S]."""
+    """Whether each slot belongs to each stage: 0 or 1 [L, S]."""
     return np.eye(genes.space.stage_count)[[slot.stage for slot in genes.space.slots]]
 
 

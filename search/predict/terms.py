@@ -18,8 +18,8 @@ from search.predict.models import GaussianProcess
 from search.predict.predictor import Predictor, architecture
 from search.problem import Problem, Term
 
-EXACT = ("macs", "params")  # what a `CostTable` counts, in its order
-Features = Callable[[Genes, np.ndarray], np.ndarray]  # of genes [B, G]: [B, F]
+EXACT = ("macs", "params")  # the results of a `CostTable`, in their order
+Features = Callable[[Genes, np.ndarray], np.ndarray]  # genes [B, G] to features [B, F]
 
 
 class Learned:
