@@ -46,7 +46,7 @@ def one_of(module: str, dictionary: str) -> AfterValidator:
 
 
 def load(path: str, kind: type[T], overrides: Sequence[str] = ()) -> T:
-    """The config at `path` with `section.key=value` overrides applied; a `ConfigError` if it cannot be used."""
+    """The config at `path` with `section.key=value` overrides applied; raises a `ConfigError` if it cannot be used."""
     try:
         doc = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
@@ -59,7 +59,7 @@ def load(path: str, kind: type[T], overrides: Sequence[str] = ()) -> T:
 
 
 def parse(doc: Mapping[str, Any], kind: type[T], where: str, overrides: Sequence[str] = ()) -> T:
-    """`doc` as the dataclass `kind`; a `ConfigError` names `where` it comes from, or the override that is wrong."""
+    """`doc` as the dataclass `kind`; raises a `ConfigError` that names its origin `where`, or the invalid override."""
     try:
         return TypeAdapter(kind).validate_python(doc)
     except ValidationError as error:

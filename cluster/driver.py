@@ -60,7 +60,7 @@ class Tee(io.TextIOBase):
 class UploadedLog:
     """A log in memory that is uploaded as one object; values of secrets are replaced by stars.
 
-    key: of the object. hidden: the values.
+    key: the key of that object. hidden: the values of secrets.
     """
 
     def __init__(self, store: Store, key: str, hidden: list[str]) -> None:

@@ -28,7 +28,7 @@ from search.selection import SURVIVAL
 
 
 def ensemble(job: Job) -> None:
-    """Runs the step `ensemble` of a run."""
+    """Runs the step `ensemble`: chooses the best subsets of the front, and writes them with their scores on both splits."""
     config, step = job.config.ensemble, job.run.begin("ensemble")
     selection, test = (
         Table.from_npz(step.read(files.predictions(split)), files.predictions(split).key)

@@ -36,7 +36,7 @@ TOLERANCE = 1e-4
 
 
 def export(job: Job) -> None:
-    """Runs the step `export` of a run."""
+    """Runs the step `export`: writes the knee of the front and the best ensemble as files for deployment."""
     step = job.run.begin("export")
     front = Front.from_json(step.read_json(files.FRONT))
     ensembles = Ensembles.from_bytes(step.read(files.ENSEMBLES), files.ENSEMBLES.key)

@@ -25,7 +25,7 @@ from search.predict.quality import DeviceQuality, PredictorQuality, Quality
 
 
 def fit_predictors(job: Job) -> None:
-    """Runs the step `fit` of a run."""
+    """Runs the step `fit`: writes the predictors of accuracy and latency with their quality on held-out rows."""
     config, step, space = job.config, job.run.begin("fit"), job.config.search_space
     genes, rng = Genes(space), np.random.default_rng(stream(config.seed, "fit").getrandbits(64))
 

@@ -49,7 +49,7 @@ class Wanted:
 
 
 def predict(job: Job) -> None:
-    """Runs the step `predict` of a run."""
+    """Runs the step `predict`: writes the prediction tables of the front's members on the splits."""
     config, step = job.config, job.run.begin("predict")
     front = Front.from_json(step.read_json(files.FRONT))
     read_weights(step, config)  # the objects that the evaluators hold

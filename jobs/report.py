@@ -31,7 +31,7 @@ MARKERS = ((ORANGE, "diamond"), (GREEN, "square"), ("#7a4fa3", "cross"), ("#a380
 
 
 def report(job: Job) -> None:
-    """Runs the step `report` of a run."""
+    """Runs the step `report`: writes the HTML file."""
     step = job.run.begin("report")
     front = Front.from_json(step.read_json(files.FRONT))
     ensembles = Ensembles.from_bytes(step.read(files.ENSEMBLES), files.ENSEMBLES.key)
@@ -69,12 +69,12 @@ def images_of(job: Job, split: str) -> int:
 
 
 def percent(fraction: float) -> str:
-    """A fraction in percent."""
+    """A fraction in per cent."""
     return f"{fraction * 100:.2f}"
 
 
 def with_interval(row: ScoredSubset) -> str:
-    """A subset's test top-1 and its interval, in percent."""
+    """A subset's test top-1 and its interval, in per cent."""
     low, high = row.test_interval
     return f"{percent(row.test_top1)} [{percent(low)}, {percent(high)}]"
 

@@ -37,7 +37,7 @@ class Trained:
 
 
 def train_supernet(job: Job) -> None:
-    """Runs the step `train` of a run."""
+    """Runs the step `train`: writes the weights of every phase."""
     step, config = job.run.begin("train"), job.config
     trained = train(job, plan_of(config, job.data.classes))
     for file in trained.files:

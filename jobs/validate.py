@@ -28,7 +28,7 @@ from search.predict.predictor import Predictor
 
 
 def validate(job: Job) -> None:
-    """Runs the step `validate` of a run."""
+    """Runs the step `validate`: writes the top-1 and latency of every extracted member of the front."""
     config, step, space = job.config, job.run.begin("validate"), job.config.search_space
     front = Front.from_json(step.read_json(files.FRONT))
     rows_BG = Genes(space).encode([member.arch for member in front.members])
@@ -75,5 +75,5 @@ def _must_agree(member: Measured, found: float) -> None:
     if found != member.top1:
         raise StepError(
             f"validate: {member.arch.key} has top-1 {member.top1:.4f} in front.json and {found:.4f} extracted here; "
-            "this machine computes otherwise than the one that searched: search and validate on one kind of machine"
+            "this machine and the one that searched compute differently: search and validate on one kind of machine"
         )

@@ -53,9 +53,8 @@ class Pool:
         self.build = build
         self.arrays = ray.put(dict(arrays))
         self.members: list[_Member] = []
-        self.lost: Counter[int | None] = (
-            Counter()
-        )  # lost actors by ticket; None counts actors that died before they were ready
+        # lost actors by ticket; None counts actors that died before they were ready
+        self.lost: Counter[int | None] = Counter()
         self._tasks: dict[int, tuple[str, Any]] = {}
         self._waiting: deque[int] = deque()
         self._running: dict[Any, tuple[_Member, int | None]] = {}
@@ -64,12 +63,12 @@ class Pool:
 
     @property
     def workers(self) -> int:
-        """Number of actors that stay, built or not."""
+        """The number of actors that stay, built or not."""
         return sum(not member.leaving for member in self.members)
 
     @property
     def free(self) -> int:
-        """Number of further tasks that an actor would take at once; while none is built, as many as one takes."""
+        """The number of further tasks that an actor would take at once; while none is built, as many as one takes."""
         taken = [len(member.tickets) for member in self._available()] or [0]
         return sum(TASKS_PER_ACTOR - count for count in taken) - len(self._waiting)
 
@@ -91,10 +90,10 @@ class Pool:
         return ticket
 
     def finished(self, timeout_s: float | None = None) -> list[tuple[int, Any]]:
-        """(ticket, result) of the tasks that finished since the last call.
+        """The (ticket, result) of the tasks that finished since the last call.
 
-        Waits for at least one, at most `timeout_s` seconds; [] if no task is pending or the time is up. Raises what a task
-        raised, and a `StepError` for a task that lost its actor `ATTEMPTS` times.
+        Waits for at least one, at most `timeout_s` seconds; [] if no task is pending or the time is up. Raises the
+        exception of a task, and a `StepError` for a task that lost its actor `ATTEMPTS` times.
         """
         results: list[tuple[int, Any]] = []
         while self._tasks and not results:
@@ -116,7 +115,7 @@ class Pool:
             self._take(ready[0])
 
     def map(self, method: str, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """(index, worker.method(argument)) of every argument, as they finish; raises as `finished` does."""
+        """Yields (index, worker.method(argument)) of every argument, as they finish; raises as `finished` does."""
         index = {self.submit(method, argument): i for i, argument in enumerate(arguments)}
         try:
             while index:

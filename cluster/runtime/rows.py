@@ -12,7 +12,7 @@ Columns = dict[str, np.ndarray]
 
 
 def stream(pieces: Sequence[Any], read: Callable[[Any], Columns], rows: int, readers: int) -> Iterator[Columns]:
-    """Batches of `rows` rows, of what `read` returns for each of `pieces` in order; an incomplete last batch is dropped.
+    """Yields batches of `rows` rows of the results of `read` for `pieces` in order; an incomplete last batch is dropped.
 
     read: makes columns, arrays of equal length by name; it runs in at most `readers` Ray tasks at once.
     """

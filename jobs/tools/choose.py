@@ -1,4 +1,4 @@
-"""Choose one member of a front by limits, the knee, weights or a direction; prints it with its trade-offs.
+"""Choose one member of a front by limits, the knee, weights or a direction, and report its trade-offs.
 
 ofa choose runs/<id>/front.json --latency-ms 25
 """
@@ -48,10 +48,8 @@ def choose_from(
         if limit.objective not in objectives:
             raise InputError(f"{path}: its members have no {limit.objective.name}; choose by --macs, or search with a table")
     if top1 is not None and not (latency_ms or macs or knee or weights or direction):
-        objectives = [
-            *(o for o in objectives if o != TOP1),
-            TOP1,
-        ]  # top-1 is only a limit: the first of the others decides
+        # top-1 is only a limit: the first of the others decides
+        objectives = [*(o for o in objectives if o != TOP1), TOP1]
     by_name = {o.name.replace(" on ", "@"): o.name for o in objectives}
 
     def numbers(text: str | None, where: str) -> dict[str, float] | None:

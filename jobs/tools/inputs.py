@@ -68,7 +68,7 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
         known.append(set(PublishedPredictor.resolutions(data, space)))
     resolutions = set(space.resolutions).intersection(*known)
     if not resolutions:
-        raise InputError(f"no resolution of {space.name} is known to all of {', '.join([*tables, predictor])}")
+        raise InputError(f"no resolution of {space.name} is in all of {', '.join([*tables, predictor])}")
     space = space.only(resolutions=sorted(resolutions))
     column: Column
     if is_published(data):

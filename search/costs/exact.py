@@ -20,9 +20,8 @@ from ofa.graph import Cost, Part, strided
 from ofa.space import Space
 
 Entry = tuple[Part, int]  # a node's variant, and the product of the strides before it
-Value = Callable[
-    [str, Part, int, int], float
-]  # arguments: a node's name, its part, the sides of its input and of the images in pixels
+# Arguments: a node's name, its part, and the sides of its input and of the images in pixels.
+Value = Callable[[str, Part, int, int], float]
 
 _PROBES = 4  # random archs around which single genes are varied, beside the extremes
 _CHECKS = 30  # random archs whose nodes must be those of the tables

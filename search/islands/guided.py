@@ -105,9 +105,8 @@ class Guided:
         y_N = np.log(np.maximum(1 - values_N, 5e-4)) if top1 else values_N
         features = architecture if top1 else totals
         learned = Learned(self.genes, features, genes_NG, y_N)
-        better = (
-            1.0 if self.objectives[m].direction == "maximize" and not top1 else -1.0
-        )  # the model of top-1 predicts an error
+        # the model of top-1 predicts an error
+        better = 1.0 if self.objectives[m].direction == "maximize" and not top1 else -1.0
 
         def column(genes_BG: np.ndarray) -> np.ndarray:
             y_B = learned.predict(genes_BG, better * OPTIMISM)
