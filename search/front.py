@@ -67,7 +67,7 @@ def nondominated(points_NM: np.ndarray) -> np.ndarray:
 
 
 def _nondominated_2d(points_N2: np.ndarray) -> np.ndarray:
-    """Sorted by the first objective, a point stays if the second is below all before it, or for an equal point."""
+    """Sorted by the first objective, a point stays if its second is below all before, or it equals the last such point."""
     order = np.lexsort((points_N2[:, 1], points_N2[:, 0]))
     x, y = points_N2[order, 0], points_N2[order, 1]
     best_before = np.concatenate(([np.inf], np.minimum.accumulate(y)[:-1]))

@@ -1,4 +1,4 @@
-"""The best network for each of several limits, in one search; leaves targets.json.
+"""Search the best network for each of several limits; leaves targets.json.
 
     ofa targets --space ofa_mbv3_w1.2 --latency-table FILE --predictor FILE --latency-ms 15,20,25 --out DIR
 

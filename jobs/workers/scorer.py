@@ -31,17 +31,17 @@ class ShardScorer:
         return self.scorers[shard]
 
     def correct(self, task: tuple[int, np.ndarray]) -> np.ndarray:
-        """`SubsetScorer.correct` of a (shard, masks)."""
+        """The result of `SubsetScorer.correct` for a (shard, masks)."""
         shard, masks = task
         return self.scorer(shard).correct(masks)
 
     def correct_changed(self, task: tuple[int, np.ndarray]) -> np.ndarray:
-        """`SubsetScorer.correct_changed` of a (shard, masks)."""
+        """The result of `SubsetScorer.correct_changed` for a (shard, masks)."""
         shard, masks = task
         return self.scorer(shard).correct_changed(masks)
 
     def correct_weighted(self, task: tuple[int, np.ndarray]) -> np.ndarray:
-        """`SubsetScorer.correct_weighted` of a (shard, weights)."""
+        """The result of `SubsetScorer.correct_weighted` for a (shard, weights)."""
         shard, weights = task
         return self.scorer(shard).correct_weighted(weights)
 

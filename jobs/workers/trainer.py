@@ -155,7 +155,7 @@ class Monitor(Observer):
             self.save(self.plan.phases[number])
 
     def epoch_done(self, number: int) -> None:
-        """Records the loss of the epoch; every few epochs and at a phase's end also the top-1 of the extremes."""
+        """Records the epoch's loss and learning rate; every few epochs and at a phase's end also the extremes' top-1."""
         p, phase = self.progress, self.plan.phases[number]
         loss = torch.tensor(self.loss_sum.item() / self.per_epoch)
         self.worker.average(loss)

@@ -263,7 +263,7 @@ class Seen:
 
 
 class Surrogate:
-    """A ridge regression of points on the choices of an arch, which forgets; it is additive, so a sum of table entries."""
+    """A ridge regression of points on the choices of an arch; older rows weigh less. It is a sum of table entries."""
 
     def __init__(self, genes: Genes, objectives: int, *, ridge: float = 1.0, refit_every: int = 4) -> None:
         self.ridge, self.refit_every = ridge, refit_every

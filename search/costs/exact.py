@@ -28,7 +28,7 @@ _CHECKS = 30  # random archs whose nodes must be those of the tables
 
 
 class NodeTables:
-    """The variants of each node of a space's networks, and the genes that determine it; see `tables`."""
+    """The variants of each node of a space's networks, and the genes that determine it; `node_tables` caches them."""
 
     def __init__(self, space: Space, classes: int) -> None:
         self.space, self.classes, self.genes = space, classes, Genes(space)
