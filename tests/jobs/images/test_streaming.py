@@ -18,7 +18,7 @@ from jobs.images.source import open_source
 from jobs.images.streaming import pieces_of, streamed
 from jobs.train import plan_of
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
