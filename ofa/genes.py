@@ -43,16 +43,15 @@ class Genes:
             [here.slots[here.slot_of[g]].genes[-1] if g in here.slot_of else g for g in range(len(here.genes))]
         )
         self._conditions, self._condition_of = self._under_conditions()
-        digits = [
-            [int(math.prod(self.sizes_G[g] for g in slot.genes[i + 1 :])) for i in range(len(slot.genes))]
-            for slot in here.slots
-        ]
-        self._slots = (
-            np.array([self._condition_of[slot.genes[0]] for slot in here.slots], dtype=np.int64),
-            np.cumsum([0, *(len(slot.genes) for slot in here.slots)]),
-            np.array([gene for slot in here.slots for gene in slot.genes], dtype=np.int64),
-            np.array([digit for slot in digits for digit in slot], dtype=np.int64),
-        )
+        shape = (len(here.slots), max((len(slot.genes) for slot in here.slots), default=0))
+        gene_LD, digit_LD = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        for i, slot in enumerate(here.slots):
+            gene_LD[i, : len(slot.genes)] = slot.genes
+            digit_LD[i, : len(slot.genes)] = [
+                math.prod(self.sizes_G[g] for g in slot.genes[d + 1 :]) for d in range(len(slot.genes))
+            ]
+        condition_L = np.array([self._condition_of[slot.genes[0]] for slot in here.slots], dtype=np.int64)
+        self._slots = condition_L, gene_LD, digit_LD
 
     def _under_conditions(self) -> tuple[_Conditions, np.ndarray]:
         """The genes grouped by the condition under which they matter.
@@ -222,19 +221,25 @@ def _fill_holding(genes_BG, parent_Q, above_Q, holds_QC, hold_BQ):  # type: igno
 
 
 @compiled
-def _blocks(genes_BG, parent_Q, above_Q, holds_QC, condition_L, begin_L, gene_D, digit_D, kinds_BL):  # type: ignore[no-untyped-def]
-    """Computes `Genes.blocks`. condition_L: the condition of each slot; its genes and their digits start at begin_L."""
-    hold_Q = np.empty(len(parent_Q), dtype=np.bool_)
+def _blocks(genes_BG, parent_Q, above_Q, holds_QC, condition_L, gene_LD, digit_LD, kinds_BL):  # type: ignore[no-untyped-def]
+    """Computes `Genes.blocks`. condition_L: the condition of each slot; gene_LD: its genes, with digits 0 past the last."""
+    hold_Q = np.empty(len(parent_Q), dtype=np.int64)
     for b in range(kinds_BL.shape[0]):
         for q in range(len(parent_Q)):
-            hold_Q[q] = holds_QC[q, genes_BG[b, parent_Q[q]]] and (above_Q[q] < 0 or hold_Q[above_Q[q]])
-        for i in range(kinds_BL.shape[1]):
-            kind = 0
-            if hold_Q[condition_L[i]]:
-                kind = 1
-                for d in range(begin_L[i], begin_L[i + 1]):
-                    kind += genes_BG[b, gene_D[d]] * digit_D[d]
-            kinds_BL[b, i] = kind
+            hold = np.int64(holds_QC[q, genes_BG[b, parent_Q[q]]])
+            if above_Q[q] >= 0:
+                hold *= hold_Q[above_Q[q]]
+            hold_Q[q] = hold
+        if gene_LD.shape[1] == 2:  # kernel and expand: without the inner loop twice as fast
+            for i in range(kinds_BL.shape[1]):
+                kind = 1 + genes_BG[b, gene_LD[i, 0]] * digit_LD[i, 0] + genes_BG[b, gene_LD[i, 1]] * digit_LD[i, 1]
+                kinds_BL[b, i] = kind * hold_Q[condition_L[i]]
+        else:
+            for i in range(kinds_BL.shape[1]):
+                kind = np.int64(1)
+                for d in range(gene_LD.shape[1]):
+                    kind += genes_BG[b, gene_LD[i, d]] * digit_LD[i, d]
+                kinds_BL[b, i] = kind * hold_Q[condition_L[i]]
 
 
 @compiled
