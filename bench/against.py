@@ -81,7 +81,22 @@ def once():
 """,
         5,
     ),
-    "predicted search": (
+    "archive's rate": (
+        """
+import os, pathlib
+try:
+    from jobs.tools.inputs import load
+except ImportError:  # before the room jobs/tools
+    from jobs.problem import load
+from search.predicted import solve
+data = pathlib.Path(os.environ["OFA_REFERENCE_DATA"]) / "ofa"
+loaded = load("ofa_mbv3_w1.2", [str(data / "note10_latency_lut_w1.2.json")], str(data / "ofa_acc_predictor_w1.2.npz"), [], [], [])
+def once():
+    solve(loaded.problem, algorithm="archive", evaluations=40000, members=100, seed=1)
+""",
+        4,
+    ),
+    "ofa search": (
         """
 import os, pathlib, sys, tempfile
 data = pathlib.Path(os.environ["OFA_REFERENCE_DATA"]) / "ofa"
