@@ -90,7 +90,8 @@ except ImportError:  # before the room jobs/tools
     from jobs.problem import load
 from search.predicted import solve
 data = pathlib.Path(os.environ["OFA_REFERENCE_DATA"]) / "ofa"
-loaded = load("ofa_mbv3_w1.2", [str(data / "note10_latency_lut_w1.2.json")], str(data / "ofa_acc_predictor_w1.2.npz"), [], [], [])
+table, predictor = data / "note10_latency_lut_w1.2.json", data / "ofa_acc_predictor_w1.2.npz"
+loaded = load("ofa_mbv3_w1.2", [str(table)], str(predictor), [], [], [])
 def once():
     solve(loaded.problem, algorithm="archive", evaluations=40000, members=100, seed=1)
 """,

@@ -90,12 +90,16 @@ class Space:
     def uniform(self, *values: float) -> Arch:
         """The arch with one value for each kind of gene (`forest.fields`): each gene takes the nearest of its choices."""
         wanted = dict(zip(self.forest.fields, values, strict=True))
-        return self.arch(
-            [
-                min(choices, key=lambda value: abs(value - wanted[gene.field]))
-                for gene, choices in zip(self.forest.genes, self.choices, strict=True)
-            ]
-        )
+        nearest = {
+            (field, choices): min(choices, key=lambda value: abs(value - wanted[field]))
+            for field, choices in self._distinct_choices
+        }
+        return self.arch([nearest[gene.field, here] for gene, here in zip(self.forest.genes, self.choices, strict=True)])
+
+    @cached_property
+    def _distinct_choices(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """Each field with each tuple of choices that one of its genes has."""
+        return list(dict.fromkeys((gene.field, here) for gene, here in zip(self.forest.genes, self.choices, strict=True)))
 
     def largest(self) -> Arch:
         """The arch with every gene at its last choice."""
