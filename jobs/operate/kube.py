@@ -16,10 +16,12 @@ from typing import Any
 from cluster.attempts import attempt_record, attempts, driver_log
 from cluster.errors import InputError
 from cluster.kube import runs as kuberay
+from cluster.kube import troubles as observe
 from cluster.kube.api import Api, NotThere
 from cluster.kube.rayjob import RESULTS, SUBMISSION
-from cluster.kube.runs import Role, Seen
+from cluster.kube.runs import Seen
 from cluster.kube.state import GONE, State, state_of
+from cluster.kube.troubles import Role
 from cluster.run import Run
 from cluster.store import open_store
 from jobs.operate import scale as scaling
@@ -68,9 +70,9 @@ def status(api: Api, run: str, store: str | None = None) -> Row:
         state, url = state_in_store(store, run), the_run(store, run).url
         return {"run": run, "state": state.name, "reason": state.reason, "message": state.message,
                 "results": url, "troubles": [], "pods": []}  # fmt: skip
-    found = kuberay.pods(api, job)
+    found = observe.pods(api, job)
     pods = [{"pod": pod["metadata"]["name"], "phase": (pod.get("status") or {}).get("phase", "")} for pod in found]
-    return {**row(job), "troubles": kuberay.troubles(api, job), "pods": pods}
+    return {**row(job), "troubles": observe.troubles(api, job), "pods": pods}
 
 
 def state_in_store(store: str, run_id: str) -> State:
@@ -138,13 +140,13 @@ def events(api: Api, run: str) -> list[Row]:
     """The events of a run's objects, oldest first."""
     return [
         {
-            "time": kuberay.event_time(event),
+            "time": observe.event_time(event),
             "type": event.get("type", ""),
             "reason": event.get("reason", ""),
             "object": f"{event['involvedObject'].get('kind', '')}/{event['involvedObject'].get('name', '')}",
             "message": " ".join(str(event.get("message", "")).split()),
         }
-        for event in kuberay.events(api, kuberay.find(api, run))
+        for event in observe.events(api, kuberay.find(api, run))
     ]
 
 
