@@ -8,7 +8,7 @@ from typing import Any
 
 from cluster.run import DamagedObject, Run
 from cluster.stores.errors import MissingObject
-from cluster.texts import sha256
+from cluster.texts import json_text, sha256
 
 
 def weights(folder: str, phase: str) -> str:
@@ -83,7 +83,7 @@ class Checkpoints:
         self.run.store.write(f"{self.run.id}/{key}", data)
         number = previous["number"] + 1 if previous else 1
         pointer = {"number": number, "object": key, "sha256": sha256(data), "progress": asdict(progress)}
-        self.run.store.write(f"{self.run.id}/{self.pointer}", json.dumps(pointer, indent=1).encode())
+        self.run.store.write(f"{self.run.id}/{self.pointer}", json_text(pointer, indent=1).encode())
         if previous and "/checkpoint-" in previous["object"] and previous["object"] != key:
             self.run.store.delete(f"{self.run.id}/{previous['object']}")
 

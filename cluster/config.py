@@ -6,8 +6,9 @@ what is allowed.
 
 from __future__ import annotations
 
+import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -20,10 +21,12 @@ from cluster.errors import InputError
 
 T = TypeVar("T")
 
-STRICT = ConfigDict(extra="forbid", strict=False)  # each config dataclass carries it as __pydantic_config__
+# each config dataclass carries it as __pydantic_config__
+STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 
-Count = Annotated[int, Field(ge=1)]
-NotNegativeInt = Annotated[int, Field(ge=0)]
+MOST = 2**31 - 1  # the largest number of things that a setting may ask for
+Count = Annotated[int, Field(ge=1, le=MOST)]
+NotNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
 
 
 class ConfigError(InputError):
@@ -59,13 +62,44 @@ def load(path: str, kind: type[T], overrides: Sequence[str] = ()) -> T:
 
 
 def parse(doc: Mapping[str, Any], kind: type[T], where: str, overrides: Sequence[str] = ()) -> T:
-    """`doc` as the dataclass `kind`; raises a `ConfigError` that names its origin `where`, or the invalid override."""
+    """`doc` as the dataclass `kind`; raises a `ConfigError` that names its origin `where`, or the invalid override.
+
+    A number that is not finite, or beyond 64 bits, is an error wherever it is.
+    """
+
+    def origin(path: str) -> str:
+        wrong = next((o for o in overrides if f"{path}.".startswith(o.partition("=")[0].strip() + ".")), None)
+        return f"--set {_short(wrong)}" if wrong else where
+
+    unusable = next(_unusable(doc), None)
+    if unusable is not None:
+        raise ConfigError(
+            f"{origin(unusable[0])}: {unusable[0]} is {unusable[1]}; expected a finite number of at most 64 bits"
+        )
     try:
         return TypeAdapter(kind).validate_python(doc)
     except ValidationError as error:
         path = ".".join(str(part) for part in error.errors()[0]["loc"])
-        wrong = next((o for o in overrides if f"{path}.".startswith(o.partition("=")[0].strip() + ".")), None)
-        raise ConfigError(_explained(error, kind, f"--set {wrong}" if wrong else where)) from None
+        raise ConfigError(_explained(error, kind, origin(path))) from None
+
+
+def _unusable(doc: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """The (place, value) of every number of a document that no setting can have."""
+    if isinstance(doc, Mapping):
+        for key, value in doc.items():
+            yield from _unusable(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(doc, list | tuple):
+        for index, value in enumerate(doc):
+            yield from _unusable(value, f"{path}.{index}")
+    elif isinstance(doc, float) and not math.isfinite(doc):
+        yield path, str(doc)
+    elif isinstance(doc, int) and not -(2**63) <= doc < 2**63:
+        yield path, f"a number of {doc.bit_length()} bits"
+
+
+def _short(text: str) -> str:
+    """`text`, or its beginning."""
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def dump(config: Any) -> str:
@@ -103,7 +137,7 @@ def _explained(error: ValidationError, kind: type, where: str) -> str:
     if not path:
         return f"{where}: {message}"
     found = first["input"] if isinstance(first["input"], str | int | float | bool) else type(first["input"]).__name__
-    return f"{prefix}{name} is {found!r}; {message[0].lower()}{message[1:]}"
+    return f"{prefix}{name} is {_short(repr(found))}; {message[0].lower()}{message[1:]}"
 
 
 def _settings(kind: type, path: Sequence[str]) -> list[str]:

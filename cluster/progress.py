@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ from typing import Literal
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+from cluster.texts import json_text
 
 Style = Literal["live", "plain", "json"]
 
@@ -38,7 +39,7 @@ class Reporter:
     def event(self, event: object, **facts: object) -> None:
         """Writes one JSON line; in the other styles nothing."""
         if self.style == "json":
-            sys.stdout.write(json.dumps({"event": event, **facts}, default=str) + "\n")
+            sys.stdout.write(json_text({"event": event, **facts}, default=str) + "\n")
             sys.stdout.flush()
 
     @contextmanager

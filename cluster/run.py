@@ -205,8 +205,8 @@ class Step:
         self.outputs[file.key] = {"sha256": sha256(data), "bytes": len(data)}
 
     def write_json(self, file: File, doc: Any) -> None:
-        """Publishes a JSON document."""
-        self.write(file, json_lines(doc).encode())
+        """Publishes a JSON document; a `StepError` for one with a number that is not finite."""
+        self.write(file, json_lines(doc, file.key).encode())
 
     @cached_property
     def ledger(self) -> Ledger:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+from cluster.errors import StepError
 
 
 def sha256(data: bytes) -> str:
@@ -14,18 +17,55 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def json_lines(doc: Any) -> str:
-    """Readable JSON: every value that fits in one line is written in one line."""
+def json_text(
+    doc: Any,
+    where: str = "",
+    *,
+    indent: int | None = None,
+    sort_keys: bool = False,
+    default: Callable[[Any], Any] | None = None,
+) -> str:
+    """JSON in one line, or with `indent` in several; a number that JSON cannot hold (NaN, infinity) is a `StepError`.
+
+    where: the file that is written, for the error. default: makes JSON values of other types.
+    """
+    try:
+        return json.dumps(doc, indent=indent, sort_keys=sort_keys, default=default, allow_nan=False)
+    except ValueError:
+        found = next(_not_finite(doc, where), None)
+        if found is None:
+            raise
+        raise StepError(
+            f"{found}, which JSON cannot hold, so it is not written; look for the step that computed it: "
+            "a training whose loss was not finite, or a damaged input"
+        ) from None
+
+
+def _not_finite(doc: Any, path: str) -> Iterator[str]:
+    """The places of numbers in a document that are not finite, with their values."""
+    if isinstance(doc, float) and not math.isfinite(doc):
+        yield f"{path or 'a result'} is {doc}"
+    elif isinstance(doc, dict):
+        for key, value in doc.items():
+            yield from _not_finite(value, f"{path}: {key}" if path else str(key))
+    elif isinstance(doc, list | tuple):
+        for index, value in enumerate(doc):
+            yield from _not_finite(value, f"{path}[{index}]")
+
+
+def json_lines(doc: Any, where: str = "") -> str:
+    """Readable JSON: every value that fits in one line is written in one line; errors as in `json_text`."""
+    json_text(doc, where)
     return _json_lines(doc, "") + "\n"
 
 
 def _json_lines(doc: Any, indent: str) -> str:
-    flat = json.dumps(doc)
+    flat = json_text(doc)
     if len(flat) + len(indent) <= 160 or not isinstance(doc, dict | list) or not doc:
         return flat
     deeper = indent + " "
     if isinstance(doc, dict):
-        parts = [f"{deeper}{json.dumps(key)}: {_json_lines(value, deeper)}" for key, value in doc.items()]
+        parts = [f"{deeper}{json_text(key)}: {_json_lines(value, deeper)}" for key, value in doc.items()]
         return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
     if all(isinstance(item, int | float) for item in doc):
         return flat
@@ -33,8 +73,8 @@ def _json_lines(doc: Any, indent: str) -> str:
 
 
 def jsonl(rows: Sequence[Any]) -> bytes:
-    """JSON lines: one document in each line."""
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    """JSON lines: one document in each line; errors as in `json_text`."""
+    return "".join(json_text(row) + "\n" for row in rows).encode()
 
 
 def machine() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -13,9 +12,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from cluster import config
-from cluster.config import STRICT, ConfigError, Count, one_of
+from cluster.config import MOST, STRICT, ConfigError, Count, NotNegativeInt, one_of
 from cluster.kube.rayjob import Kube
 from cluster.runtime.backends import BACKENDS
+from cluster.texts import json_text
 from jobs.images.source import reader_of_text
 from ofa.arch import Arch, ArchError
 from ofa.draws import Draw, Given, Sandwich, Uniform
@@ -26,15 +26,19 @@ from ofa.spaces import get_space
 from search.objective import OBJECTIVES, Objective
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
+# Every number has a range (`tests/jobs/test_config.py`); upper bounds only exclude what cannot be meant.
+Positive = Annotated[float, Field(gt=0, le=1e30)]
+NotNegative = Annotated[float, Field(ge=0, le=1e18)]
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+Processes = Annotated[int, Field(ge=1, le=10_000)]
+Threads = Annotated[int, Field(ge=1, le=1024)]
 CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
 
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
 
 # Values of some kinds of genes by their plurals, such as `kernels`; each space has its own kinds.
-Choices = dict[str, tuple[float, ...]]
+Choices = dict[str, tuple[Annotated[float, Field(ge=0, le=1e6)], ...]]
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,9 @@ class Data:
     saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
     randaugment: Annotated[int, Field(ge=0, le=10)] = 0  # RandAugment operations on every training image
     magnitude: Annotated[float, Field(ge=0, le=1)] = 0.3  # of the RandAugment operations
-    max_corrupt: Annotated[int, Field(ge=0)] = 10  # images that may be skipped because they cannot be decoded
+    max_corrupt: NotNegativeInt = 10  # images that may be skipped because they cannot be decoded
     memory_mib: Count = 2048  # for decoded training images; a larger training split is streamed
-    readers: Count = 2  # processes that decode while streaming
+    readers: Processes = 2  # processes that decode while streaming
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class PhaseConfig:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     name: str
     epochs: Count
-    lr: Positive
+    lr: Rate
     choices: Choices = field(default_factory=dict)  # restricts the run's; also as settings of the phase: kernels = [7]
     archs: tuple[str, ...] = ()  # train only these sub-networks, given by name
     warmup_epochs: NotNegative = 1.0  # of the learning rate
@@ -84,6 +88,9 @@ class PhaseConfig:
         known = {setting.name for setting in fields(cls)}
         genes = {name: values for name, values in doc.items() if name not in known and isinstance(values, list)}
         rest = {name: value for name, value in doc.items() if name not in genes}
+        twice = next((name for name in genes if name in doc.get("choices", {})), None)
+        if twice is not None:
+            raise ValueError(f"{twice} is a setting of the phase and of its choices; give it once")
         return rest | {"choices": {**doc.get("choices", {}), **genes}}
 
     def phase(self, space: Space, lr_scale: float) -> Phase:
@@ -113,12 +120,12 @@ class Train:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     phases: tuple[PhaseConfig, ...]
     backend: str = "ray"  # a name in `cluster.runtime.backends.BACKENDS`
-    workers: Count = 2
-    threads: Count = 1  # CPU threads of each worker; part of the run's id, since the last bits of results depend on it
+    workers: Processes = 2
+    threads: Threads = 1  # CPU threads of each worker; part of the run's id, since the last bits of results depend on it
     device: Literal["cpu", "cuda"] = "cpu"  # cuda: a GPU for every worker
     precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass
     batch: Count = 64  # images per step, of all workers together
-    lr_batch: Annotated[int, Field(ge=0)] = 0  # learning rates are scaled by batch / lr_batch; 0: not scaled
+    lr_batch: NotNegativeInt = 0  # learning rates are scaled by batch / lr_batch; 0: not scaled
     schedule: Literal["phase", "whole"] = "phase"  # learning rate: one cosine per phase, or one over all phases
     momentum_across_phases: bool = False  # otherwise every phase starts with zero momentum
     weights: str = ""  # initial weights: weights.safetensors of a supernet of another run
@@ -134,7 +141,7 @@ class Train:
     validate_every: Count = 5  # epochs between evaluations on the selection split
     validate_images: Count = 10000  # most images of the selection split in these evaluations
     checkpoint_s: NotNegative = 10.0  # seconds between checkpoints within a phase
-    max_failures: Annotated[int, Field(ge=0)] = 10  # worker failures after which training fails
+    max_failures: NotNegativeInt = 10  # worker failures after which training fails
 
 
 @dataclass(frozen=True)
@@ -142,12 +149,12 @@ class Measure:
     """The measurements of the trained supernet before any search."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    archs: Annotated[int, Field(ge=10)] = 240  # the smallest sub-network, the largest and random ones
+    archs: Annotated[int, Field(ge=10, le=MOST)] = 240  # the smallest sub-network, the largest and random ones
     calibration_images: Count = 512  # training images for the batch-norm calibration of each arch
     batch: Count = 128  # images per batch of an evaluation
-    latency_archs: Annotated[int, Field(ge=5)] = 40  # the first of them, which are also timed
-    latency_runs: Annotated[int, Field(ge=5)] = 30  # timed runs of each
-    latency_threads: Count = 1  # CPU threads while timing
+    latency_archs: Annotated[int, Field(ge=5, le=MOST)] = 40  # the first of them, which are also timed
+    latency_runs: Annotated[int, Field(ge=5, le=MOST)] = 30  # timed runs of each
+    latency_threads: Threads = 1  # CPU threads while timing
 
 
 @dataclass(frozen=True)
@@ -167,9 +174,9 @@ class Search:
     objectives: tuple[str, ...] = ("top1", "macs")  # two or more of search.objective.OBJECTIVES
     algorithm: Annotated[str, one_of("search.measured", "ALGORITHMS")] = "default"  # of the measured search
     mode: Literal["generations", "asynchronous"] = "generations"  # the second is faster on many evaluators, not repeatable
-    evaluations: Annotated[int, Field(ge=4)] = 300  # of the measured search, the smallest and the largest included
-    population: Annotated[int, Field(ge=4)] = 40  # archs per generation, of all islands together
-    islands: Count = 2  # populations, each in its own Ray task
+    evaluations: Annotated[int, Field(ge=4, le=MOST)] = 300  # of the measured search, the smallest and the largest included
+    population: Annotated[int, Field(ge=4, le=MOST)] = 40  # archs per generation, of all islands together
+    islands: Processes = 2  # populations, each in its own Ray task
     migrate_every: Count = 3  # generations between migrations of the best archs
     predicted_algorithm: Annotated[str, one_of("search.predicted", "ALGORITHMS")] = "default"  # one that needs no limit
     predicted_evaluations: Count = 20000
@@ -185,10 +192,10 @@ class Ensemble:
     unit: str = "macs"  # a cost that is an objective or that every record has: macs, params
     algorithm: Annotated[str, one_of("ensemble.select", "ALGORITHMS")] = "default"
     evaluations: Count = 200_000  # subsets that nsga2, sms-emoa and spea2 score
-    top_k: Annotated[int, Field(ge=0)] = 0  # classes kept of every prediction; 0 keeps all
+    top_k: NotNegativeInt = 0  # classes kept of every prediction; 0 keeps all
     vote: Annotated[str, one_of("ensemble.vote", "VOTES")] = "soft"  # probabilities, one vote each, weighted probabilities
     calibrate: bool = False  # apply a fitted temperature to each member's probabilities
-    most_members: Annotated[int, Field(ge=0)] = 0  # most members of an ensemble; 0 is no limit
+    most_members: NotNegativeInt = 0  # most members of an ensemble; 0 is no limit
     most_cost: NotNegative = 0.0  # highest cost of an ensemble, in the unit; 0 is no limit
     chosen_on: Literal["selection", "train"] = "selection"  # train is the published protocol: 50 training images a class
 
@@ -199,8 +206,8 @@ class Ray:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     address: str = "local"  # local starts a Ray cluster; auto or host:port joins one
-    evaluators: Count = 2  # actors that hold the supernet and evaluate archs
-    scorers: Annotated[int, Field(ge=0)] = 0  # actors that score subsets of members; 0: threads of the driver
+    evaluators: Processes = 2  # actors that hold the supernet and evaluate archs
+    scorers: Annotated[int, Field(ge=0, le=10_000)] = 0  # actors that score subsets of members; 0: threads of the driver
     autoscales: bool = False  # the joined cluster adds nodes when they are needed
 
 
@@ -212,7 +219,7 @@ class Experiment:
     train: Train
     name: str = "run"
     space: str = "digits"
-    seed: int = 1
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 1
     choices: Choices = field(default_factory=dict)
     data: Data = field(default_factory=Data)
     measure: Measure = field(default_factory=Measure)
@@ -231,7 +238,7 @@ class Experiment:
         identity = {key: value for key, value in asdict(self).items() if key not in ("ray", "kube")}
         identity["train"] = {key: value for key, value in identity["train"].items() if key not in ELSEWHERE}
         identity["data"] = {key: value for key, value in identity["data"].items() if key not in ELSEWHERE}
-        return f"{self.name}-{hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]}"
+        return f"{self.name}-{hashlib.sha256(json_text(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:

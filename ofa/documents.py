@@ -31,7 +31,7 @@ class Document:
     __slots__ = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The document as a dictionary for `json.dumps`."""
+        """The document as a dictionary for JSON."""
         doc = {}
         for field in fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)

@@ -72,7 +72,7 @@ class Description(Document):
 def to_safetensors(network: nn.Module, description: Description) -> bytes:
     """The content of a safetensors file with weights and statistics, and the description in its metadata."""
     tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    return safetensors.torch.save(tensors, metadata={_META: json.dumps(description.to_json())})
+    return safetensors.torch.save(tensors, metadata={_META: json.dumps(description.to_json(), allow_nan=False)})
 
 
 def from_safetensors(path: str) -> tuple[nn.Module, Description]:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from cluster.errors import InputError, StepError
+from cluster.texts import json_text
 
 Doc = dict[str, Any]
 
@@ -221,7 +222,7 @@ class Api:
             answer = self.pool.request(
                 method,
                 f"{self.server}/{path}{'?' if asked else ''}{asked}",
-                body=None if body is None else json.dumps(body).encode(),
+                body=None if body is None else json_text(body).encode(),
                 headers=headers,
                 preload_content=False,
                 timeout=timeout_s,

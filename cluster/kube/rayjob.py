@@ -1,6 +1,7 @@
 """Renders a run for KubeRay: a RayJob, and a ConfigMap with its settings.
 
 The entrypoint is one simple argv and all parameters are in the mounted file. Credentials come from the pods' identity or
+from cluster.texts import json_text
 from Secrets that are named here and never read. Pods satisfy the restricted pod security standard. KubeRay itself adds
 probes, /dev/shm, the init container that waits for the head, `ray start` and the autoscaler container.
 """
@@ -8,7 +9,6 @@ probes, /dev/shm, the init container that waits for the head, `ray start` and th
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,6 +19,7 @@ from cluster.config import STRICT, ConfigError, Count, NotNegativeInt
 from cluster.kube.lint import JOB_NAME, SAFE, LintError
 from cluster.kube.state import QUEUE
 from cluster.store import SCHEMES
+from cluster.texts import json_text
 
 Doc = dict[str, Any]
 
@@ -147,7 +148,7 @@ def render(
         "rayClusterSpec": _cluster(name, image, kube, ray_version, labels),
     }
     data = {CONFIG_KEY: config_toml}
-    digest = hashlib.sha256(json.dumps([spec, data], sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json_text([spec, data], sort_keys=True).encode()).hexdigest()
     annotations = {SPEC_HASH: digest, RESULTS: f"{store_url.rstrip('/')}/{run_id}", SUBMISSION: "1"}
     queue = {QUEUE: kube.queue} if kube.queue else {}
     place = {"namespace": kube.namespace, "annotations": annotations}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,8 +10,9 @@ import typer
 
 from cluster.errors import InputError
 from cluster.kube.state import TIMED_OUT
+from cluster.texts import json_text
 from jobs import config as configs
-from jobs.cli.options import ConfigPath, Json
+from jobs.cli.options import ConfigPath, Json, finite
 
 if TYPE_CHECKING:
     from cluster.kube.api import Api
@@ -39,7 +39,7 @@ def connected(namespace: str, context: str | None) -> Api:
 
 def print_line(text: str, as_json: bool, **facts: Any) -> None:
     """Prints a line of text to stderr, or a JSON object to stdout."""
-    print(json.dumps(facts) if as_json else text, file=sys.stdout if as_json else sys.stderr, flush=True)
+    print(json_text(facts) if as_json else text, file=sys.stdout if as_json else sys.stderr, flush=True)
 
 
 def state_printer(as_json: bool) -> Any:
@@ -84,7 +84,7 @@ def submit(
     if wait and detach:
         raise InputError("ofa submit: --wait and --detach exclude each other; give one of them")
     extra = {"kube.namespace": namespace, "kube.image": image}
-    experiment = configs.load(config, [*sets, *(f"{key}={json.dumps(v)}" for key, v in extra.items() if v is not None)])
+    experiment = configs.load(config, [*sets, *(f"{key}={json_text(v)}" for key, v in extra.items() if v is not None)])
     code_url = "" if code is None else submitting.ship(code, store)
     made = submitting.rendered(experiment, store, os.environ, code_url)
     if output is not None:
@@ -139,7 +139,7 @@ def list_command(namespace: Namespace = "ofa", context: Context = None, as_json:
     rows = cluster.listing(connected(namespace, context))
     for row in rows:
         state = f"{row['state']} ({row['reason']})" if row["reason"] else row["state"]
-        print(json.dumps(row) if as_json else f"{row['run']:48}{state:28}{row['workers']:4} workers  {ago(row['age_s'])}")
+        print(json_text(row) if as_json else f"{row['run']:48}{state:28}{row['workers']:4} workers  {ago(row['age_s'])}")
     if not rows and not as_json:
         print(f"namespace {namespace} has no runs; `ofa submit` makes one", file=sys.stderr)
 
@@ -170,7 +170,7 @@ def status(
         return
     found = cluster.status(api, run, store)
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
         return
     print(
         f"{found['run']}: {found['state']}{' (' if found['reason'] else ''}{found['reason']}{')' if found['reason'] else ''}"
@@ -187,7 +187,9 @@ def status(
 @app.command()
 def wait(
     run: RunName,
-    timeout_s: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="maximum time to wait")] = None,
+    timeout_s: Annotated[
+        float | None, typer.Option("--timeout", metavar="SECONDS", callback=finite, help="maximum time to wait")
+    ] = None,
     namespace: Namespace = "ofa",
     context: Context = None,
     as_json: Json = False,
@@ -221,7 +223,7 @@ def logs(
     from jobs.operate import kube as cluster
 
     for line in cluster.logs(connected(namespace, context), run, role, follow=follow, tail=tail, store=store):
-        print(json.dumps({"event": "log", "role": role, "line": line}) if as_json else line, flush=True)
+        print(json_text({"event": "log", "role": role, "line": line}) if as_json else line, flush=True)
 
 
 @app.command()
@@ -231,7 +233,7 @@ def events(run: RunName, namespace: Namespace = "ofa", context: Context = None, 
 
     for event in cluster.events(connected(namespace, context), run):
         words = f"{event['time']}  {event['type']:8} {event['reason']:20} {event['object']}  {event['message']}"
-        print(json.dumps(event) if as_json else words)
+        print(json_text(event) if as_json else words)
 
 
 @app.command()
@@ -252,7 +254,7 @@ def scale(
     found = cluster.scale(connected(namespace, context), run, group=group, least=least, most=most,
                           evaluations=evaluations, store=store)  # fmt: skip
     if as_json:
-        print(json.dumps(found))
+        print(json_text(found))
         return
     if group is not None:
         print(f"group {group}: min-max {found['before'][0]}-{found['before'][1]} before, "
@@ -269,7 +271,7 @@ def change_command(name: str, help_text: str) -> None:
         from jobs.operate import kube as cluster
 
         words = getattr(cluster, name)(connected(namespace, context), run)
-        print(json.dumps({"run": run, "did": name, "text": words}) if as_json else words)
+        print(json_text({"run": run, "did": name, "text": words}) if as_json else words)
 
     app.command(name, help=help_text)(command)
 
@@ -291,7 +293,7 @@ def cancel(
     from jobs.operate import kube as cluster
 
     words = cluster.cancel(connected(namespace, context), run, now=now)
-    print(json.dumps({"run": run, "did": "cancel", "text": words}) if as_json else words)
+    print(json_text({"run": run, "did": "cancel", "text": words}) if as_json else words)
 
 
 @app.command()
@@ -308,7 +310,7 @@ def doctor(
     for check in checks(namespace, context, store):
         missing += not check.ok
         if as_json:
-            print(json.dumps({name: getattr(check, name) for name in type(check).__slots__}))
+            print(json_text({name: getattr(check, name) for name in type(check).__slots__}))
         else:
             print(f"{'ok     ' if check.ok else 'MISSING'} {check.name}: {check.found}")
             if not check.ok:

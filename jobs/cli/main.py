@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import traceback
@@ -11,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cluster.errors import InputError, StepError
+from cluster.texts import json_text
 from ensemble.errors import EnsembleError
 from jobs.cli import ensembles, kube, networks, results, runs, search
 from jobs.job import code_version
@@ -76,5 +76,5 @@ def fail(message: str, code: int, as_json: bool) -> None:
     """Prints an error as one line on stderr (and as a JSON event on stdout) and exits with `code`."""
     print(f"ofa: {message}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"event": "error", "message": message, "exit": code}), flush=True)
+        print(json_text({"event": "error", "message": message, "exit": code}), flush=True)
     raise SystemExit(code)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
 import typer
 
 from cluster.progress import Reporter
-from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job, parse_arch
+from cluster.texts import json_text
+from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, finite, open_job, parse_arch
 from jobs.pipeline import run_steps
 from ofa.arch import ArchError
 from ofa.cost import cost
@@ -50,7 +50,7 @@ def eval_command(
         for row in evaluate(job, [parse_arch(text) for text in arch], split):
             low, high = row["interval"]
             found = f"top-1 {row['top1']:.4f} [{low:.4f}, {high:.4f}] on {row['images']} images of {split}"
-            print(json.dumps(row) if as_json else f"{row['key']}: {found}, {row['macs']:,} MACs, {row['params']:,} params")
+            print(json_text(row) if as_json else f"{row['key']}: {found}, {row['macs']:,} MACs, {row['params']:,} params")
 
 
 @app.command("finetune")
@@ -58,9 +58,12 @@ def finetune_command(
     config: ConfigPath,
     arch: Annotated[str, typer.Option(help="a sub-network of the run: its name, JSON, or a file of JSON")],
     epochs: Annotated[int, typer.Option(min=1, help="training epochs")] = 25,
-    lr: Annotated[float, typer.Option(min=1e-9, help="peak learning rate")] = 0.01,
+    lr: Annotated[float, typer.Option(callback=finite, min=1e-9, max=1e6, help="peak learning rate")] = 0.01,
     distil: Annotated[
-        float, typer.Option(min=0, help="weight of the distillation loss; the teacher is the supernet's largest network")
+        float,
+        typer.Option(
+            callback=finite, min=0, help="weight of the distillation loss; the teacher is the supernet's largest network"
+        ),
     ] = 0.0,
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006
@@ -95,7 +98,7 @@ def cost_command(
         raise ArchError(f"{parsed.key} is not in the space {space}: {objection}")
     macs, params = cost(here, parsed, classes)
     if as_json:
-        print(json.dumps({"space": space, "arch": parsed.to_json(), "classes": classes, "macs": macs, "params": params}))
+        print(json_text({"space": space, "arch": parsed.to_json(), "classes": classes, "macs": macs, "params": params}))
     else:
         print(f"{parsed.key}: {macs:,} MACs, {params:,} params, with {classes} classes")
 

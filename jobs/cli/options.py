@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,14 @@ from cluster.progress import Reporter
 from jobs import config as configs
 from jobs.job import Job, opened
 from ofa.arch import Arch, ArchError
+
+
+def finite(value: float | None) -> float | None:
+    """The callback of every option that is a number with a fraction: the value, which must be finite."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no finite number")
+    return value
+
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="a config file, such as configs/digits.toml")]
 StoreUrl = Annotated[str, typer.Option("--store", help="the store of results: a directory, or s3://bucket/prefix")]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
 from cluster.progress import Reporter
+from cluster.texts import json_text
 from jobs.cli.options import DEFAULT_STORE, Json, RunId, StoreUrl
 from jobs.operate import results
 
@@ -18,7 +18,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs in a s
 def results_list(store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
     """Lists the runs in a store."""
     for row in results.listing(store):
-        print(json.dumps(row) if as_json else f"{row['run']}  {row['last'][:19]:19}  {' '.join(row['steps'])}")
+        print(json_text(row) if as_json else f"{row['run']}  {row['last'][:19]:19}  {' '.join(row['steps'])}")
 
 
 @app.command("show")
@@ -27,7 +27,7 @@ def results_show(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_json:
     found = results.the_run(store, run_id)
     for name, record in found.steps().items():
         if as_json:
-            print(json.dumps(record))
+            print(json_text(record))
             continue
         print(f"{name}: {record['seconds']} s on {record['machine']}, code {record['code']}")
         for key, output in record["outputs"].items():
@@ -52,7 +52,7 @@ def results_verify(run_id: RunId = None, store: StoreUrl = DEFAULT_STORE, as_jso
     problems = results.verify(found)
     objects = sum(len(record["outputs"]) for record in found.steps().values())
     if as_json:
-        print(json.dumps({"run": found.id, "objects": objects, "problems": problems}))
+        print(json_text({"run": found.id, "objects": objects, "problems": problems}))
     else:
         for problem in problems:
             print(problem)
@@ -71,6 +71,6 @@ def results_compare(
     """Shows the differences between two runs: settings, times, fronts and ensembles."""
     rows = results.compare(results.the_run(store, one), results.the_run(store, other))
     for row in rows:
-        print(json.dumps(row) if as_json else f"{row['what']:36}{row['one']!s:>24}{row['other']!s:>24}")
+        print(json_text(row) if as_json else f"{row['what']:36}{row['one']!s:>24}{row['other']!s:>24}")
     if not rows and not as_json:
         print("nothing differs")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from cluster.errors import InputError
 from cluster.progress import Reporter
+from cluster.texts import json_text
 from jobs import config as configs
 from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job
 from jobs.pipeline import STEPS, result, run_steps, wanted_steps
@@ -127,7 +127,7 @@ def cite_command(
         paper = PAPERS[key]
         if as_json:
             facts = {"key": key, **asdict(paper), "url": paper.url, "cited_for": cited_for, "bibtex": paper.bibtex(key)}
-            print(json.dumps(facts))
+            print(json_text(facts))
         elif bibtex:
             print(paper.bibtex(key))
         else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.errors import InputError
 from cluster.progress import Reporter
+from cluster.texts import json_text
 from jobs.cli.options import (
     DEFAULT_STORE,
     AtLeast,
@@ -21,6 +21,7 @@ from jobs.cli.options import (
     SpaceName,
     StoreUrl,
     Tables,
+    finite,
     open_job,
 )
 from jobs.pipeline import run_steps
@@ -114,9 +115,10 @@ def choose_command(
     latency_ms: Annotated[
         list[str], typer.Option(metavar="[DEVICE=]MS", help="maximum latency; may be repeated, once for each device")
     ] = [],  # noqa: B006
-    macs: Annotated[float | None, typer.Option(help="maximum MACs")] = None,
+    macs: Annotated[float | None, typer.Option(callback=finite, help="maximum MACs")] = None,
     top1: Annotated[
-        float | None, typer.Option(help="minimum top-1, a fraction; alone: the cheapest network that reaches it")
+        float | None,
+        typer.Option(callback=finite, help="minimum top-1, a fraction; alone: the cheapest network that reaches it"),
     ] = None,
     knee: Annotated[bool, typer.Option("--knee", help="the knee: where the front bends most")] = False,
     weights: Annotated[
@@ -135,7 +137,7 @@ def choose_command(
     from jobs.tools import choose
 
     choice = choose.choose_from(front, latency_ms, macs, top1, knee, weights, direction, objectives)
-    print(json.dumps(choose.to_json(choice)) if as_json else choose.words(choice))
+    print(json_text(choose.to_json(choice)) if as_json else choose.words(choice))
 
 
 def load_problem(

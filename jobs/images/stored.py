@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cluster.store import Store, open_store
+from cluster.texts import json_text
 from jobs.images.decoding import DataError, DecodingCounts, chunks, decode_central_squares
 
 SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
@@ -112,7 +113,7 @@ class StoredImages:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The fields as arrays, to share between processes."""
-        where = json.dumps([self.url, *self.files]).encode()
+        where = json_text([self.url, *self.files]).encode()
         return {
             "where": np.frombuffer(where, np.uint8),
             "file": self.file_N,

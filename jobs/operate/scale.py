@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from cluster.errors import InputError
 from cluster.run import Run
 from cluster.stores.errors import MissingObject
+from cluster.texts import json_text
 from jobs import files
 
 
@@ -65,5 +66,5 @@ def override(run: Run, *, evaluators: int | None = None, evaluations: int | None
     before = read(run)
     after = Overrides(evaluators or before.evaluators, evaluations or before.evaluations)
     doc = {key: value for key, value in asdict(after).items() if value is not None}
-    run.store.write(f"{run.id}/{files.SCALE}", json.dumps(doc).encode())
+    run.store.write(f"{run.id}/{files.SCALE}", json_text(doc).encode())
     return after

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import subprocess
 import zipfile
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from cluster.kube import runs as kuberay
 from cluster.kube.api import Api, NotThere
 from cluster.kube.rayjob import AUTOSCALER_CPUS, SUBMITTER_CPUS, WAITING_CPUS, Kube, Rendered, refuse_secrets, render
 from cluster.store import open_store, scheme_of
+from cluster.texts import json_text
 from jobs.config import Experiment
 from jobs.images.source import reader_of_text
 
@@ -85,7 +85,7 @@ def check_size(experiment: Experiment) -> None:
 def as_text(made: Rendered, output: Literal["yaml", "json"]) -> str:
     """The objects for `kubectl create -f -`."""
     if output == "json":
-        return json.dumps({"apiVersion": "v1", "kind": "List", "items": made.docs}, indent=1) + "\n"
+        return json_text({"apiVersion": "v1", "kind": "List", "items": made.docs}, indent=1) + "\n"
     return yaml.dump_all(made.docs, Dumper=_Dumper, sort_keys=False, width=120)
 
 

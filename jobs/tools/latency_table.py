@@ -9,7 +9,6 @@ in the file: sums omit the time between parts, so ranks are more reliable than m
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ import torch
 from torch import nn
 
 from cluster.errors import InputError
-from cluster.texts import machine
+from cluster.texts import json_text, machine
 from ofa.extract import extract, extract_part
 from ofa.genes import Genes
 from ofa.graph import strided
@@ -72,7 +71,7 @@ def measure_table(
         taken.latency_ms
         for taken in measure_latencies([(extract(net, a), a.resolution) for a in archs], runs=runs, threads=threads)
     ]
-    sums = TableLatency(LatencyTable.parse(json.dumps(table).encode(), "the measured table"), drawn)
+    sums = TableLatency(LatencyTable.parse(json_text(table).encode(), "the measured table"), drawn)
     agreement = compared(sums(Genes(drawn).encode(archs)).tolist(), whole_ms)
     table["_agreement"] = {name: getattr(agreement, name) for name in Agreement.__slots__}
     return table, agreement
@@ -96,7 +95,7 @@ def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
 def write_table(path: str, table: dict[str, Any]) -> None:
     """Writes a table as JSON; raises an `InputError` for a path that cannot be written."""
     try:
-        Path(path).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        Path(path).write_text(json_text(table, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"--latency-table {path}: cannot write: {error.strerror}; choose another place") from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from cluster.run import Run
 from cluster.runtime.workers import Progressed, Skipped, Worker
 from cluster.seeds import stream
 from cluster.store import open_store
-from cluster.texts import sha256
+from cluster.texts import json_text, sha256
 from jobs.config import Data
 from jobs.images.dataset import Dataset
 from jobs.images.decoding import DecodingCounts
@@ -188,7 +187,7 @@ class Monitor(Observer):
             }
             keeps = self.plan.keep_momentum and p.phase < len(self.plan.phases)
             state = safetensors.torch.save(self.learner.state()) if keeps else None
-            self.checkpoints.finish_phase(weights, json.dumps(meta, indent=1).encode(), p, phase.name, state)
+            self.checkpoints.finish_phase(weights, json_text(meta, indent=1).encode(), p, phase.name, state)
             self.saved = time.monotonic()
         self.report()
 

@@ -1,8 +1,13 @@
+import tomllib
+from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import helpers
 import pytest
+import tomli_w
+from pydantic import TypeAdapter
 
 from cluster.config import ConfigError, dump
 from jobs.config import Experiment, load
@@ -127,6 +132,10 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ('train.phases=[{name="a/b",epochs=1,lr=1}]', "'a/b' is not a valid name or is used twice"),
         ('train.phases=[{name="a",epochs=1,lr=1},{name="a",epochs=1,lr=1}]', "'a' is not a valid name or is used twice"),
         ('train.phases=[{name="a",epochs=1}]', "train.phases.0: lr is missing"),
+        (
+            'train.phases=[{name="a",epochs=1,lr=1,kernels=[3],choices={kernels=[5]}}]',
+            "kernels is a setting of the phase and of its choices; give it once",
+        ),
     ],
 )
 def test_what_cannot_work_is_one_line_before_anything_starts(setting, says):
@@ -154,8 +163,6 @@ def test_every_setting_is_documented():
 
 def settings(config: Experiment):
     """The names of all settings, section by section."""
-    from dataclasses import fields, is_dataclass
-
     for field in fields(config):
         value = getattr(config, field.name)
         if is_dataclass(value):
@@ -164,3 +171,65 @@ def settings(config: Experiment):
             yield from ((f"phases.{f.name}", None) for f in fields(value[0]))
         else:
             yield field.name, value
+
+
+def number_settings(kind=Experiment, path=()):
+    """(path, type) of every setting of a config that is a number, or holds numbers; 0 stands for an entry of a list."""
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if name == "__pydantic_config__":
+            continue
+        section = next((arg for arg in (hint, *get_args(hint)) if isinstance(arg, type) and is_dataclass(arg)), None)
+        if section is not None:
+            yield from number_settings(section, (*path, name, *(("0",) if hint is not section else ())))
+        else:
+            yield from numbers_of(hint, (*path, name))
+
+
+def numbers_of(hint, path):
+    origin = get_args(hint)
+    if hint in (int, float) or (origin and origin[0] in (int, float)):
+        yield ".".join(path), hint
+    elif origin and getattr(hint, "__origin__", None) is dict:
+        yield from numbers_of(origin[1], (*path, "kernels"))
+    elif origin and getattr(hint, "__origin__", None) is tuple:
+        yield from numbers_of(origin[0], (*path, "0"))
+
+
+NUMBERS = dict(number_settings())
+
+
+def test_the_settings_that_are_numbers_are_found():
+    assert {"seed", "train.phases.0.lr", "train.phases.0.choices.kernels.0", "choices.kernels.0", "data.selection",
+            "search.population", "ensemble.most_cost", "kube.train.gpus", "kube.head.cpus"} <= set(NUMBERS)  # fmt: skip
+    assert len(NUMBERS) > 60
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_every_number_has_a_range(name):
+    schema = TypeAdapter(NUMBERS[name]).json_schema()
+    assert {"minimum", "exclusiveMinimum"} & set(schema), schema
+    assert {"maximum", "exclusiveMaximum"} & set(schema), schema
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1" + 30 * "0", "-1" + 30 * "0", "1e300", "-1e300"])
+def test_no_number_is_infinite_or_not_a_number_or_absurd(tmp_path, name, value):
+    """In the file, and by --set."""
+    doc = tomllib.loads(Path(TINY).read_text())
+    del doc["train"]["phases"][0]["kernels"]
+    *path, last = name.split(".")
+    here = doc
+    for part, after in pairwise([*path, last]):
+        here = here[int(part)] if part.isdigit() else here.setdefault(part, [0.0] if after.isdigit() else {})
+    here[int(last) if last.isdigit() else last] = tomllib.loads(f"x = {value}")["x"]
+    file = tmp_path / "bad.toml"
+    file.write_text(tomli_w.dumps(doc))
+    with pytest.raises(ConfigError) as caught:
+        load(str(file))
+    assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(f"{file}: ")
+    assert last in str(caught.value) or path[-1] in str(caught.value)
+    assert len(str(caught.value)) < 400
+    if "0" not in (last, *path):
+        with pytest.raises(ConfigError, match=f"--set {name}="):
+            load(TINY, [f"{name}={value}"])

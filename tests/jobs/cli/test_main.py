@@ -8,10 +8,11 @@ import sys
 import helpers
 import numpy as np
 import pytest
+import typer
 
 from ensemble.select import ALGORITHMS
 from ensemble.table import Table
-from jobs.cli.main import main
+from jobs.cli.main import app, main
 from ofa.spaces import get_space
 from search.front import hypervolume
 
@@ -30,6 +31,31 @@ def ofa(monkeypatch, capsys):
         return ended.value.code or 0, out, err
 
     return call
+
+
+def float_options(command, path=()):
+    """(command, option) of every option that is a number with a fraction."""
+    for name, below in getattr(command, "commands", {}).items():
+        yield from float_options(below, (*path, name))
+    for option in command.params:
+        if "float" in str(option.type_descriptor.annotation):
+            yield " ".join(path), option.opts[0]
+
+
+FLOAT_OPTIONS = sorted(float_options(typer.main.get_command(app)))
+
+
+def test_the_options_that_are_numbers_are_found():
+    assert {("finetune", "--lr"), ("wait", "--timeout"), ("choose", "--macs")} <= set(FLOAT_OPTIONS)
+
+
+@pytest.mark.parametrize(("command", "option"), FLOAT_OPTIONS)
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+def test_no_option_takes_a_number_that_is_not_finite(ofa, command, option, value):
+    code, out, err = ofa(*command.split(), "x", f"{option}={value}")
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert option in err
+    assert "Invalid value for" in err
 
 
 def test_cost_takes_a_name_json_or_a_file(ofa, tmp_path):
