@@ -194,12 +194,17 @@ PAPERS: dict[str, Paper] = {
         ("Rich Caruana", "Alexandru Niculescu-Mizil", "Geoff Crew", "Alex Ksikes"), 2004, "ICML",
         "doi:10.1145/1015330.1015432",
     ),
+    "sarti2023enhancing": Paper(
+        "Enhancing Once-For-All: A Study on Parallel Blocks, Skip Connections and Early Exits",
+        ("Simone Sarti", "Eugenio Lomurno", "Andrea Falanti", "Matteo Matteucci"), 2023, "IJCNN", "arXiv:2302.01888",
+    ),
 }  # fmt: skip
 
 # By the start of a space's name, since some names end with a width or resolution.
 SPACES: dict[str, tuple[str, ...]] = {
     "digits": ("howard2019searching",),
     "ofa_mbv3": ("cai2020once", "howard2019searching"),
+    "ofav2_mbv3": ("sarti2023enhancing", "cai2020once", "howard2019searching"),
     "ofa_proxyless": ("cai2020once", "cai2019proxylessnas"),
     "ofa_resnet50": ("cai2020once", "he2016deep", "he2019bag"),
 }

@@ -10,10 +10,12 @@ from ofa.layers.base import Layer
 from ofa.layers.bottleneck import ElasticBottleneck
 from ofa.layers.conv import ElasticClassifier, ElasticGlobalPool, ElasticMaxPool, ElasticUnit
 from ofa.layers.inverted import ElasticInverted
+from ofa.layers.parallel import ElasticTransformation
 from ofa.parts.bottleneck import Bottleneck
 from ofa.parts.conv import Conv, MaxPool
 from ofa.parts.head import Classifier, GlobalPool
 from ofa.parts.inverted import Inverted
+from ofa.parts.parallel import Transformation
 from ofa.space import Space
 
 # The layer of each type of part, made from the largest part of its node, with uninitialised weights.
@@ -21,6 +23,7 @@ LAYERS: dict[type, Callable[[Any, Space], Layer[Any]]] = {
     Conv: ElasticUnit,
     MaxPool: ElasticMaxPool,
     Inverted: ElasticInverted,
+    Transformation: ElasticTransformation,
     Bottleneck: ElasticBottleneck,
     GlobalPool: ElasticGlobalPool,
     Classifier: ElasticClassifier,

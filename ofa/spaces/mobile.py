@@ -70,14 +70,32 @@ class MobileSpace(Space):
 
     @cached_property
     def whole(self) -> Arch:
-        full = tuple(int(bound[1]) for bound in self.forest.bounds[self.forest.fields["depth"]] if bound is not None)
-        count = len(self.slots)
-        return Arch(self.resolutions[-1], full, (max(self.kernels),) * count, (max(self.expands),) * count)
+        most = {"kernel": max(self.kernels), "expand": max(self.expands)}
+        return self.arch(
+            [
+                most.get(gene.field) or (bound[1] if bound is not None else self.values(gene.field)[-1])
+                for gene, bound in zip(self.forest.genes, self.forest.bounds, strict=True)
+            ]
+        )
 
     def build_graph(self, arch: Arch, exits: tuple[int, ...], classes: int) -> Graph:
         return chain(self._parts(arch, classes))
 
     def _parts(self, arch: Arch, classes: int) -> Iterator[tuple[str, Part]]:
+        yield from self.before_stages()
+        for slot, kernel, expand in zip(self.slots, arch.kernel, arch.expand, strict=True):
+            if expand:
+                yield slot.name, self.block(slot.stage, slot.position, kernel, expand)
+        width = self.stages[-1].width
+        if self.final_width is None:
+            yield "mix", Conv(width, self.feature_width, 1, 1, self.stem_act)
+            yield "average", GlobalPool(self.feature_width)
+            yield "classifier", Classifier(self.feature_width, classes)
+        else:
+            yield from self.head(width, self.final_width, self.feature_width, classes)
+
+    def before_stages(self) -> Iterator[tuple[str, Part]]:
+        """The stem and the fixed block, with their names."""
         first = self.first_width or self.stem_width
         yield "stem", Conv(3, self.stem_width, 3, self.stem_stride, self.stem_act)
         yield (
@@ -94,18 +112,13 @@ class MobileSpace(Space):
                 residual=first == self.stem_width,
             ),
         )
-        for slot, kernel, expand in zip(self.slots, arch.kernel, arch.expand, strict=True):
-            if expand:
-                yield slot.name, self.block(slot.stage, slot.position, kernel, expand)
-        width = self.stages[-1].width
-        if self.final_width is None:
-            yield "mix", Conv(width, self.feature_width, 1, 1, self.stem_act)
-            yield "average", GlobalPool(self.feature_width)
-        else:
-            yield "final", Conv(width, self.final_width, 1, 1, self.stem_act)
-            yield "average", GlobalPool(self.final_width)
-            yield "mix", Conv(self.final_width, self.feature_width, 1, 1, self.stem_act, norm=False)
-        yield "classifier", Classifier(self.feature_width, classes)
+
+    def head(self, width: int, final: int, features: int, classes: int) -> Iterator[tuple[str, Part]]:
+        """MobileNetV3's head on `width` channels: an expanding convolution to `final`, pooling, `features`, a classifier."""
+        yield "final", Conv(width, final, 1, 1, self.stem_act)
+        yield "average", GlobalPool(final)
+        yield "mix", Conv(final, features, 1, 1, self.stem_act, norm=False)
+        yield "classifier", Classifier(features, classes)
 
     def block(self, stage: int, position: int, kernel: int, expand: float) -> Inverted:
         """The block of a slot with this kernel size (pixels) and expand ratio (relative to its input's channels)."""
