@@ -53,6 +53,7 @@ class Nodes:
     dashboard: str
     config: Path
     head: Node
+    lives: int = 1  # of the head
     workers: dict[str, list[Node]] = field(default_factory=dict)
 
 
@@ -65,17 +66,22 @@ class LocalRay:
         self.entrypoints: list[str] = []
         self.sizes: list[tuple[str, int]] = []  # (group, pods), in the order they were asked for
 
-    def start(self, job: Doc, cluster: str, config: dict[str, str]) -> str:
-        self.stop(cluster)  # what a start that failed has left
-        folder = Path(tempfile.mkdtemp(prefix="ofa-kube-"))
-        mount = folder / "etc-ofa"
+    def start(self, cluster: str, config: dict[str, str]) -> str:
+        """A head that is started again has the ports of the one before, and an empty disk."""
+        before = self.clusters.get(cluster)
+        if before is None:
+            folder, port, dashboard, life = Path(tempfile.mkdtemp(prefix="ofa-kube-")), free_port(), free_port(), 1
+        else:
+            before.head.kill()
+            folder, port, dashboard, life = before.folder, before.port, int(before.dashboard[17:]), before.lives + 1
+        mount = folder / f"etc-ofa-{life}"
         mount.mkdir()
         for name, text in config.items():
             (mount / name).write_text(text)
-        port, dashboard = free_port(), free_port()
-        ports = (f"--port={port}", f"--dashboard-port={dashboard}")
-        head = self.node(folder, "--head", "--num-cpus=0", "--include-dashboard=true", "--dashboard-host=127.0.0.1", *ports)
-        self.clusters[cluster] = Nodes(folder, port, f"http://127.0.0.1:{dashboard}", mount, head)
+        head = self.node(folder, "--head", "--num-cpus=0", "--include-dashboard=true", "--dashboard-host=127.0.0.1",
+                         f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}/ray-{life}")  # fmt: skip
+        workers = before.workers if before else {}
+        self.clusters[cluster] = Nodes(folder, port, f"http://127.0.0.1:{dashboard}", mount, head, life, workers)
         deadline = time.monotonic() + UP_S
         while True:
             with contextlib.suppress(OSError, ValueError):
@@ -84,6 +90,10 @@ class LocalRay:
             assert head.process.poll() is None, "the head ended"
             assert time.monotonic() < deadline, "the head did not come up"
             time.sleep(0.2)
+
+    def ended(self, cluster: str) -> int | None:
+        nodes = self.clusters.get(cluster)
+        return 137 if nodes is None else nodes.head.process.poll()
 
     def node(self, folder: Path, *arguments: str) -> Node:
         """A Ray node in a process that stays."""
@@ -95,12 +105,11 @@ class LocalRay:
         }  # fmt: skip
         for name in ("RAY_ADDRESS", "KUBECONFIG"):
             environment.pop(name, None)
-        head = "--head" in arguments
         # several nodes on one machine; a port that is given is not waited for
         agents = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port",
                                                          "dashboard-agent-grpc-port", "runtime-env-agent-port")]  # fmt: skip
         command = [str(BIN / "ray"), "start", *arguments, *agents, "--block", "--disable-usage-stats",
-                   "--object-store-memory=134217728", *(["--temp-dir", str(folder / "ray")] if head else [])]  # fmt: skip
+                   "--object-store-memory=134217728"]  # fmt: skip
         with (folder / "nodes.log").open("ab") as log:
             return Node(marker, subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True))
 
@@ -115,14 +124,14 @@ class LocalRay:
         while len(there) > pods:
             there.pop().kill()
 
-    def submit(self, job: Doc, cluster: str, job_id: str, entrypoint: str) -> None:
+    def submit(self, cluster: str, job_id: str, entrypoint: str) -> None:
         """As the submitter: a shell reads the entrypoint unquoted, Ray gets the words that come out."""
         words = subprocess.run(["bash", "-c", f"printf '%s\\0' {entrypoint}"], capture_output=True, check=True, text=True)
         command = " ".join(words.stdout.split("\0")[:-1])
         self.entrypoints.append(command)
         command = command.replace("/etc/ofa", str(self.clusters[cluster].config))  # where a kubelet would mount it
         deadline = time.monotonic() + UP_S
-        while self.status(cluster, job_id, otherwise="none") == "none":  # as the submitter, while the head still starts
+        while not self.status(cluster, job_id):  # as the submitter, while the head still starts
             try:
                 self.ask(cluster, "POST", "/api/jobs/", {"entrypoint": command, "submission_id": job_id})
             except OSError:
@@ -130,15 +139,14 @@ class LocalRay:
                     raise
                 time.sleep(0.5)
 
-    def status(self, cluster: str, job_id: str, otherwise: str = "RUNNING") -> str:
-        """JobStatus; a head that is gone has failed, as KubeRay says after a while."""
-        nodes = self.clusters.get(cluster)
-        if nodes is None or nodes.head.process.poll() is not None:
-            return "FAILED"
+    def status(self, cluster: str, job_id: str) -> str:
+        """JobStatus; empty where the head is gone, does not answer, or has no such job."""
+        if self.ended(cluster) is not None:
+            return ""
         try:
             word: str = self.ask(cluster, "GET", f"/api/jobs/{job_id}")["status"]
         except (OSError, KeyError, ValueError):
-            return otherwise  # KubeRay asks again
+            return ""
         return word
 
     def log(self, cluster: str, job_id: str) -> list[str]:
@@ -158,9 +166,8 @@ class LocalRay:
         return found
 
     def lose(self, cluster: str) -> None:
-        """The machine of the head burns down, with its disk."""
+        """The processes of the head are killed, the driver's too; what runs on workers is not."""
         self.clusters[cluster].head.kill()
-        shutil.rmtree(self.clusters[cluster].folder, ignore_errors=True)
 
     def stop(self, cluster: str) -> None:
         nodes = self.clusters.pop(cluster, None)

@@ -61,7 +61,7 @@ class TestSubmit:
         assert done.exit_code == 0, done.output
         assert "head + autoscaler" in done.stderr and "to start" in done.stderr
         assert f"run {RUN} created; results in {STORE}/{RUN}" in done.stderr
-        assert done.stderr.rstrip().endswith("Running")
+        assert done.stderr.splitlines()[-1].startswith("Running")
         again = ofa("submit", TINY, "--store", STORE, "--detach", "--json")
         assert [event["event"] for event in events(again)] == ["plan", "submitted"]
         assert events(again)[1]["what"] == "unchanged"
@@ -154,7 +154,7 @@ class TestWatching:
         assert events(ofa("logs", run, "--json"))[0]["role"] == "submitter"
         server.event(server.get("rayjobs", "ofa", run), "Submitted", "it was", "Normal")
         assert "Submitted" in ofa("events", run).stdout
-        assert events(ofa("events", run, "--json"))[0]["message"] == "it was"
+        assert "it was" in [event["message"] for event in events(ofa("events", run, "--json"))]
 
 
 class TestDoctor:
