@@ -16,6 +16,10 @@ from ofa.supernet import Supernet
 REMEMBERED = 64  # archs whose statistics an evaluator keeps
 
 
+class NotFinite(ArithmeticError):
+    """A network whose outputs are NaN or infinite, as after a training that diverged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluator:
     """Evaluates archs of `net`; `calibration` are the training images for batch-norm calibration."""
@@ -38,10 +42,16 @@ class Evaluator:
 
     @torch.no_grad()
     def logits(self, arch: Arch, split: Split) -> Tensor:
-        """Logits [N, classes] of `arch` for every image of `split`, in order; on the CPU."""
+        """Logits [N, classes] of `arch` for every image of `split`, in order; on the CPU.
+
+        Raises a `NotFinite` where one is NaN or infinite.
+        """
         self.net.eval()
         statistics = self.statistics(arch)
-        return torch.cat([self.net(x, arch, statistics) for x in self.batches(split, arch.resolution)]).cpu()
+        logits = torch.cat([self.net(x, arch, statistics) for x in self.batches(split, arch.resolution)]).cpu()
+        if not bool(logits.isfinite().all()):
+            raise NotFinite(f"{arch.key}: outputs are not finite")
+        return logits
 
     def top1(self, arch: Arch, split: Split) -> float:
         """The fraction of `split` that `arch` classifies correctly; of equal logits the lowest class is predicted."""
