@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from cluster import config
+from cluster import address, config
 from cluster.config import MOST, STRICT, ConfigError, Count, NotNegativeInt, one_of
 from cluster.kube.rayjob import Kube
 from cluster.runtime.backends import BACKENDS
+from cluster.store import canonical
 from cluster.texts import json_text
 from jobs.images.source import reader_of_text
 from ofa.arch import Arch, ArchError
@@ -34,6 +35,19 @@ Processes = Annotated[int, Field(ge=1, le=10_000)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
 CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
 
+
+def _source(text: str) -> str:
+    """`data.source`, in one spelling for each place."""
+    if reader_of_text(text) is not None:
+        return text
+    canonical(text)  # raises an error if it can be no store
+    found = address.portable(text)
+    return found if reader_of_text(found) is None else f"./{found}"
+
+
+Source = Annotated[str, AfterValidator(_source)]
+Address = Annotated[str, AfterValidator(address.portable)]
+
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
 
@@ -46,7 +60,7 @@ class Data:
     """The images and their splits: images that are neither in `selection` nor in `test` are training images."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    source: str = "digits"  # resolved by jobs/images/source.py: scikit-learn's digits, a directory, s3://bucket/prefix
+    source: Source = "digits"  # resolved by jobs/images/source.py: scikit-learn's digits, a directory, s3://bucket/prefix
     selection: Positive = 0.3  # share or (from 1 on) number; predictors, search and ensembles are evaluated on it
     test: Positive = 0.2  # held-out test split, share or number; not used where the source has a test split
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # centre-crop ratio at evaluation
@@ -128,7 +142,7 @@ class Train:
     lr_batch: NotNegativeInt = 0  # learning rates are scaled by batch / lr_batch; 0: not scaled
     schedule: Literal["phase", "whole"] = "phase"  # learning rate: one cosine per phase, or one over all phases
     momentum_across_phases: bool = False  # otherwise every phase starts with zero momentum
-    weights: str = ""  # initial weights: weights.safetensors of a supernet of another run
+    weights: Address = ""  # initial weights: weights.safetensors of a supernet of another run
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-4  # not on norms and biases
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1

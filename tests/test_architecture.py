@@ -26,7 +26,7 @@ ROOMS = {
     "cluster": (
         "errors texts config seeds progress",
         "stores/",
-        "store run attempts checkpoint",
+        "address store run attempts checkpoint",
         "runtime/",
         "kube/",
         "driver",

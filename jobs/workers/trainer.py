@@ -20,7 +20,7 @@ from cluster.errors import Diverged
 from cluster.run import Run
 from cluster.runtime.workers import Progressed, Skipped, Worker
 from cluster.seeds import stream
-from cluster.store import open_store
+from cluster.store import read_object
 from cluster.texts import json_text, sha256
 from jobs.config import Data
 from jobs.images.dataset import Dataset
@@ -267,12 +267,6 @@ def net_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of a tensor with NaN or infinite values, or None."""
     return next((name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
-
-
-def read_object(url: str) -> bytes:
-    """The object at `url`, a path or s3://bucket/key."""
-    place, _, key = url.rpartition("/")
-    return open_store(place or ".").read(key)
 
 
 def fitting(tensors: Mapping[str, Tensor], net: Supernet, where: str) -> dict[str, Tensor]:
