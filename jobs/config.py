@@ -33,6 +33,7 @@ NotNegative = Annotated[float, Field(ge=0, le=1e18)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 Processes = Annotated[int, Field(ge=1, le=10_000)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
+ExitWeights = Annotated[str, one_of("ofa.exits", "WEIGHTS")]
 CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
 
 
@@ -92,6 +93,7 @@ class PhaseConfig:
     sandwich: bool = False  # also trains the largest and the smallest; all others learn from the largest in the same step
     distil: NotNegative = 0.0  # weight of the teacher's soft labels
     teacher: Literal["first", "previous"] = "first"  # the largest network after the first phase, or after the phase before
+    joint_exits: ExitWeights = "last"  # weights of the losses of all exits up to a sampled network's own
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +126,7 @@ class PhaseConfig:
             distil=self.distil,
             teacher=self.teacher,
             lr_scale=lr_scale,
+            joint_exits=of_exits(self.joint_exits, space, f"train.phases: {self.name!r}: joint_exits"),
         )
 
 
@@ -152,6 +155,7 @@ class Train:
     draws: Literal["own", "shared"] = "own"  # each worker samples its own sub-networks, or all train the same ones
     distil_loss: Literal["ce", "mse"] = "ce"  # soft cross-entropy, or squared error of logits
     teacher_norm: Literal["own", "batch"] = "own"  # a teacher's batch-norm statistics: its own, or each batch's as published
+    teacher_exits: ExitWeights = "last"  # weights of the logits of a teacher's exits
     validate_every: Count = 5  # epochs between evaluations on the selection split
     validate_images: Count = 10000  # most images of the selection split in these evaluations
     checkpoint_s: NotNegative = 10.0  # seconds between checkpoints within a phase
@@ -287,6 +291,13 @@ def narrowed(space: Space, choices: Choices, where: str, settings: Sequence[str]
     return space.only(**{name: values or None for name, values in choices.items()})
 
 
+def of_exits(weights: str, space: Space, where: str) -> str:
+    """`weights`, unless they are of several exits and the space has one: then a `ConfigError` that begins with `where`."""
+    if weights != "last" and not space.values("exit"):
+        raise ConfigError(f"{where} is {weights!r}, but the space {space.name} has a single exit; leave it at 'last'")
+    return weights
+
+
 def load(path: str, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
     """The experiment at `path`; raises a `ConfigError` for settings that cannot work before anything starts."""
     experiment = config.load(path, Experiment, overrides)
@@ -321,6 +332,7 @@ def _check(experiment: Experiment) -> None:
         raise ConfigError("data: selection and test together leave nothing to train on; lower one of them")
     if train.backend not in BACKENDS:
         raise ConfigError(f"train.backend is {train.backend!r}; there are {', '.join(BACKENDS)}")
+    of_exits(train.teacher_exits, experiment.search_space, "train.teacher_exits")
     if train.batch % train.workers:
         raise ConfigError(
             f"train.batch is {train.batch}, not a multiple of train.workers ({train.workers}); "

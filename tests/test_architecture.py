@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # A file of a folder that stands in a room by name is not in the folder's room.
 ROOMS = {
     "ofa": (
-        "arch layout compiled documents npz graph space genes cost record timings",
+        "arch layout compiled documents npz graph space genes cost record timings exits",
         "parts/",
         "spaces/",
         "layers/",

@@ -81,7 +81,7 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
             copy = Supernet(plan.space, plan.classes)
             copy.load_state_dict(dict(state))
             own = data.evaluator(copy.to(plan.device), plan.calibration_images, plan.evaluation_batch)
-            return Teacher(own, plan.teacher_norm)
+            return Teacher(own, plan.teacher_norm, plan.teacher_exits)
 
         def stored(phase: Phase) -> State:
             return net_tensors(safetensors.torch.load(checkpoints.phase(phase.name, progress)))
@@ -188,7 +188,8 @@ class Monitor(Observer):
     def phase_done(self, number: int) -> None:
         """Publishes the phase's weights, with the largest network's batch-norm statistics in them."""
         p, net, phase = self.progress, self.learner.net, self.plan.phases[number]
-        store(net, self.evaluator.statistics(self.plan.space.largest()))
+        largest = self.plan.space.largest()
+        store(net, self.evaluator.statistics(largest, tuple(range(1, largest.exit + 1))))
         self.check_weights(number)
         p.phase, p.epoch = p.phase + 1, 0
         if self.worker.rank == 0:
