@@ -11,16 +11,17 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
 import tomli_w
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from cluster.errors import InputError
+from cluster.reading import parse_toml, read_text, shortened
 
 T = TypeVar("T")
 
+_EXPECTED = "a config file, such as configs/digits.toml"
 # each config dataclass carries it as __pydantic_config__
 STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 
@@ -51,11 +52,12 @@ def one_of(module: str, dictionary: str) -> AfterValidator:
 def load(path: str, kind: type[T], overrides: Sequence[str] = ()) -> T:
     """The config at `path` with `section.key=value` overrides applied; raises a `ConfigError` if it cannot be used."""
     try:
-        doc = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; give the path of a config file, such as configs/digits.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not TOML: {error}") from None
+        doc = parse_toml(read_text(path, _EXPECTED), shortened(path), _EXPECTED)
+    except InputError as error:
+        raise ConfigError(str(error)) from None
+    names = [override.partition("=")[0].strip() for override in overrides]
+    if (twice := next((name for i, name in enumerate(names) if name in names[:i]), None)) is not None:
+        raise ConfigError(f"--set {twice}: is given twice; give it once")
     for override in overrides:
         _override(doc, override)
     return parse(doc, kind, path, overrides)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ofa.checks import number, shown, whole
 from ofa.layout import FORESTS, Forest, Slot, forest
 from ofa.layout import ArchError as ArchError
 
@@ -100,34 +101,36 @@ class Arch:
 
     @classmethod
     def from_json(cls, doc: Mapping[str, Any]) -> Arch:
-        """The arch that `to_json` wrote; a missing, unknown or non-numeric entry is an `ArchError`."""
+        """The arch that `to_json` wrote; a missing or unknown entry, or a value that no arch has, is an `ArchError`."""
         if not isinstance(doc, Mapping):
-            raise ArchError(f"arch: found {doc!r}; expected an object with resolution, depth, kernel, expand")
+            raise ArchError(f"arch: found {shown(doc)}; expected an object with resolution, depth, kernel, expand")
         if "resolution" not in doc or frozenset(doc) - {"resolution"} not in FORESTS:
             raise ArchError(
-                f"arch: found {sorted(doc)}; expected exactly resolution, depth, kernel, expand, or width for kernel"
+                f"arch: found {shown(sorted(map(str, doc)))}; "
+                "expected exactly resolution, depth, kernel, expand, or width for kernel"
             )
-        if not all(isinstance(doc[name], int) for name in doc if name in SCALARS) or not all(
-            isinstance(values, list) and all(isinstance(v, int | float) for v in values)
-            for name, values in doc.items()
-            if name not in SCALARS
-        ):
-            raise ArchError("arch: resolution must be a whole number, and depth, kernel, expand and width lists of numbers")
-        return cls(**NOTHING | {name: value if name in SCALARS else tuple(value) for name, value in doc.items()})
+        return cls._of({name: value if name in SCALARS else _listed(name, value) for name, value in doc.items()})
+
+    @classmethod
+    def _of(cls, named: Mapping[str, Any]) -> Arch:
+        """The arch of these fields; a value that no arch has is an `ArchError`."""
+        return cls(**NOTHING | {name: _checked(name, value) for name, value in named.items()})
 
     @classmethod
     def from_key(cls, key: str) -> Arch:
         """The arch that has this key; any other text is an `ArchError`."""
         try:
-            words = {word[0]: word[1:] for word in key.split("-")}
+            parts = key.split("-")
+            words = {word[0]: word[1:] for word in parts}
             named = {name: words.pop(letter) for name, letter in LETTERS.items() if letter in words}
-            if [*words] == ["r"] and frozenset(named) in FORESTS:
-                return cls(**NOTHING | {"resolution": int(words["r"])} | {n: _values(n, word) for n, word in named.items()})
-            raise ValueError(key)
-        except (ValueError, IndexError) as error:
-            if isinstance(error, ArchError):
-                raise
-            raise ArchError(f"{key!r} is not the name of an arch; one looks like r32-d23-k3500.3570-e4600.3460") from None
+            if [*words] != ["r"] or len(parts) != 1 + len(named) or frozenset(named) not in FORESTS:
+                raise ValueError(key)
+            values = {"resolution": int(words["r"])} | {name: _values(name, word) for name, word in named.items()}
+        except (ValueError, IndexError):
+            raise ArchError(
+                f"{shown(key)} is not the name of an arch; one looks like r32-d23-k3500.3570-e4600.3460"
+            ) from None
+        return cls._of(values)
 
 
 def collected(here: Forest, values: Sequence[Any]) -> dict[str, Any]:
@@ -147,3 +150,32 @@ def _values(name: str, word: str) -> Any:
     if "," in word:
         return tuple(int(value) / 100 for value in word.split(","))
     return tuple(int(digit) for digit in word.replace(".", ""))
+
+
+MOST = {"resolution": 2**16}  # the greatest value of a field's entries; a digit of the key for the others
+_ENTRIES = 1000  # most entries of a field
+
+
+def _listed(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or len(value) > _ENTRIES:
+        found = f"a list of {len(value)}" if isinstance(value, list | tuple) else shown(value)
+        raise ArchError(f"arch: {name} is {found}; expected a list of numbers, one for each stage or slot")
+    return tuple(value)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """The value of a field: whole numbers, but for expand ratios; any other value is an `ArchError`."""
+    if isinstance(value, tuple):
+        return tuple(_entry(name, f"entry {i} of {name}", entry) for i, entry in enumerate(value))
+    return _entry(name, name, value)
+
+
+def _entry(name: str, place: str, value: Any) -> Any:
+    least, most = int(name in SCALARS), MOST.get(name, 9)
+    found: float | None = whole(value, least, most)
+    if found is None and name == "expand":
+        found = number(value, least, most)
+    if found is None:
+        kind = "number" if name == "expand" else "whole number"
+        raise ArchError(f"arch: {place} is {shown(value)}; expected a {kind} from {least} to {most}")
+    return found

@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 from ofa.arch import Arch, ArchError
+from ofa.checks import number, shown
 
 
 class DocumentError(ValueError):
@@ -50,7 +51,7 @@ class Document:
         """The document in the content of a JSON file; errors are those of `from_json`."""
         try:
             doc = json.loads(data)
-        except ValueError as error:  # of the parser, or not UTF-8
+        except (ValueError, RecursionError) as error:  # of the parser, or not UTF-8
             raise DocumentError(f"{where}: is not JSON: {error}") from None
         return cls.from_json(doc, where)
 
@@ -95,8 +96,8 @@ def _parsed(kind: Any, value: Any, where: str) -> Any:
     if issubclass(kind, Document):
         return _document(kind, value, where)
     names = {float: "a number", int: "a whole number", str: "a text"}
-    allowed = (int, float) if kind is float else kind
-    _must(isinstance(value, allowed) and not isinstance(value, bool), where, value, names[kind])
+    known = number(value) is not None if kind is float else isinstance(value, kind) and not isinstance(value, bool)
+    _must(known, where, value, names[kind])
     return kind(value)
 
 
@@ -124,5 +125,5 @@ def _document(kind: Any, value: Any, where: str) -> Any:
 
 def _must(holds: bool, where: str, found: Any, expected: str) -> None:
     if not holds:
-        shown = repr(found) if isinstance(found, str | int | float | bool | None) else f"a {type(found).__name__}"
-        raise DocumentError(f"{where}: is {shown}; expected {expected}")
+        text = shown(found) if isinstance(found, str | int | float | bool | None) else f"a {type(found).__name__}"
+        raise DocumentError(f"{where}: is {text}; expected {expected}")

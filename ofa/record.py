@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from ofa.arch import Arch, ArchError
+from ofa.checks import number, shown, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +48,43 @@ class Measured:
     @classmethod
     def from_json(cls, doc: Mapping[str, Any]) -> Measured:
         """The record that `to_json` wrote; anything else is an `ArchError`."""
+        if not isinstance(doc, Mapping):
+            raise ArchError(f"measured: found {shown(doc)}; expected an object with arch, top1, macs and params")
         names = {field.name for field in fields(cls)}
         unknown, missing = set(doc) - names, {"arch", "top1", "macs", "params"} - set(doc)
         if unknown or missing:
-            raise ArchError(f"measured: unknown {sorted(unknown)}, missing {sorted(missing)}; known are {sorted(names)}")
-        named = {}
-        for field, of in (("latencies_ms", "device and milliseconds"), ("extra", "name and number")):
-            numbers = doc.get(field, {})
-            if not isinstance(numbers, Mapping):
-                raise ArchError(f"measured: {field} is {numbers!r}; expected an object of {of}")
-            named[field] = tuple(numbers.items())
-        return cls(**{**doc, "arch": Arch.from_json(doc["arch"]), **named})
+            raise ArchError(
+                f"measured: unknown {shown(sorted(map(str, unknown)))}, missing {sorted(missing)}; known are {sorted(names)}"
+            )
+        return cls(Arch.from_json(doc["arch"]), **{name: _read(name, doc[name]) for name in names & set(doc) - {"arch"}})
 
 
 NUMBERS = ("top1", "macs", "params", "latency_ms", "latency_spread_ms")  # fields of `Measured` that are numbers
+
+
+def _read(name: str, value: Any) -> Any:
+    """The value of a field of a record in JSON; any that it cannot have is an `ArchError`."""
+    found: Any
+    if name in ("latencies_ms", "extra"):
+        if not isinstance(value, Mapping):
+            of = "device and milliseconds" if name == "latencies_ms" else "name and number"
+            raise ArchError(f"measured: {name} is {shown(value)}; expected an object of {of}")
+        return tuple((key, _number(f"{name} of {key}", one)) for key, one in value.items())
+    if name in ("split", "device"):
+        found, expected = value if isinstance(value, str) else None, "a text"
+    elif name in ("macs", "params"):
+        found, expected = whole(value, 0), "a whole number that is not negative"
+    elif name == "top1":
+        found, expected = number(value, most=1), "a fraction, at most 1"
+    else:
+        return None if value is None else _number(name, value)
+    if found is None:
+        raise ArchError(f"measured: {name} is {shown(value)}; expected {expected}")
+    return found
+
+
+def _number(place: str, value: Any) -> float:
+    if number(value) is None:
+        raise ArchError(f"measured: {place} is {shown(value)}; expected a finite number")
+    found: float = value
+    return found

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ofa.arch import ArchError
+from ofa.checks import shown
 from ofa.record import Measured
 from ofa.spaces import get_space
 from search.objective import Objective, first_cost, minimised, values
@@ -33,13 +34,20 @@ class Front:
         """The front that `to_json` wrote; raises an `ArchError` if a member is not of its space."""
         if not isinstance(doc, Mapping) or not {"space", "members"} <= set(doc):
             raise ArchError('a front is {"space": ..., "members": [...]}; this file holds something else')
-        members = tuple(Measured.from_json(member) for member in doc["members"])
-        space = get_space(doc["space"])
+        if not isinstance(doc["space"], str) or not isinstance(doc["members"], list):
+            name, kind = ("space", "the name of a space") if not isinstance(doc["space"], str) else ("members", "a list")
+            raise ArchError(f"{name} of the front is {shown(doc[name])}; expected {kind}")
+        space, members = get_space(doc["space"]), []
+        for i, member in enumerate(doc["members"]):
+            try:
+                members.append(Measured.from_json(member))
+            except ArchError as error:
+                raise ArchError(f"member {i}: {error}") from None
         if members:  # a run may have other resolutions than its space has by default
             space = space.at([member.arch.resolution for member in members])
         for member in members:
             space.checked(member.arch)
-        return cls(doc["space"], members)
+        return cls(doc["space"], tuple(members))
 
 
 def front(space: str, objectives: Sequence[Objective], seen: Sequence[Measured]) -> Front:

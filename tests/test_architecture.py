@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # A file of a folder that stands in a room by name is not in the folder's room.
 ROOMS = {
     "ofa": (
-        "arch layout compiled documents npz graph space genes cost record timings exits",
+        "checks arch layout compiled documents npz graph space genes cost record timings",
         "parts/",
         "spaces/",
         "layers/",
@@ -24,9 +24,9 @@ ROOMS = {
         "phases draws losses teacher train",
     ),
     "cluster": (
-        "errors texts config seeds progress",
+        "errors texts reading config seeds progress",
         "stores/",
-        "address store run attempts checkpoint",
+        "store run attempts checkpoint",
         "runtime/",
         "kube/",
         "driver",

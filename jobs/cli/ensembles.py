@@ -8,7 +8,7 @@ import typer
 
 from cluster.errors import InputError
 from cluster.progress import Reporter
-from jobs.cli.options import DEFAULT_STORE, Json, Sets, StoreUrl, finite, open_job
+from jobs.cli.options import DEFAULT_STORE, Json, Sets, StoreUrl, open_job
 from jobs.pipeline import run_steps
 
 app = typer.Typer()
@@ -34,9 +34,7 @@ def ensemble_command(
     seed: Annotated[int | None, typer.Option(help="with --predictions: random seed of the published algorithms")] = None,
     vote: Annotated[str | None, typer.Option(help="with --predictions: soft, hard or weighted; soft if not given")] = None,
     most_members: Annotated[int | None, typer.Option(min=1, help="with --predictions: maximum number of members")] = None,
-    most_cost: Annotated[
-        float | None, typer.Option(callback=finite, min=0, help="with --predictions: maximum cost of an ensemble")
-    ] = None,
+    most_cost: Annotated[float | None, typer.Option(min=0, help="with --predictions: maximum cost of an ensemble")] = None,
     must_have: Annotated[
         list[int], typer.Option(metavar="MEMBER", help="with --predictions: a member of every ensemble; may be repeated")
     ] = [],  # noqa: B006

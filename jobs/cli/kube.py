@@ -12,7 +12,7 @@ from cluster.errors import InputError
 from cluster.kube.state import TIMED_OUT
 from cluster.texts import json_text
 from jobs import config as configs
-from jobs.cli.options import ConfigPath, Json, finite
+from jobs.cli.options import ConfigPath, Json
 
 if TYPE_CHECKING:
     from cluster.kube.api import Api
@@ -187,9 +187,7 @@ def status(
 @app.command()
 def wait(
     run: RunName,
-    timeout_s: Annotated[
-        float | None, typer.Option("--timeout", metavar="SECONDS", callback=finite, help="maximum time to wait")
-    ] = None,
+    timeout_s: Annotated[float | None, typer.Option("--timeout", metavar="SECONDS", help="maximum time to wait")] = None,
     namespace: Namespace = "ofa",
     context: Context = None,
     as_json: Json = False,

@@ -10,20 +10,23 @@ from typing import Annotated
 import typer
 
 from cluster.errors import InputError, StepError
-from cluster.texts import json_text, one_line
+from cluster.reading import shortened
+from cluster.texts import json_text
 from ensemble.errors import EnsembleError
 from jobs.cli import ensembles, kube, networks, results, runs, search
+from jobs.cli.options import make_strict
 from jobs.job import code_version
 from ofa.arch import ArchError
 from ofa.documents import DocumentError
 from search.errors import ProblemError
 
 INPUT_ERRORS = (InputError, ArchError, DocumentError, EnsembleError, ProblemError)
-LONGEST = 1200  # most characters of a message; of a longer one, such as with a long value of a file, the ends are shown
 STOPPED = 130  # the exit code after Ctrl-C or SIGTERM
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Train one elastic network, search it once for every device, combine what was found.")  # fmt: skip
+for _group in (runs, search, ensembles, networks, results, kube):
+    make_strict(_group.app)
 for _group in (runs, search, ensembles, networks):
     app.add_typer(_group.app)
 app.add_typer(results.app, name="results")
@@ -75,7 +78,7 @@ def main() -> None:
 
 def fail(message: str, code: int, as_json: bool) -> None:
     """Prints an error as one line on stderr (and as a JSON event on stdout) and exits with `code`."""
-    message = one_line(message, LONGEST)
+    message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shortened(message, 2000))
     print(f"ofa: {message}", file=sys.stderr)
     if as_json:
         print(json_text({"event": "error", "message": message, "exit": code}), flush=True)

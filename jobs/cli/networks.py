@@ -8,7 +8,7 @@ import typer
 
 from cluster.progress import Reporter
 from cluster.texts import json_text
-from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, finite, open_job, parse_arch
+from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job, parse_arch
 from jobs.pipeline import run_steps
 from ofa.arch import ArchError
 from ofa.cost import cost
@@ -58,12 +58,10 @@ def finetune_command(
     config: ConfigPath,
     arch: Annotated[str, typer.Option(help="a sub-network of the run: its name, JSON, or a file of JSON")],
     epochs: Annotated[int, typer.Option(min=1, help="training epochs")] = 25,
-    lr: Annotated[float, typer.Option(callback=finite, min=1e-9, max=1e6, help="peak learning rate")] = 0.01,
+    lr: Annotated[float, typer.Option(min=1e-9, max=1e6, help="peak learning rate")] = 0.01,
     distil: Annotated[
         float,
-        typer.Option(
-            callback=finite, min=0, help="weight of the distillation loss; the teacher is the supernet's largest network"
-        ),
+        typer.Option(min=0, help="weight of the distillation loss; the teacher is the supernet's largest network"),
     ] = 0.0,
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006
@@ -94,7 +92,8 @@ def cost_command(
     """Counts the exact multiply-accumulates and parameters of a sub-network."""
     here = get_space(space)
     parsed = parse_arch(arch)
-    if (objection := here.shape_objection(parsed)) is not None:
+    # costs are exact at any resolution
+    if (objection := here.shape_objection(parsed) or here.at([parsed.resolution]).objection(parsed)) is not None:
         raise ArchError(f"{parsed.key} is not in the space {space}: {objection}")
     macs, params = cost(here, parsed, classes)
     if as_json:

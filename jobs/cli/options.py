@@ -1,30 +1,25 @@
-"""The options that several commands share, and the job that they open."""
+"""The options that several commands share, what holds for the options of every command, and the job that they open."""
 
 from __future__ import annotations
 
-import json
-import math
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from cluster.driver import attempt_at
+from cluster.errors import InputError
 from cluster.progress import Reporter
+from cluster.reading import parse_json, read_json, shortened
 from jobs import config as configs
 from jobs.job import Job, opened
 from ofa.arch import Arch, ArchError
-
-
-def finite(value: float | None) -> float | None:
-    """The callback of every option that is a number with a fraction: the value, which must be finite."""
-    if value is not None and not math.isfinite(value):
-        raise typer.BadParameter(f"{value} is no finite number")
-    return value
-
+from ofa.checks import shown
 
 ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="a config file, such as configs/digits.toml")]
 StoreUrl = Annotated[str, typer.Option("--store", help="the store of results: a directory, or s3://bucket/prefix")]
@@ -59,6 +54,31 @@ RunId = Annotated[str | None, typer.Argument(metavar="RUN", help="the run's id; 
 DEFAULT_STORE = "./runs"
 
 
+class Command(TyperCommand):
+    """A command whose options may be given once unless they are lists, and whose numbers are finite."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Reads the arguments; raises an `InputError` for an option given twice and for a number beyond 2^63."""
+        asked = list(args)
+        rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            given = self.make_parser(ctx).parse_args(args=asked)[2]
+            for param in self.get_params(ctx):
+                name, value = param.opts[0], ctx.params.get(param.name or "")
+                if param.param_type_name == "option" and not param.multiple and given.count(param) > 1:
+                    raise InputError(f"ofa {ctx.info_name}: {name} is given {given.count(param)} times; give it once")
+                values = value if isinstance(value, list | tuple) else [value]
+                if wrong := [v for v in values if isinstance(v, int | float) and not abs(v) < 2**63]:
+                    raise InputError(f"ofa {ctx.info_name}: {name} is {shown(wrong[0])}; give a finite number below 2^63")
+        return rest
+
+
+def make_strict(app: typer.Typer) -> None:
+    """Makes every command of `app` a `Command`."""
+    for command in app.registered_commands:
+        command.cls = Command
+
+
 @contextmanager
 def open_job(config: str, store: str, sets: list[str], as_json: bool, in_cluster: bool = False) -> Iterator[Job]:
     """Opens the job of a command on a run."""
@@ -73,18 +93,30 @@ def open_job(config: str, store: str, sets: list[str], as_json: bool, in_cluster
 def parse_arch(text: str) -> Arch:
     """The arch of a name, of JSON, or of a file with JSON, such as the one that an export writes beside a network."""
     where = "--arch"
-    if not text.lstrip().startswith("{"):
-        if not Path(text).is_file():
-            if "/" in text or text.endswith(".json"):
-                raise ArchError(f"--arch {text}: no such file; give a file, JSON, or a name")
-            return Arch.from_key(text)
-        where, text = text, Path(text).read_text(encoding="utf-8", errors="replace")
-    try:
-        doc = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ArchError(f"{where} is not JSON: {error}") from None
+    if text.lstrip().startswith("{"):
+        doc = parse_json(text, where, _ARCH)
+    elif _names_a_file(text):
+        where, doc = shortened(text), read_json(text, _ARCH)
+    else:
+        return Arch.from_key(text)
     if isinstance(doc, dict) and "archs" in doc:
-        if len(doc["archs"]) != 1:
-            raise ArchError(f"{where} describes {len(doc['archs'])} networks; expected one")
-        doc = doc["archs"][0]
+        if not isinstance(doc["archs"], list) or len(doc["archs"]) != 1:
+            found = f"{len(doc['archs'])} networks" if isinstance(doc["archs"], list) else shown(doc["archs"])
+            raise ArchError(f"{where}: archs has {found}; expected a list of one network")
+        [doc] = doc["archs"]
     return Arch.from_json(doc)
+
+
+_ARCH = "the JSON of an arch, its file, or a name"
+
+
+def _names_a_file(text: str) -> bool:
+    """Whether the text of --arch is the path of a file; raises an `ArchError` for a path without one."""
+    try:
+        if Path(os.path.expanduser(text)).exists():
+            return True
+    except (OSError, ValueError):  # no path of this system, such as one that is too long
+        pass
+    if "/" in text or text.endswith(".json"):
+        raise ArchError(f"--arch {shortened(text)}: no such file; give {_ARCH}")
+    return False

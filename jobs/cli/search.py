@@ -21,7 +21,6 @@ from jobs.cli.options import (
     SpaceName,
     StoreUrl,
     Tables,
-    finite,
     open_job,
 )
 from jobs.pipeline import run_steps
@@ -115,10 +114,10 @@ def choose_command(
     latency_ms: Annotated[
         list[str], typer.Option(metavar="[DEVICE=]MS", help="maximum latency; may be repeated, once for each device")
     ] = [],  # noqa: B006
-    macs: Annotated[float | None, typer.Option(callback=finite, help="maximum MACs")] = None,
+    macs: Annotated[float | None, typer.Option(help="maximum MACs")] = None,
     top1: Annotated[
         float | None,
-        typer.Option(callback=finite, help="minimum top-1, a fraction; alone: the cheapest network that reaches it"),
+        typer.Option(help="minimum top-1, a fraction; alone: the cheapest network that reaches it"),
     ] = None,
     knee: Annotated[bool, typer.Option("--knee", help="the knee: where the front bends most")] = False,
     weights: Annotated[

@@ -5,14 +5,14 @@ ofa choose runs/<id>/front.json --latency-ms 25
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError
-from jobs.tools.inputs import named_numbers, number, read
+from cluster.reading import read_json, read_json_lines, shortened
+from jobs.tools.inputs import named_numbers, number
 from ofa.arch import ArchError
 from ofa.record import Measured
 from search.choose import Choice, choose
@@ -30,10 +30,14 @@ def choose_from(
     names: the objectives, such as top1,macs,params; if not given, top-1 and latency, or MACs where no latency is known.
     Objectives that limits, weights and a direction name are added. Raises an `InputError` for one that members do not have.
     """
-    members = _members(path)
+    members, path = _members(path), shortened(path)
     devices = _devices(members)
     objectives = [TOP1, *_costs(members, devices)] if names is None else [_named(name, members) for name in names.split(",")]
     limits = [_latency_limit(text, devices, path) for text in latency_ms]
+    if (twice := next((o for i, o in enumerate(objectives) if o in objectives[:i]), None)) is not None:
+        raise InputError(f"--objectives {names}: {twice.name} is given twice; give it once")
+    if len({limit.objective for limit in limits}) < len(limits):
+        raise InputError(f"--latency-ms {', '.join(latency_ms)}: give one limit" + " for each device" * bool(devices))
     if macs is not None:
         limits.append(Limit(MACS, macs))
         objectives = [*objectives, *([] if MACS in objectives else [MACS])]
@@ -91,15 +95,13 @@ def _described(member: Measured) -> str:
 
 
 def _members(path: str) -> list[Measured]:
-    text = read(path).decode("utf-8", errors="replace")
+    expected, where = "a front.json, a targets.json or a measured.jsonl", shortened(path)
     try:
         if Path(path).suffix == ".jsonl":
-            return [Measured.from_json(json.loads(line)) for line in text.splitlines()]
-        return list(Front.from_json(json.loads(text)).members)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: is no JSON: {error}; give a front.json") from None
+            return [Measured.from_json(doc) for doc in read_json_lines(path, expected)]
+        return list(Front.from_json(read_json(path, expected)).members)
     except ArchError as error:
-        raise InputError(f"{path}: {error}; give a front.json") from None
+        raise InputError(f"{where}: {error}; give {expected}") from None
 
 
 def _devices(members: Sequence[Measured]) -> list[str]:

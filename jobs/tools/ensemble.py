@@ -5,9 +5,8 @@ ofa ensemble --predictions table.npz --cost max --out ./ensembles
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from cluster.errors import InputError
+from cluster.reading import read_bytes, shortened
 from cluster.store import open_store
 from cluster.texts import json_lines
 from ensemble.document import Subset, TableEnsembles
@@ -29,10 +28,7 @@ def ensemble_of_table(
     rule, algorithm, vote: names in `RULES`, `ALGORITHMS` and `VOTES` of `ensemble`. evaluations, seed: of the published
     algorithms. Raises an `InputError` or an `EnsembleError` for a file, a name or a limit that cannot be used.
     """
-    try:
-        table = Table.from_npz(Path(path).read_bytes(), path)
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give the path of a predictions file (.npz)") from None
+    table = Table.from_npz(read_bytes(path, "a predictions file (.npz)"), shortened(path))
     if (wrong := next((m for m in limits.must_have if not 0 <= m < len(table.cost_M)), None)) is not None:
         raise InputError(f"--must-have {wrong}: {path} has members 0 to {len(table.cost_M) - 1}")
     scorer, budget = SubsetScorer.of(Voting(vote).of_table(table)), Budget(evaluations, seed, SURVIVAL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from cluster.errors import InputError
+from cluster.reading import read_bytes, read_json_or_yaml, shortened
 from ofa.arch import SCALARS, Arch
 from ofa.genes import Genes
 from ofa.record import Measured
@@ -54,15 +56,14 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
     Objectives are the predictor's top-1, and latency on the device of each table, or MACs without a table. The
     space is restricted to the resolutions that every file has.
     """
-    space, data = get_space(space_name), read(predictor)
+    space, data = get_space(space_name), read_bytes(predictor, "a predictor of top-1")
     devices: dict[str, LatencyTable] = {}
     for text in tables:
         name, _, path = text.rpartition("=")
-        devices[name or Path(path).name.split(".")[0]] = LatencyTable.parse(read(path), path)
-    if len(devices) < len(tables):
-        raise InputError(
-            f"--latency-table: two tables are both called {[*devices][-1]}; name them: --latency-table NAME=FILE"
-        )
+        device = name or Path(path).name.split(".")[0]
+        if device in devices:
+            raise InputError(f"--latency-table: two tables are both called {device}; name them: --latency-table NAME=FILE")
+        devices[device] = LatencyTable.parse(read_json_or_yaml(path, "a latency table"), shortened(path))
     known = [set(table.resolutions(space)) for table in devices.values()]
     if is_published(data):
         known.append(set(PublishedPredictor.resolutions(data, space)))
@@ -86,34 +87,35 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
     objectives = [term.objective for term in terms]
     limits = [_limit(text, objectives, "minimize", "--at-most") for text in at_most]
     limits += [_limit(text, objectives, "maximize", "--at-least") for text in at_least]
+    for option, texts in (("--at-most", at_most), ("--at-least", at_least), ("--fix", fixed)):
+        names = [text.rpartition("=")[0].strip() for text in texts]
+        if (twice := next((name for i, name in enumerate(names) if name in names[:i]), None)) is not None:
+            raise InputError(f"{option} {twice}: is given twice; give it once")
     pinned = dict(_pinned(text, Genes(space)) for text in fixed)
     return Loaded(Problem(space, tuple(terms), tuple(limits), pinned), latencies, costs)
 
 
-def read(path: str) -> bytes:
-    """A file's bytes; raises an `InputError` if it cannot be read."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}; give a file that is there") from None
-
-
 def number(text: str, where: str) -> float:
-    """`text` as a number; raises an `InputError` that starts with `where` for any other text."""
+    """`text` as a finite number; raises an `InputError` that starts with `where` for any other text."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
-        raise InputError(f"{where}: {text!r} is no number") from None
+        raise InputError(f"{where}: {shortened(repr(text))} is no number") from None
+    if not math.isfinite(value):
+        raise InputError(f"{where}: {text} is no finite number")
+    return value
 
 
 def named_numbers(text: str, where: str) -> dict[str, float]:
     """`top1=1,latency_ms=2` as a mapping."""
-    found = {}
+    found: dict[str, float] = {}
     for part in text.split(","):
         name, equals, value = part.rpartition("=")
         if not equals:
             raise InputError(f"{where}: found {part!r}; expected NAME=NUMBER, such as latency_ms=1")
-        found[name.strip()] = number(value, where)
+        if name.strip() in found:
+            raise InputError(f"{where}: {name.strip()} is given twice; give it once")
+        found[name.strip()] = number(value, f"{where} {name.strip()}")
     return found
 
 
@@ -136,7 +138,7 @@ def _pinned(text: str, genes: Genes) -> tuple[int, int]:
     here = fields.get(field, range(0))
     if name in SCALARS and name in fields:
         gene = here[0]
-    elif field not in SCALARS and place.isdigit() and int(place) < len(here):
+    elif field not in SCALARS and place in map(str, range(len(here))):
         gene = here[int(place)]
     else:
         single = "".join(f"{f}=, " for f in fields if f in SCALARS)

@@ -71,7 +71,7 @@ def measure_table(
         taken.latency_ms
         for taken in measure_latencies([(extract(net, a), a.resolution) for a in archs], runs=runs, threads=threads)
     ]
-    sums = TableLatency(LatencyTable.parse(json_text(table).encode(), "the measured table"), drawn)
+    sums = TableLatency(LatencyTable.parse(table, "the measured table"), drawn)
     agreement = compared(sums(Genes(drawn).encode(archs)).tolist(), whole_ms)
     table["_agreement"] = {name: getattr(agreement, name) for name in Agreement.__slots__}
     return table, agreement

@@ -30,7 +30,10 @@ def targets(
     if bool(latency_ms) == bool(macs):
         raise InputError("ofa targets: give --latency-ms with a table, or --macs without, such as 15,20,25")
     option, texts = ("--latency-ms", latency_ms) if latency_ms else ("--macs", [macs or ""])
-    wanted = dict(_wanted(option, text, loaded.problem.objectives) for text in texts)
+    wanted: dict[Objective, list[float]] = {}
+    for text in texts:
+        cost, bounds = _wanted(option, text, loaded.problem.objectives)
+        wanted.setdefault(cost, []).extend(bounds)
     with reporter.track("targets", 0, "evaluations") as tracker:
         found = targets_search.search(
             loaded.problem, wanted, strategy=strategy, seed=seed, evaluations=evaluations, progress=tracker.at

@@ -14,13 +14,13 @@ Shape letters in this file: B archs, G genes.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ofa.checks import number, shown
 from ofa.graph import Part, strided
 from ofa.parts.conv import Conv
 from ofa.parts.head import Classifier, GlobalPool
@@ -28,6 +28,8 @@ from ofa.parts.inverted import Inverted
 from ofa.space import Space
 from search.costs.exact import Sums, node_tables
 from search.errors import ProblemError
+
+MOST_MS = 1e6  # the greatest latency that a part may have: a quarter of an hour
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,15 @@ class LatencyTable:
     ms: Mapping[int | None, Mapping[str, float]]
 
     @classmethod
-    def parse(cls, data: bytes, where: str) -> LatencyTable:
-        """A table in either format; raises a `ProblemError` for any other content."""
-        doc = _loaded(data, where)
+    def parse(cls, doc: Any, where: str) -> LatencyTable:
+        """The table of a JSON or YAML document in either format; raises a `ProblemError` for any other document."""
         if not isinstance(doc, Mapping) or not doc:
             raise ProblemError(f"{where}: is no latency table; expected entries like 'Conv-input:...': {{'mean': 0.5}}")
-        sizes = {key: value for key, value in doc.items() if str(key).isdigit()}
+        sizes = {key: value for key, value in doc.items() if str(key).isdecimal() and len(str(key)) < 6}
         if sizes:
+            _entries({"unit": doc.get("unit", "ms")}, where)
+            if len({int(size) for size in sizes}) < len(sizes):
+                raise ProblemError(f"{where}: has a resolution twice: {', '.join(map(str, sizes))}; give one table for each")
             return cls(where, {int(size): _entries(table, f"{where}: {size}") for size, table in sizes.items()})
         return cls(where, {None: _entries(doc, where)})
 
@@ -94,31 +98,21 @@ class TableLatency:
         return self._sums(genes_BG)
 
 
-def _loaded(data: bytes, where: str) -> Any:
-    import yaml
-
-    text = data.decode("utf-8", errors="replace")
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        pass
-    try:
-        return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except yaml.YAMLError as error:
-        raise ProblemError(f"{where}: is neither JSON nor YAML: {str(error).splitlines()[0]}") from None
-
-
 def _entries(table: Any, where: str) -> dict[str, float]:
     if not isinstance(table, Mapping):
-        raise ProblemError(f"{where}: found {table!r}; expected entries like 'Conv-input:...': {{'mean': 0.5}}")
+        raise ProblemError(f"{where}: found {shown(table)}; expected entries like 'Conv-input:...': {{'mean': 0.5}}")
+    if (unit := table.get("unit", "ms")) != "ms":
+        raise ProblemError(f"{where}: its unit is {shown(unit)}; expected 'ms': latencies are in milliseconds")
     found = {}
     for key, entry in table.items():
         if str(key).startswith("_") or key == "unit":
             continue
-        ms = entry.get("mean") if isinstance(entry, Mapping) else entry
-        if isinstance(ms, bool) or not isinstance(ms, int | float) or not 0 <= ms < float("inf"):
-            raise ProblemError(f"{where}: the entry {key} is {entry!r}; expected {{'mean': milliseconds}}")
-        found[str(key)] = float(ms)
+        ms = number(entry.get("mean") if isinstance(entry, Mapping) else entry, 0, MOST_MS)
+        if ms is None:
+            raise ProblemError(
+                f"{where}: the entry {shown(key)} is {shown(entry)}; expected {{'mean': milliseconds}}, 0 to {MOST_MS:g}"
+            )
+        found[str(key)] = ms
     return found
 
 

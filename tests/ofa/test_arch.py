@@ -65,7 +65,7 @@ def test_a_resnet_always_has_the_first_two_blocks_of_a_stage():
         ({"resolution": 24}, "exactly resolution, depth, kernel, expand"),
         ([], "expected an object"),
         ({"resolution": "24", "depth": [1], "kernel": [3], "expand": [1]}, "whole number"),
-        ({"resolution": 24, "depth": [1], "kernel": [None], "expand": [1]}, "lists of numbers"),
+        ({"resolution": 24, "depth": [1], "kernel": [None], "expand": [1]}, "entry 0 of kernel is None; expected a whole"),
         ({"resolution": 24, "depth": [2], "kernel": [3], "expand": [1]}, "may be 1 to 1"),
         ({"resolution": 24, "depth": [1, 1, 1], "kernel": [3] * 4, "expand": [1] * 4}, "every slot"),
         ({"resolution": 24, "depth": [1], "kernel": [3, 3], "expand": [1]}, "both list every slot"),

@@ -5,17 +5,19 @@ import json
 import numpy as np
 import pytest
 
+from cluster.reading import read_json_or_yaml
 from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.costs.latency import LatencyTable, TableLatency
 from search.errors import ProblemError
 
+NO_MILLISECONDS = (float("nan"), float("inf"), -1, -0.1, 1e9, 10**400, "0.5", True, None, [1], [[[[[1]]]]] * 1000)
 W12 = get_space("ofa_mbv3_w1.2")
 
 
 def load(reference, name):
-    return LatencyTable.parse((reference / "ofa" / name).read_bytes(), name)
+    return LatencyTable.parse(read_json_or_yaml(str(reference / "ofa" / name), "a latency table"), name)
 
 
 def test_the_published_front_has_its_published_latencies(reference):
@@ -52,24 +54,33 @@ def test_a_latency_is_the_sum_of_its_blocks(reference):
 def test_a_missing_key_gets_its_line(reference):
     doc = json.loads((reference / "ofa" / "note10_latency_lut_w1.2.json").read_text())
     del doc["176"]["AvgPool2D-input:6x6x1152-output:1x1x1152"]
-    table = LatencyTable.parse(json.dumps(doc).encode(), "t.json")
+    table = LatencyTable.parse(doc, "t.json")
     with pytest.raises(ProblemError, match=r"^t.json: has no key AvgPool2D-input:6x6x1152\S*, which resolution 176 needs"):
         TableLatency(table, W12.only(resolutions=table.resolutions(W12)))
 
 
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("doc", "says"),
     [
-        (b"{}", "is no latency table"),
-        (b"a: [", "is neither JSON nor YAML"),
-        (b'{"Conv-input": {"std": 1}}', "the entry Conv-input is .*; expected {'mean': milliseconds}"),
-        (b'{"160": 3}', "160: found 3; expected entries"),
-        (b'{"Conv-input": {"mean": NaN}}', "expected {'mean': milliseconds}"),
+        ({}, "is no latency table"),
+        ("a text", "is no latency table"),
+        ([], "is no latency table"),
+        (None, "is no latency table"),
+        ({"Conv-input": {"std": 1}}, "the entry 'Conv-input' is .*; expected {'mean': milliseconds}"),
+        ({"160": 3}, "160: found 3; expected entries"),
+        *(({"Conv-input": {"mean": value}}, "expected {'mean': milliseconds}, 0 to 1e") for value in NO_MILLISECONDS),
+        *(({"Conv-input": value}, "expected {'mean': milliseconds}, 0 to 1e") for value in NO_MILLISECONDS),
+        *(({"unit": unit, "Conv-input": 1}, "its unit is .*; expected 'ms'") for unit in ("s", "us", "", 1, None, ["ms"])),
+        ({"160": {"unit": "us", "Conv-input": 1}}, "160: its unit is 'us'; expected 'ms'"),
+        ({"160": {}, 160: {}}, "has a resolution twice"),
+        ({"160": {}, "0160": {}}, "has a resolution twice"),
     ],
 )
-def test_what_is_no_table_gets_its_line(data, says):
-    with pytest.raises(ProblemError, match=says):
-        LatencyTable.parse(data, "t.json")
+def test_what_is_no_table_gets_its_line(doc, says):
+    with pytest.raises(ProblemError, match=says) as caught:
+        LatencyTable.parse(doc, "t.json")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 def test_a_table_of_another_space_gets_its_line(reference):
