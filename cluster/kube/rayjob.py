@@ -209,7 +209,8 @@ def _check_store(url: str) -> None:
 
 def _submitter(image: str, labels: Doc) -> Doc:
     resources = {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
-    container = {"name": "ray-job-submitter", "image": image, "resources": resources, "securityContext": _CONTAINER}
+    container = {"name": "ray-job-submitter", "image": image, **_LAST_LINES, "resources": resources,
+                 "securityContext": _CONTAINER}  # fmt: skip
     return {
         "metadata": {"labels": labels},
         "spec": {
@@ -222,6 +223,8 @@ def _submitter(image: str, labels: Doc) -> Doc:
     }
 
 
+# the end of the log of a container that fails is in its status, also for roles that may not read logs
+_LAST_LINES = {"terminationMessagePolicy": "FallbackToLogsOnError"}
 _POD = {
     "runAsNonRoot": True,
     "runAsUser": 1000,
@@ -338,6 +341,7 @@ def _container(name: str, image: str, cpus: int, memory_gib: int, disk_gib: int,
     return {
         "name": name,
         "image": image,
+        **_LAST_LINES,
         "resources": {"requests": wanted, "limits": {**wanted, **({"nvidia.com/gpu": str(gpus)} if gpus else {})}},
         "securityContext": _CONTAINER,
         "envFrom": [{"secretRef": {"name": STORE_SECRET, "optional": True}}],

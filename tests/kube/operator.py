@@ -313,7 +313,9 @@ class Operator:
             if phase(head) in ("Failed", "Succeeded"):
                 self.api.delete("pods", namespace, head["metadata"]["name"])
                 last = head["status"]["containerStatuses"][0]["state"]["terminated"]
-                words = f"Pod status: {phase(head)}; Pod restart policy: Never; Ray container terminated status: {last}"
+                go = f"&ContainerStateTerminated{{ExitCode:{last['exitCode']},Signal:0,Reason:{last['reason']},"
+                go += f"Message:{last.get('message', '')},StartedAt:2026-01-01 00:00:00 +0000 UTC,ContainerID:,}}"
+                words = f"Pod status: {phase(head)}; Pod restart policy: Never; Ray container terminated status: {go}"
                 message = f"Deleted head Pod {namespace}/{head['metadata']['name']}; {words}"
                 self.event(cluster, "DeletedHeadPod", message, "Normal")
                 return
@@ -523,7 +525,8 @@ class Operator:
             state = {"running": {"startedAt": now()}}
             if container["name"] == "autoscaler" and self.autoscaler_exits is not None:
                 state = ended(self.autoscaler_exits)
-                self.api.log(pod["metadata"]["namespace"], pod["metadata"]["name"], "ValueError: the autoscaler's last line")
+                if ready:
+                    self.api.log(pod["metadata"]["namespace"], pod["metadata"]["name"], "ValueError: the autoscaler's end")
             containers.append(state_of_container(container, state, ready=ready and "running" in state))
         first = [state_of_container(c, ended(0)) for c in pod["spec"].get("initContainers", [])]
         status = {"phase": "Running", "containerStatuses": containers, **({"initContainerStatuses": first} if first else {})}

@@ -172,6 +172,37 @@ class TestFollowing:
         setattr(operator, fault, False)
         until(api, there.name, "Running")
 
+    def test_heads_that_exit_at_once_are_one_line_with_their_last_words(self, api, operator):
+        operator.backend.crash = 3
+        there = made()
+        kuberay.submit(api, there)
+        wait_for(lambda: len(operator.backend.started) > 3)
+        seen = list(kuberay.follow(api, there.name, look_s=0.1, timeout_s=3))
+        [line] = [str(trouble) for trouble in seen[-1].troubles]
+        assert line.startswith("head pods have ended and were created again")
+        assert line.endswith("the last time with exit code 3 (Error): the head's last line")
+        assert len(seen) <= 4, seen  # a count that grows is no news
+
+    def test_an_autoscaler_that_has_ended_is_shown_while_the_run_runs(self, api, operator):
+        operator.autoscaler_exits = 2
+        there = made()
+        kuberay.submit(api, there)
+        until(api, there.name, "Running")
+        [line] = cluster.status(api, there.name)["troubles"]
+        assert "container autoscaler ended with exit code 2 (Error)" in line
+        assert line.endswith(": ValueError: the autoscaler's end")
+
+    def test_a_head_that_was_lost_is_shown_and_a_completed_submitter_is_not(self, api, operator, run):
+        until(api, run, "Running")
+        operator.backend.lose(api.get("RayJob", run)["status"]["rayClusterName"])
+        wait_for(lambda: len(operator.backend.submitted) == 2)
+        shown = cluster.status(api, run)["troubles"]
+        assert any(line.startswith("a head pod has ended and was created again at") for line in shown), shown
+        assert any("ray-job-submitter ended with exit code 1" in line and "1006" in line for line in shown), shown
+        operator.backend.say = "SUCCEEDED"
+        until(api, run, "Succeeded")
+        assert cluster.status(api, run)["troubles"] == []
+
     def test_what_the_operator_refuses_is_invalid_at_once(self, api, operator):
         operator.invalid = "the RayJob spec is invalid"
         there = made()
