@@ -11,5 +11,13 @@ class StepError(RuntimeError):
     """A step with valid input failed (a full disk, workers that keep dying): exit code 1."""
 
 
-class NoSpace(StepError):
-    """A full disk or bucket: an immediate retry does not help."""
+class Final(StepError):
+    """A failure that a retry would repeat."""
+
+
+class NoSpace(Final):
+    """A full disk or bucket."""
+
+
+class Diverged(Final):
+    """A training whose loss or weights are not finite, or weights with which outputs are not."""

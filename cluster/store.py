@@ -6,13 +6,12 @@ is opened.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
-from urllib.parse import unquote, urlsplit
 
+from cluster import address
 from cluster.stores.errors import StoreError
 
 
@@ -52,6 +51,7 @@ class Scheme:
     """One kind of store.
 
     open: the store at a URL, or a `StoreError`. example: the form of its URLs, for messages; "" omits it there.
+    url: the one spelling of an address, or a `StoreError`; the other functions are called with it.
     exists: whether there is a store to read at a URL; True where only opening it shows this.
     shared: whether every machine, such as a pod, finds the same objects at the same URL.
     """
@@ -60,61 +60,93 @@ class Scheme:
     example: str = ""
     exists: Callable[[str], bool] = _always
     shared: bool = False
+    url: Callable[[str], str] = address.portable
 
 
-def directory_of(url: str) -> Path:
-    """The directory of a path or a `file://` URL, absolute; `~` is the home directory."""
-    scheme, _, rest = url.partition(":")
-    if scheme.lower() != "file":
-        return Path(os.path.expanduser(url)).absolute()
-    path = unquote(rest.removeprefix("//"))
-    if rest.startswith("//") and not path.startswith("/"):
-        raise StoreError(f"{url}: a store is {_examples()}, not file:// of another machine")
-    return Path(path).absolute()
+def _directory_url(text: str) -> str:
+    return str(address.directory(text))
 
 
 def _open_directory(url: str) -> Store:
     from cluster.stores.directory import DirectoryStore
 
-    root = directory_of(url)
-    if root.exists() and not root.is_dir():
-        raise StoreError(f"{url}: is a file; a store is {_examples()}")
-    return DirectoryStore(root)
+    if _directory_exists(url) and not Path(url).is_dir():
+        raise StoreError(f"{address.shown(url)}: is a file; a store is {_examples()}")
+    return DirectoryStore(Path(url))
 
 
 def _directory_exists(url: str) -> bool:
-    return directory_of(url).exists()
+    try:
+        Path(url).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise StoreError(f"{address.shown(url)}: {error.strerror}; a store is {_examples()}") from None
+    return True
+
+
+def _s3_url(text: str) -> str:
+    bucket, prefix = address.bucket(text)
+    return f"s3://{bucket}/{prefix}".rstrip("/")
 
 
 def _open_s3(url: str) -> Store:
     from cluster.stores.s3 import S3Store
 
-    bucket, _, prefix = url.partition("://")[2].partition("/")  # not urlsplit, which cuts a prefix at # and ?
-    if not bucket:
-        raise StoreError(f"{url}: no bucket; a bucket is written s3://bucket/prefix")
-    return S3Store(bucket, prefix.strip("/"))
+    return S3Store(*address.bucket(url))
 
 
 SCHEMES: dict[str, Scheme] = {
-    "": Scheme(_open_directory, "a directory", _directory_exists),
-    "file": Scheme(_open_directory, "", _directory_exists),
-    "s3": Scheme(_open_s3, "s3://bucket/prefix", shared=True),
+    "": Scheme(_open_directory, "a directory", _directory_exists, url=_directory_url),
+    "file": Scheme(_open_directory, "", _directory_exists, url=_directory_url),
+    "s3": Scheme(_open_s3, "s3://bucket/prefix", shared=True, url=_s3_url),
+}
+# What users of other tools write for the same things.
+_ALIASES = {
+    **dict.fromkeys(("s3a", "s3n"), "a bucket is written s3://bucket/prefix"),
+    "gs": "a bucket of Google is written s3://bucket/prefix, with AWS_ENDPOINT_URL_S3=https://storage.googleapis.com",
+    **dict.fromkeys(("http", "https"), "a server of buckets is named by AWS_ENDPOINT_URL_S3"),
 }
 
 
-def scheme_of(url: str) -> Scheme:
-    """The kind of store that a URL names; raises a `StoreError` if there is none."""
-    if not url.strip():
-        raise StoreError(f"the store is ''; a store is {_examples()}")
-    name = urlsplit(url).scheme
+def scheme_of(text: str) -> Scheme:
+    """The kind of store that an address names; raises a `StoreError` if there is none."""
+    if not text.strip():
+        raise StoreError(f"the store is {text!r}; a store is {_examples()}")
+    name, rest = address.split(text)
     if name not in SCHEMES:
-        raise StoreError(f"{url}: a store is {_examples()}, not {name}://")
+        found = f"{name}://" if rest.startswith("//") else f"{name}:"
+        hint = _ALIASES.get(name)
+        if hint is None and not rest.startswith("//"):
+            hint = f"a directory of this name is ./{address.shown(text)}"
+        raise StoreError(f"{address.shown(text)}: a store is {_examples()}, not {found}{f'; {hint}' if hint else ''}")
     return SCHEMES[name]
 
 
-def open_store(url: str) -> Store:
+def canonical(text: str) -> str:
+    """The one spelling of the address of a store: an absolute path, or scheme://place/prefix; or a `StoreError`."""
+    return scheme_of(text).url(text)
+
+
+def exists(text: str) -> bool:
+    """Whether there is a store to read at an address; True where only opening it shows this."""
+    scheme = scheme_of(text)
+    return scheme.exists(scheme.url(text))
+
+
+def open_store(text: str) -> Store:
     """The store at a directory or at `s3://bucket/prefix`; raises a `StoreError` if it cannot be used."""
-    return scheme_of(url).open(url)
+    scheme = scheme_of(text)
+    return scheme.open(scheme.url(text))
+
+
+def read_object(text: str) -> bytes:
+    """The object at a path or at `s3://bucket/key`."""
+    url = canonical(text)
+    place, _, key = url.rpartition("/")
+    if not key or place.endswith("/"):
+        raise StoreError(f"{address.shown(text)}: names no object; give its whole address")
+    return open_store(place or "/").read(key)
 
 
 def _examples() -> str:

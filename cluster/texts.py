@@ -59,6 +59,12 @@ def json_lines(doc: Any, where: str = "") -> str:
     return _json_lines(doc, "") + "\n"
 
 
+def one_line(text: str, most: int) -> str:
+    """`text` as one line of a message: without its middle if it is longer than `most`, control characters as escapes."""
+    text = text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _json_lines(doc: Any, indent: str) -> str:
     flat = json_text(doc)
     if len(flat) + len(indent) <= 160 or not isinstance(doc, dict | list) or not doc:

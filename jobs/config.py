@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from cluster import config
+from cluster import address, config
 from cluster.config import MOST, STRICT, ConfigError, Count, NotNegativeInt, one_of
 from cluster.kube.rayjob import Kube
 from cluster.runtime.backends import BACKENDS
+from cluster.store import canonical
 from cluster.texts import json_text
 from jobs.images.source import reader_of_text
 from ofa.arch import Arch, ArchError
@@ -32,7 +33,21 @@ NotNegative = Annotated[float, Field(ge=0, le=1e18)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 Processes = Annotated[int, Field(ge=1, le=10_000)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
+ExitWeights = Annotated[str, one_of("ofa.exits", "WEIGHTS")]
 CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
+
+
+def _source(text: str) -> str:
+    """`data.source`, in one spelling for each place."""
+    if reader_of_text(text) is not None:
+        return text
+    canonical(text)  # raises an error if it can be no store
+    found = address.portable(text)
+    return found if reader_of_text(found) is None else f"./{found}"
+
+
+Source = Annotated[str, AfterValidator(_source)]
+Address = Annotated[str, AfterValidator(address.portable)]
 
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
@@ -46,7 +61,7 @@ class Data:
     """The images and their splits: images that are neither in `selection` nor in `test` are training images."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    source: str = "digits"  # resolved by jobs/images/source.py: scikit-learn's digits, a directory, s3://bucket/prefix
+    source: Source = "digits"  # resolved by jobs/images/source.py: scikit-learn's digits, a directory, s3://bucket/prefix
     selection: Positive = 0.3  # share or (from 1 on) number; predictors, search and ensembles are evaluated on it
     test: Positive = 0.2  # held-out test split, share or number; not used where the source has a test split
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # centre-crop ratio at evaluation
@@ -78,6 +93,7 @@ class PhaseConfig:
     sandwich: bool = False  # also trains the largest and the smallest; all others learn from the largest in the same step
     distil: NotNegative = 0.0  # weight of the teacher's soft labels
     teacher: Literal["first", "previous"] = "first"  # the largest network after the first phase, or after the phase before
+    joint_exits: ExitWeights = "last"  # weights of the losses of all exits up to a sampled network's own
 
     @model_validator(mode="before")
     @classmethod
@@ -110,6 +126,7 @@ class PhaseConfig:
             distil=self.distil,
             teacher=self.teacher,
             lr_scale=lr_scale,
+            joint_exits=of_exits(self.joint_exits, space, f"train.phases: {self.name!r}: joint_exits"),
         )
 
 
@@ -128,7 +145,7 @@ class Train:
     lr_batch: NotNegativeInt = 0  # learning rates are scaled by batch / lr_batch; 0: not scaled
     schedule: Literal["phase", "whole"] = "phase"  # learning rate: one cosine per phase, or one over all phases
     momentum_across_phases: bool = False  # otherwise every phase starts with zero momentum
-    weights: str = ""  # initial weights: weights.safetensors of a supernet of another run
+    weights: Address = ""  # initial weights: weights.safetensors of a supernet of another run
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-4  # not on norms and biases
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -138,6 +155,7 @@ class Train:
     draws: Literal["own", "shared"] = "own"  # each worker samples its own sub-networks, or all train the same ones
     distil_loss: Literal["ce", "mse"] = "ce"  # soft cross-entropy, or squared error of logits
     teacher_norm: Literal["own", "batch"] = "own"  # a teacher's batch-norm statistics: its own, or each batch's as published
+    teacher_exits: ExitWeights = "last"  # weights of the logits of a teacher's exits
     validate_every: Count = 5  # epochs between evaluations on the selection split
     validate_images: Count = 10000  # most images of the selection split in these evaluations
     checkpoint_s: NotNegative = 10.0  # seconds between checkpoints within a phase
@@ -273,6 +291,13 @@ def narrowed(space: Space, choices: Choices, where: str, settings: Sequence[str]
     return space.only(**{name: values or None for name, values in choices.items()})
 
 
+def of_exits(weights: str, space: Space, where: str) -> str:
+    """`weights`, unless they are of several exits and the space has one: then a `ConfigError` that begins with `where`."""
+    if weights != "last" and not space.values("exit"):
+        raise ConfigError(f"{where} is {weights!r}, but the space {space.name} has a single exit; leave it at 'last'")
+    return weights
+
+
 def load(path: str, overrides: tuple[str, ...] | list[str] = ()) -> Experiment:
     """The experiment at `path`; raises a `ConfigError` for settings that cannot work before anything starts."""
     experiment = config.load(path, Experiment, overrides)
@@ -307,6 +332,7 @@ def _check(experiment: Experiment) -> None:
         raise ConfigError("data: selection and test together leave nothing to train on; lower one of them")
     if train.backend not in BACKENDS:
         raise ConfigError(f"train.backend is {train.backend!r}; there are {', '.join(BACKENDS)}")
+    of_exits(train.teacher_exits, experiment.search_space, "train.teacher_exits")
     if train.batch % train.workers:
         raise ConfigError(
             f"train.batch is {train.batch}, not a multiple of train.workers ({train.workers}); "

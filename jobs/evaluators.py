@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import safetensors.numpy
 
+from cluster.errors import Diverged
 from cluster.run import Step
 from cluster.runtime.pool import Pool
 from jobs import files
@@ -22,8 +23,15 @@ from ofa.record import Measured
 
 def read_weights(step: Step, config: Experiment) -> dict[str, np.ndarray]:
     """The trained supernet's tensors, recorded as an input of `step`."""
-    data = step.read(files.supernet(config.phases[-1].name))
-    return {name.removeprefix("net."): array for name, array in safetensors.numpy.load(data).items()}
+    file = files.supernet(config.phases[-1].name)
+    arrays = {name.removeprefix("net."): array for name, array in safetensors.numpy.load(step.read(file)).items()}
+    bad = next((name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()), None)
+    if bad is not None:
+        raise Diverged(
+            f"{step.run.url}/{file.key}: {bad} has values that are not finite: the training has diverged; "
+            "train with a lower learning rate"
+        )
+    return arrays
 
 
 def trained_evaluator(job: Job, step: Step) -> Evaluator:

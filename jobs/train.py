@@ -109,6 +109,7 @@ def plan_of(config: Experiment, classes: int) -> Plan:
         keep_momentum=train.momentum_across_phases,
         own_draws=train.draws == "own",
         teacher_norm=train.teacher_norm,
+        teacher_exits=train.teacher_exits,
         calibration_images=measure.calibration_images,
         evaluation_batch=measure.batch,
         validate_every=train.validate_every,

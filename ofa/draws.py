@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from ofa.arch import Arch
+from ofa.exits import joint
 from ofa.space import Space
 
 
@@ -25,6 +26,12 @@ class Lesson:
     arch: Arch
     learns_from: Literal["labels", "teacher", "first"] = "labels"
     distil: float = 0.0  # weight of the teacher's soft labels; 0 unless the lesson learns from the teacher
+    joint: str = "last"  # weights (`ofa.exits.WEIGHTS`) of the losses of the exits up to the arch's own
+
+    @property
+    def exits(self) -> tuple[int, ...]:
+        """The exits that are trained together, the earliest first; () if the arch's own exit is trained alone."""
+        return joint(self.joint, self.arch.exit)
 
 
 class Draw(Protocol):

@@ -16,6 +16,10 @@ from ofa.supernet import Supernet
 REMEMBERED = 64  # archs whose statistics an evaluator keeps
 
 
+class NotFinite(ArithmeticError):
+    """A network whose outputs are NaN or infinite, as after a training that diverged."""
+
+
 @dataclass(frozen=True, slots=True)
 class Evaluator:
     """Evaluates archs of `net`; `calibration` are the training images for batch-norm calibration."""
@@ -24,24 +28,44 @@ class Evaluator:
     scale: Scale
     calibration: Split
     batch: int
-    _known: dict[Arch, tuple[int, Statistics]] = field(default_factory=dict, repr=False, compare=False)
+    _known: dict[tuple[Arch, tuple[int, ...]], tuple[int, Statistics]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
-    def statistics(self, arch: Arch) -> Statistics:
-        """The batch-norm statistics of `arch` over the calibration images; those of the latest archs are cached."""
+    def statistics(self, arch: Arch, exits: tuple[int, ...] = ()) -> Statistics:
+        """The batch-norm statistics of `arch` over the calibration images; those of the latest archs are cached.
+
+        exits: of a network with several, those whose heads are included.
+        """
         version = sum(p._version for p in self.net.parameters())  # grows with every change of a weight
-        if arch not in self._known or self._known[arch][0] != version:
+        key = arch, exits
+        if key not in self._known or self._known[key][0] != version:
             while len(self._known) >= REMEMBERED:
                 del self._known[next(iter(self._known))]
-            found = calibrate(self.net, arch, self.batches(self.calibration, arch.resolution))
-            self._known[arch] = (version, found)
-        return self._known[arch][1]
+            found = calibrate(self.net, arch, self.batches(self.calibration, arch.resolution), exits)
+            self._known[key] = (version, found)
+        return self._known[key][1]
 
     @torch.no_grad()
     def logits(self, arch: Arch, split: Split) -> Tensor:
-        """Logits [N, classes] of `arch` for every image of `split`, in order; on the CPU."""
+        """Logits [N, classes] of `arch` for every image of `split`, in order; on the CPU.
+
+        Raises a `NotFinite` where one is NaN or infinite.
+        """
         self.net.eval()
         statistics = self.statistics(arch)
-        return torch.cat([self.net(x, arch, statistics) for x in self.batches(split, arch.resolution)]).cpu()
+        logits = torch.cat([self.net(x, arch, statistics) for x in self.batches(split, arch.resolution)]).cpu()
+        if not bool(logits.isfinite().all()):
+            raise NotFinite(f"{arch.key}: outputs are not finite")
+        return logits
+
+    @torch.no_grad()
+    def logits_by_exit(self, arch: Arch, exits: tuple[int, ...], split: Split) -> Tensor:
+        """Logits [exits, N, classes] of several exits of `arch` in one pass over the images of `split`; on the CPU."""
+        self.net.eval()
+        statistics = self.statistics(arch, exits)
+        found = [torch.stack(self.net(x, arch, statistics, exits=exits)) for x in self.batches(split, arch.resolution)]
+        return torch.cat(found, dim=1).cpu()
 
     def top1(self, arch: Arch, split: Split) -> float:
         """The fraction of `split` that `arch` classifies correctly; of equal logits the lowest class is predicted."""

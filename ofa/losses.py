@@ -5,18 +5,34 @@ Shape letters in this file: N images, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ofa.draws import Lesson
+from ofa.exits import exit_weights
 
 # Losses between a student's logits and a teacher's, both [N, C]: soft cross-entropy, or the squared error of the logits.
 DISTIL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "ce": lambda logits_NC, teacher_NC: F.cross_entropy(logits_NC, teacher_NC.softmax(1)),
     "mse": F.mse_loss,
 }
+
+
+def joint_loss(lesson: Lesson, logits: Sequence[Tensor], labels_N: Tensor, **settings: Any) -> Tensor:
+    """The loss of a lesson with one exit, or the weighted sum of the losses of its exits; settings: those of `loss_of`.
+
+    Every exit has the same targets (OFAv2, arXiv:2302.01888). logits: [N, C] of each exit.
+    """
+    if not lesson.exits:
+        [alone] = logits
+        return loss_of(lesson, alone, labels_N, **settings)
+    weights = exit_weights(lesson.joint, len(logits))
+    losses = [loss_of(lesson, one, labels_N, **settings) * weight for one, weight in zip(logits, weights, strict=True)]
+    return torch.stack(losses).sum()
 
 
 def loss_of(

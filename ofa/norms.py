@@ -6,7 +6,7 @@ with those of another), so they are a value next to the arch and are never store
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,11 +43,14 @@ def by_statistics(net: Supernet, statistics: Statistics) -> Norm:
 
 
 @torch.no_grad()
-def calibrate(net: Supernet, arch: Arch, batches: Iterable[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def calibrate(
+    net: Supernet, arch: Arch, batches: Iterable[Tensor], exits: Sequence[int] = ()
+) -> dict[str, tuple[Tensor, Tensor]]:
     """The mean and variance of every norm of `arch`, averaged over `batches` by their number of images.
 
     Each batch is normalised by its own statistics in every layer, as in training (the published re-calibration,
-    OFA's `set_running_statistics`); `net` is not changed. batches: images [N, 3, arch.resolution, arch.resolution].
+    OFA's `set_running_statistics`); `net` is not changed. batches: images [N, 3, arch.resolution, arch.resolution]. exits:
+    of a network with several, those whose heads are included.
     """
     names = net.norm_names
     sums: dict[str, tuple[Tensor, Tensor]] = {}
@@ -62,7 +65,7 @@ def calibrate(net: Supernet, arch: Arch, batches: Iterable[Tensor]) -> dict[str,
             sums[names[layer]] = (before[0] + mean * count, before[1] + var * count)
             return normalised
 
-        net.run(batch_N3HW, arch, observe)
+        net.run(batch_N3HW, arch, observe, exits=exits)
         images += count
     assert images, "calibration needs at least one batch"
     return {name: (mean / images, var / images) for name, (mean, var) in sums.items()}

@@ -21,7 +21,8 @@ class Phase:
     teacher, the largest network, relative to the true ones; with 0 there is no teacher. The weights of the `teacher` are
     "first": those that training starts from, or without them those at the end of the first phase; or "previous": those at
     the end of the phase before. The learning rate of large batches is `lr_scale` times `lr`, warmed up from `lr` itself
-    (arXiv:1706.02677).
+    (arXiv:1706.02677). The exits up to that of a sampled network are trained
+    together with the weights `joint_exits`, a name in `ofa.exits.WEIGHTS`; "last" trains that one alone.
     """
 
     name: str
@@ -33,10 +34,11 @@ class Phase:
     distil: float = 0.0
     teacher: Literal["first", "previous"] = "first"
     lr_scale: float = 1.0
+    joint_exits: str = "last"
 
     def lessons(self, rng: random.Random) -> list[Lesson]:
         """The sub-networks of one training step and the target of each one's loss."""
-        drawn = self.draw.lessons(self.space, rng)
+        drawn = [replace(one, joint=self.joint_exits) for one in self.draw.lessons(self.space, rng)]
         if not self.distil:
             return drawn
         return [replace(one, learns_from="teacher", distil=self.distil) if one.learns_from == "labels" else one
@@ -116,6 +118,7 @@ class Plan:
     keep_momentum: bool = False
     own_draws: bool = True
     teacher_norm: Literal["own", "batch"] = "own"  # see `ofa.teacher.Teacher`
+    teacher_exits: str = "last"  # see `ofa.teacher.Teacher`
     calibration_images: int = 512  # images of the training split for batch-norm calibration
     evaluation_batch: int = 128
     validate_every: int = 5  # epochs between evaluations on the selection split

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ofa.evaluate import Evaluator
+from ofa.exits import combined, exit_weights, joint
 from ofa.norms import by_batch
 from ofa.phases import Phase
 from ofa.supernet import Supernet
@@ -23,22 +24,29 @@ class Teacher:
     """The largest network of the evaluator's supernet, frozen, with batch-norm statistics for every resolution.
 
     norm: "own" normalises by statistics from the calibration images, "batch" by those of each batch, as the published code.
+    exits: a name in `ofa.exits.WEIGHTS`, the weights of its exits' logits, which are added up (ENS-KD of OFAv2,
+    arXiv:2302.01888); "last" takes the last one's.
     """
 
-    def __init__(self, evaluator: Evaluator, norm: Literal["own", "batch"] = "own") -> None:
+    def __init__(self, evaluator: Evaluator, norm: Literal["own", "batch"] = "own", exits: str = "last") -> None:
         self.net = evaluator.net.eval().requires_grad_(False)
         largest = self.net.space.largest()
         self.archs = {r: replace(largest, resolution=r) for r in self.net.space.resolutions}
-        self.statistics = {r: evaluator.statistics(arch) for r, arch in self.archs.items()} if norm == "own" else {}
+        self.exits = joint(exits, largest.exit)
+        self.weights = exit_weights(exits, len(self.exits)) if self.exits else (1.0,)
+        own = norm == "own"
+        self.statistics = {r: evaluator.statistics(arch, self.exits) for r, arch in self.archs.items()} if own else {}
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         """Logits [N, classes] for images [N, 3, R, R], where R is one of the space's resolutions."""
         resolution = images.shape[-1]
         arch = self.archs[resolution]
-        if not self.statistics:
-            return self.net.run(images, arch, by_batch)
-        return self.net(images, arch, self.statistics[resolution])
+        if self.statistics:
+            found = self.net(images, arch, self.statistics[resolution], exits=self.exits)
+        else:
+            found = self.net.run(images, arch, by_batch, exits=self.exits)
+        return combined(found, self.weights) if self.exits else found
 
 
 class Teachers:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ofa.draws import Lesson
 from ofa.images import resize, torch_generator
-from ofa.losses import loss_of
+from ofa.losses import joint_loss
 from ofa.phases import Phase, Plan, Recipe
 from ofa.sorting import sort_channels
 from ofa.supernet import Supernet
@@ -117,9 +117,9 @@ class Learner:
         total, first = torch.zeros((), device=self.net.device), None
         for lesson in lessons:
             with torch.autocast(self.net.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
-                logits = self.net(images, lesson.arch, drop=drop)
-            logits = logits.float()
-            loss = loss_of(
+                found = self.net(images, lesson.arch, drop=drop, exits=lesson.exits)
+            logits = [one.float() for one in (found if lesson.exits else [found])]
+            loss = joint_loss(
                 lesson,
                 logits,
                 labels,
@@ -128,7 +128,7 @@ class Learner:
                 distil_loss=self.recipe.distil_loss,
                 label_smoothing=self.recipe.label_smoothing,
             )
-            first = logits.detach() if first is None else first
+            first = logits[-1].detach() if first is None else first
             loss = loss / len(lessons)
             loss.backward()
             total += loss.detach()

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # A file of a folder that stands in a room by name is not in the folder's room.
 ROOMS = {
     "ofa": (
-        "checks arch layout compiled documents npz graph space genes cost record timings",
+        "checks arch layout compiled documents npz graph space genes cost record timings exits",
         "parts/",
         "spaces/",
         "layers/",
@@ -26,7 +26,7 @@ ROOMS = {
     "cluster": (
         "errors texts reading config seeds progress",
         "stores/",
-        "store run attempts checkpoint",
+        "address store run attempts checkpoint",
         "runtime/",
         "kube/",
         "driver",

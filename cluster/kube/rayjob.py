@@ -203,6 +203,7 @@ def _check_store(url: str) -> None:
         raise ConfigError(f"--store {url}: pods cannot reach it; give s3://bucket/prefix")
     if "@" in parts.netloc or parts.query:
         raise ConfigError("--store: credentials do not belong in the URL; give s3://bucket/prefix")
+    scheme.url(url)  # a bucket that no server can have is refused here
     if not SAFE.fullmatch(url):
         raise ConfigError(f"--store {url}: a shell would read it otherwise; use letters, digits, dots, dashes and slashes")
 

@@ -15,7 +15,7 @@ import ray.train
 import ray.train.torch
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
-from cluster.errors import InputError, NoSpace, StepError
+from cluster.errors import Final, InputError, StepError
 from cluster.runtime.workers import Event, Loop, Worker
 
 
@@ -24,12 +24,12 @@ class _Channel:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.error: InputError | NoSpace | None = None
+        self.error: InputError | Final | None = None
 
-    def fail(self, error: InputError | NoSpace) -> None:
+    def fail(self, error: InputError | Final) -> None:
         self.error = error
 
-    def failure(self) -> InputError | NoSpace | None:
+    def failure(self) -> InputError | Final | None:
         return self.error
 
     def put(self, event: Event) -> None:
@@ -52,7 +52,7 @@ def train_on_ray(
     """Runs `loop` on `workers` Ray Train workers (gloo; with `gpu` one GPU each and nccl) until all return.
 
     When a worker dies all are restarted, at most `max_failures` times; the loop resumes from its last
-    checkpoint. An `InputError` or `NoSpace` in a worker is not retried but raised here. arrays: shared
+    checkpoint. An `InputError` or `Final` in a worker is not retried but raised here. arrays: shared
     through the object store. on_event: gets the events of all workers, in the driver, on a separate thread.
     """
     channel: Any = ray.remote(num_cpus=0)(_Channel).remote()
@@ -79,7 +79,7 @@ def train_on_ray(
     finally:
         ended.set()
         delivery.join()
-    error: InputError | NoSpace | None = ray.get(channel.failure.remote())
+    error: InputError | Final | None = ray.get(channel.failure.remote())
     if error is not None:
         raise error
     if failure is not None:
@@ -127,7 +127,7 @@ def _on_worker(config: dict[str, Any]) -> None:
         return
     try:
         config["loop"](worker, ray.get(config["arrays"]))
-    except (InputError, NoSpace) as error:
+    except (InputError, Final) as error:
         ray.get(channel.fail.remote(error))
         raise
 

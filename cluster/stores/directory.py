@@ -27,11 +27,11 @@ class DirectoryStore:
 
     def read(self, key: str) -> bytes:
         """The whole object; raises `MissingObject` if there is none."""
-        path = self._path(key)
-        try:
-            return path.read_bytes()
-        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-            raise MissingObject(f"{self.url}: there is no {key}") from None
+        with self.open(key) as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise StoreError(f"{self.url}: cannot read {key}: {error.strerror}") from None
 
     def open(self, key: str) -> IO[bytes]:
         """The object as a file to read parts of; raises `MissingObject` if there is none."""
@@ -39,6 +39,10 @@ class DirectoryStore:
             return self._path(key).open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObject(f"{self.url}: there is no {key}") from None
+        except OSError as error:
+            raise StoreError(
+                f"{self.url}: cannot read {key}: {error.strerror}; give this user the right to read it"
+            ) from None
 
     def write(self, key: str, data: bytes) -> None:
         """Publishes an object atomically, replacing an earlier one; raises `NoSpace` if the store is full."""
@@ -72,11 +76,19 @@ class DirectoryStore:
     def delete(self, key: str) -> None:
         """Removes an object, if there is one."""
         path = self._path(key)
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except (IsADirectoryError, NotADirectoryError):  # there is no such object
+            return
+        except OSError as error:
+            raise StoreError(f"{self.url}: cannot delete {key}: {error.strerror}") from None
         for parent in path.parents:  # a bucket has no empty directories either
-            if parent == self.root or not parent.is_dir() or any(parent.iterdir()):
+            if parent == self.root:
                 break
-            parent.rmdir()
+            try:
+                parent.rmdir()
+            except OSError:  # not empty, or another process works there
+                break
 
     def _unreadable(self, error: OSError) -> None:
         """Ignores a missing directory, which has no keys; raises a `StoreError` for one that cannot be listed."""
@@ -84,8 +96,8 @@ class DirectoryStore:
             raise StoreError(f"{error.filename}: cannot be listed: {error.strerror}; give this user the right to read it")
 
     def _path(self, key: str) -> Path:
-        parts = PurePosixPath(key).parts
-        if not parts or PurePosixPath(key).is_absolute() or any(part in ("..", _TEMPORARY) for part in parts):
+        parts = key.split("/")
+        if any(part in ("", ".", "..", _TEMPORARY) for part in parts) or "\0" in key:
             raise StoreError(f"{self.url}: {key!r} is not a key; keys are relative paths inside the store")
         return self.root.joinpath(*parts)
 

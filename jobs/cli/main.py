@@ -10,8 +10,7 @@ from typing import Annotated
 import typer
 
 from cluster.errors import InputError, StepError
-from cluster.reading import shortened
-from cluster.texts import json_text
+from cluster.texts import json_text, one_line
 from ensemble.errors import EnsembleError
 from jobs.cli import ensembles, kube, networks, results, runs, search
 from jobs.cli.options import make_strict
@@ -21,6 +20,7 @@ from ofa.documents import DocumentError
 from search.errors import ProblemError
 
 INPUT_ERRORS = (InputError, ArchError, DocumentError, EnsembleError, ProblemError)
+LONGEST = 1200  # most characters of a message; of a longer one, such as with a long value of a file, the ends are shown
 STOPPED = 130  # the exit code after Ctrl-C or SIGTERM
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -78,7 +78,7 @@ def main() -> None:
 
 def fail(message: str, code: int, as_json: bool) -> None:
     """Prints an error as one line on stderr (and as a JSON event on stdout) and exits with `code`."""
-    message = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shortened(message, 2000))
+    message = one_line(message, LONGEST)
     print(f"ofa: {message}", file=sys.stderr)
     if as_json:
         print(json_text({"event": "error", "message": message, "exit": code}), flush=True)

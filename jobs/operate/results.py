@@ -15,7 +15,7 @@ from typing import Any
 from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
 from cluster.run import CONFIG, Run
-from cluster.store import open_store, scheme_of
+from cluster.store import exists, open_store
 from cluster.stores.errors import MissingObject
 from cluster.texts import sha256
 from ensemble.document import Ensembles
@@ -24,7 +24,7 @@ from jobs import files
 
 def runs(store_url: str) -> list[str]:
     """The ids of all runs in a store; a store that is not there, or is itself a run, is an `InputError`."""
-    if not scheme_of(store_url).exists(store_url):
+    if not exists(store_url):
         raise InputError(f"{store_url}: there is no such directory; give the --store of a run")
     keys = open_store(store_url).keys()
     if CONFIG in keys:

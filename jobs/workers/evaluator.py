@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from cluster.errors import Diverged
 from jobs.config import Experiment
 from jobs.images.dataset import Dataset, read_only_tensor
 from ofa.arch import Arch
+from ofa.evaluate import NotFinite
 from ofa.images import Split
 from ofa.meters import Meter, Subject, measured
 from ofa.record import Measured
@@ -69,7 +71,10 @@ class EvaluationWorker:
     def measure(self, arch: Arch) -> Measured:
         """The record of an arch on the selection split: top-1, exact costs, and the objectives' further quantities."""
         subject = Subject(arch, self.space, self.data.classes, self.evaluator, self.data.selection)
-        return measured(subject, self.meters, "selection")
+        try:
+            return measured(subject, self.meters, "selection")
+        except NotFinite as error:
+            raise Diverged(f"{error}: the supernet's training has diverged; train it with a lower learning rate") from None
 
     @torch.no_grad()
     def tables(self, part: Part) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,14 +16,16 @@ from torch import Tensor
 
 from cluster.checkpoint import Checkpoints, Progress
 from cluster.config import ConfigError
+from cluster.errors import Diverged
 from cluster.run import Run
 from cluster.runtime.workers import Progressed, Skipped, Worker
 from cluster.seeds import stream
-from cluster.store import open_store
+from cluster.store import read_object
 from cluster.texts import json_text, sha256
 from jobs.config import Data
 from jobs.images.dataset import Dataset
 from jobs.images.decoding import DecodingCounts
+from ofa.evaluate import NotFinite
 from ofa.images import steps_per_epoch, torch_generator
 from ofa.norms import store
 from ofa.phases import Phase, Plan
@@ -63,7 +66,13 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
         learner = Learner(net, plan.recipe, worker.average)
         progress = Progress()
         if (latest := agreed(checkpoints, worker)) is not None:
-            learner.load(safetensors.torch.load(latest[0]))
+            state = safetensors.torch.load(latest[0])
+            if (name := not_finite(state)) is not None:
+                raise Diverged(
+                    f"train: the checkpoint in {checkpoints.run.url}/{place.folder}: {name} has values that are not finite: "
+                    "training had diverged; delete that folder, and lower the learning rate of the phases"
+                )
+            learner.load(state)
             progress = latest[1]
         start = Position(progress.phase, progress.epoch, progress.step)
         monitor = Monitor(plan, data, learner, worker, checkpoints, progress, place.checkpoint_s)
@@ -72,7 +81,7 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
             copy = Supernet(plan.space, plan.classes)
             copy.load_state_dict(dict(state))
             own = data.evaluator(copy.to(plan.device), plan.calibration_images, plan.evaluation_batch)
-            return Teacher(own, plan.teacher_norm)
+            return Teacher(own, plan.teacher_norm, plan.teacher_exits)
 
         def stored(phase: Phase) -> State:
             return net_tensors(safetensors.torch.load(checkpoints.phase(phase.name, progress)))
@@ -139,6 +148,7 @@ class Monitor(Observer):
         self.per_epoch = steps_per_epoch(data.sizes["train"], plan.batch)
         self.evaluator = data.evaluator(learner.net, plan.calibration_images, plan.evaluation_batch)
         self.selection = data.selection[: plan.validate_images]
+        self.cheap = learner.net.device.type == "cpu"  # reading a loss there waits for nothing
         self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=learner.net.device)
         self.saved = self.reported = time.monotonic()
         self.report(resumed=True)
@@ -147,14 +157,18 @@ class Monitor(Observer):
         self.progress.step += 1
         self.loss_sum += loss.double()  # stays on the device: reading it would wait for the step
         now = time.monotonic()
+        if now - self.reported > REPORT_S or self.cheap:
+            self.check_loss(number)
         if now - self.reported > REPORT_S:
             self.reported = now
             self.report()
         if now - self.saved > self.checkpoint_s:
-            self.save(self.plan.phases[number])
+            self.save(number)
 
     def epoch_done(self, number: int) -> None:
         """Records the epoch's loss and learning rate; every few epochs and at a phase's end also the extremes' top-1."""
+        self.check_loss(number)
+        self.check_weights(number)
         p, phase = self.progress, self.plan.phases[number]
         loss = torch.tensor(self.loss_sum.item() / self.per_epoch)
         self.worker.average(loss)
@@ -163,7 +177,10 @@ class Monitor(Observer):
         last = p.epoch + 1 == phase.epochs
         if self.worker.rank == 0 and (last or (p.epoch + 1) % self.plan.validate_every == 0):
             for name, arch in zip(("largest", "smallest"), phase.extremes, strict=True):
-                row[name] = self.evaluator.top1(arch, self.selection)
+                try:
+                    row[name] = self.evaluator.top1(arch, self.selection)
+                except NotFinite as error:
+                    raise self.diverged(number, str(error)) from None
         p.history.append(row)
         p.epoch, p.step, p.loss_sum = p.epoch + 1, 0, 0.0
         self.loss_sum.zero_()
@@ -171,7 +188,9 @@ class Monitor(Observer):
     def phase_done(self, number: int) -> None:
         """Publishes the phase's weights, with the largest network's batch-norm statistics in them."""
         p, net, phase = self.progress, self.learner.net, self.plan.phases[number]
-        store(net, self.evaluator.statistics(self.plan.space.largest()))
+        largest = self.plan.space.largest()
+        store(net, self.evaluator.statistics(largest, tuple(range(1, largest.exit + 1))))
+        self.check_weights(number)
         p.phase, p.epoch = p.phase + 1, 0
         if self.worker.rank == 0:
             weights = safetensors.torch.save(named_state(net))
@@ -191,12 +210,37 @@ class Monitor(Observer):
             self.saved = time.monotonic()
         self.report()
 
-    def save(self, phase: Phase) -> None:
+    def save(self, number: int) -> None:
         """Publishes a checkpoint within a phase."""
+        self.check_loss(number)
+        self.check_weights(number)
         if self.worker.rank == 0:
             self.progress.loss_sum = self.loss_sum.item()
-            self.checkpoints.save(safetensors.torch.save(self.learner.state()), self.progress, phase.name)
+            name = self.plan.phases[number].name
+            self.checkpoints.save(safetensors.torch.save(self.learner.state()), self.progress, name)
         self.saved = time.monotonic()
+
+    def check_loss(self, number: int) -> None:
+        """Raises a `Diverged` once a loss of this epoch was not finite; on a GPU this waits for the last step."""
+        if not math.isfinite(loss := self.loss_sum.item()):
+            raise self.diverged(number, f"the loss is {loss}")
+
+    def check_weights(self, number: int) -> None:
+        """Raises a `Diverged` if a weight, a stored statistic or a momentum is not finite."""
+        if (name := not_finite(self.learner.state())) is not None:
+            raise self.diverged(number, f"{name} has values that are not finite")
+
+    def diverged(self, number: int, what: str) -> Diverged:
+        """The error of a training that cannot go on from its present weights."""
+        p, phase = self.progress, self.plan.phases[number]
+        last = max(0, p.epoch * self.per_epoch + p.step - 1)
+        epoch, step = divmod(last, self.per_epoch)
+        lr = self.plan.lr_at(number, last, self.per_epoch)
+        return Diverged(
+            f"train: phase {phase.name!r}, epoch {epoch + 1}, step {step + 1} of {self.per_epoch}: {what}, at learning rate "
+            f"{lr:.3g}: training has diverged; lower the phase's lr ({phase.lr:g}), give it more warmup_epochs, or lower "
+            "train.clip_norm; the last good checkpoint is kept"
+        )
 
     def report(self, *, resumed: bool = False) -> None:
         """Sends an event with the number of completed steps and the last accuracies."""
@@ -221,10 +265,9 @@ def net_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")}
 
 
-def read_object(url: str) -> bytes:
-    """The object at `url`, a path or s3://bucket/key."""
-    place, _, key = url.rpartition("/")
-    return open_store(place or ".").read(key)
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor with NaN or infinite values, or None."""
+    return next((name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
 
 
 def fitting(tensors: Mapping[str, Tensor], net: Supernet, where: str) -> dict[str, Tensor]:
@@ -237,5 +280,9 @@ def fitting(tensors: Mapping[str, Tensor], net: Supernet, where: str) -> dict[st
         raise ConfigError(
             f"train.weights: {where}: {wrong} is {found}, the space {net.space.name} with {net.classes} classes has "
             f"{tuple(wanted[wrong].shape)}; give the weights of a run on the same space and classes"
+        )
+    if (bad := not_finite({name: named[name] for name in wanted})) is not None:
+        raise ConfigError(
+            f"train.weights: {where}: {bad} has values that are not finite; give the weights of a sound training"
         )
     return named

@@ -233,3 +233,27 @@ def test_no_number_is_infinite_or_not_a_number_or_absurd(tmp_path, name, value):
     if "0" not in (last, *path):
         with pytest.raises(ConfigError, match=f"--set {name}="):
             load(TINY, [f"{name}={value}"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("images", "./images//"), ("/data/a b", "file:///data/a%20b/"), ("s3://bucket/x", "S3://bucket/x/"), ("~/x", "~//x/")],
+)
+def test_one_place_has_one_run_id_however_it_is_spelled(one, other):
+    for setting in ("data.source", "train.weights"):
+        ids = {load(str(TINY), [f"{setting}={text}"]).id for text in (one, other)}
+        assert len(ids) == 1, setting
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("digits", "./digits"), ("a", "A"), ("/a", "a"), ("a#b", "a"), ("s3://bucket/a", "s3://bucket")]
+)
+def test_two_places_have_two_run_ids(one, other):
+    ids = {load(str(TINY), [f"data.source={text}"]).id for text in (one, other)}
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize("text", ["", "http://host/x", "s3://Bucket", "s3:/bucket", "a:b"])
+def test_a_source_that_can_be_no_store_is_refused_with_the_settings(text):
+    with pytest.raises(ConfigError, match=r"data: source is "):
+        load(str(TINY), [f"data.source={text}"])

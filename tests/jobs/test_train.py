@@ -11,21 +11,25 @@ import pytest
 import safetensors.torch
 import torch
 
-from cluster.checkpoint import Checkpoints
+from cluster.checkpoint import Checkpoints, Progress
 from cluster.config import ConfigError
-from cluster.errors import InputError
+from cluster.errors import Diverged, InputError
 from cluster.progress import Reporter
 from cluster.run import Run
 from cluster.runtime.backends import BACKENDS, Backend
 from cluster.runtime.workers import Worker
 from jobs import files
 from jobs.config import load
+from jobs.images.dataset import Dataset
 from jobs.images.dataset import load as load_data
 from jobs.job import Job, opened
 from jobs.tools.finetune import tuned
 from jobs.train import plan_of, train_supernet
 from jobs.train import train as run_training
 from jobs.workers import trainer
+from ofa.evaluate import NotFinite
+from ofa.supernet import Supernet
+from ofa.train import Learner
 
 TINY = str(helpers.TINY)
 SHORT = ["data.selection=0.4", "data.test=0.4", 'train.phases=[{name="a",epochs=1,lr=0.1}]']
@@ -277,3 +281,72 @@ def test_images_that_stream_need_ray_whatever_trains(tmp_path, monkeypatch):
         job.data = SimpleNamespace(stored=object())
         with pytest.raises(Stop):
             run_training(job, plan_of(config, 10))
+
+
+FAST = [*SHORT[:2], "train.workers=1", "train.checkpoint_s=0", "train.clip_norm=1e30"]
+FINE, DEAD = '{name="fine",epochs=1,lr=0.01,warmup_epochs=0}', '{name="dead",epochs=2,lr=1e6,warmup_epochs=0}'
+
+
+def diverging(*phases, **settings):
+    sets = [
+        *SHORT[:2],
+        "train.workers=1",
+        "train.checkpoint_s=0",
+        "train.clip_norm=1e30",
+        f"train.phases=[{','.join(phases)}]",
+    ]
+    return load(TINY, [*sets, *(f"train.{name}={value}" for name, value in settings.items())])
+
+
+@pytest.mark.parametrize("phases", [(DEAD,), (FINE, DEAD), (FINE, DEAD.replace("}", ",distil=1}"))])
+def test_a_loss_that_is_not_finite_ends_training_and_replaces_no_good_checkpoint(tiny, tmp_path, phases):
+    """In the first phase, in a later one, and where a teacher is learned from."""
+    config, (_, arrays) = diverging(*phases), tiny
+    says = r"phase 'dead', epoch \d, step \d+ of \d+: .*(loss is|not finite).*lower the phase's lr \(1e\+06\)"
+    with pytest.raises(Diverged, match=says) as caught:
+        train(config, arrays, tmp_path)
+    assert "\n" not in str(caught.value)
+    run = Run.at(str(tmp_path), config.id, "")
+    assert not [key for key in run.keys() if "dead" in key and "checkpoint" not in key]
+    latest = Checkpoints(run, files.SUPERNET).latest()
+    if latest is not None:
+        assert trainer.not_finite(safetensors.torch.load(latest[0])) is None
+    with pytest.raises(Diverged, match=says):  # from the last good checkpoint
+        train(config, arrays, tmp_path)
+
+
+def test_weights_that_are_not_finite_end_training_although_the_loss_is(tiny, tmp_path, monkeypatch):
+    config, (_, arrays) = diverging(FINE), tiny
+
+    def step(learner, *_, **__):
+        next(learner.net.parameters()).data.view(-1)[0] = torch.inf
+        return torch.tensor(1.0)
+
+    monkeypatch.setattr(Learner, "step", step)
+    with pytest.raises(Diverged, match=r"phase 'fine', epoch 1, step 1 of \d+: net\..* has values that are not finite"):
+        train(config, arrays, tmp_path)
+    assert Checkpoints(Run.at(str(tmp_path), config.id, ""), files.SUPERNET).latest() is None
+
+
+def test_a_checkpoint_and_weights_with_nan_are_refused(tiny, tmp_path):
+    config, (_, arrays) = diverging(FINE), tiny
+    good = train(config, arrays, tmp_path / "good")
+    bad = tmp_path / "bad.safetensors"
+    name = next(name for name in good if name.startswith("net."))
+    bad.write_bytes(safetensors.torch.save({**good, name: good[name] * torch.nan}))
+    with pytest.raises(ConfigError, match=r"train\.weights: .*bad\.safetensors: .* has values that are not finite"):
+        train(diverging(FINE, weights=f"'{bad}'"), arrays, tmp_path / "weights")
+    run = Run.open(str(tmp_path / "checkpoint"), config.id, "", code="test")
+    Checkpoints(run, files.SUPERNET).save(bad.read_bytes(), Progress(step=1), "fine")
+    with pytest.raises(Diverged, match=r"the checkpoint in .*supernet: .* training had diverged; delete that folder"):
+        train(config, arrays, tmp_path / "checkpoint")
+
+
+def test_outputs_that_are_not_finite_are_no_accuracy(tiny):
+    config, arrays = tiny
+    net = Supernet(config.search_space, 10)
+    for p in net.parameters():
+        p.data *= 1e30
+    evaluator = Dataset.of(arrays).evaluator(net, 16, 128)
+    with pytest.raises(NotFinite, match="outputs are not finite"):
+        evaluator.top1(config.search_space.largest(), Dataset.of(arrays).selection)

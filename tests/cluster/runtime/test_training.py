@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from cluster.errors import InputError, NoSpace, StepError
+from cluster.errors import Diverged, InputError, NoSpace, StepError
 from cluster.runtime.training import train_on_ray
 from cluster.runtime.workers import Progressed
 
@@ -21,7 +22,7 @@ def trained(loop, tmp_path, max_failures):
     return events, starts
 
 
-@pytest.mark.parametrize("kind", [InputError, pytest.param(NoSpace, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [Diverged, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (InputError, NoSpace))])
 def test_what_no_other_try_mends_ends_training_at_once(tmp_path, kind):
     """With its own line, although other failures would be tried again three times."""
 
@@ -32,6 +33,7 @@ def test_what_no_other_try_mends_ends_training_at_once(tmp_path, kind):
         if worker.rank == 0:
             (pathlib.Path(arrays["folder"].tobytes().decode()) / uuid.uuid4().hex).touch()
             raise kind("images: 11 cannot be decoded")
+        worker.average(torch.zeros(1))  # waits for the first worker
 
     with pytest.raises(kind, match="images: 11 cannot be decoded"):
         trained(loop, tmp_path, max_failures=3)
