@@ -44,7 +44,7 @@ ROOMS = {
     "ensemble": (
         "errors table assemble kernels matrix score",
         "calibrate vote rule document",
-        "subsets evolve select",
+        "subsets evolve select exit_subsets cascade",
         "intervals gains",
         "network",
     ),
