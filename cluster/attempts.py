@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
@@ -40,6 +43,17 @@ def claim_attempt(store: Store, run_id: str, **facts: object) -> int:
         number += 1
         created = store.create(f"{run_id}/{attempt_record(number)}", json_lines({"attempt": number, **facts}).encode())
     return number
+
+
+def first_start(store: Store, run_id: str) -> datetime | None:
+    """When the first attempt at a run began; None without a record that has a time."""
+    began = []
+    for number in attempts(store, run_id):
+        with suppress(ValueError, TypeError, KeyError):  # a record that is damaged
+            time = datetime.fromisoformat(json.loads(store.read(f"{run_id}/{attempt_record(number)}"))["began"])
+            if time.tzinfo is not None:
+                began.append(time)
+    return min(began, default=None)
 
 
 class Fenced:

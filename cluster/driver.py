@@ -1,4 +1,4 @@
-"""The driver of a run on a cluster: claims the number of its attempt, and uploads its log to the store.
+"""The driver of a run on a cluster: claims the number of its attempt, keeps its deadline, and uploads its log to the store.
 
 Pods and their logs are deleted with the cluster. So the driver itself uploads its output every `UPLOAD_S` seconds and at the
 end, without the values of secrets, and records its exit code, which `ofa status` shows once the cluster is gone.
@@ -18,9 +18,10 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from typing import TextIO
 
-from cluster.attempts import attempt_record, claim_attempt, driver_log
+from cluster.attempts import attempt_record, claim_attempt, driver_log, first_start
 from cluster.errors import InputError, StepError
-from cluster.kube.rayjob import secrets
+from cluster.kube.rayjob import job_name, secrets
+from cluster.kube.state import DEADLINE
 from cluster.store import Store, open_store
 from cluster.texts import json_lines
 
@@ -83,9 +84,54 @@ class UploadedLog:
             self.uploaded = text
 
 
+class DeadlinePassed(StepError):
+    """The run has had all the time that it may take, over all its clusters."""
+
+
+class Deadline:
+    """The end of a run's time, counted from the start of its first attempt; at it the main thread gets SIGTERM.
+
+    seconds: that it may take; 0 is no limit. last: the key of the object that a run has only when it has finished, which may
+    then take any time to find that nothing is left to do.
+    """
+
+    def __init__(self, store: Store, run_id: str, seconds: int, last: str) -> None:
+        self.passed, self.timer = threading.Event(), None
+        finished = f"{run_id}/{last}"
+        if not seconds or (last and finished in store.keys(finished)):
+            return
+        began = first_start(store, run_id) or datetime.now(UTC)
+        left = seconds - (datetime.now(UTC) - began).total_seconds()
+        name, since = job_name(run_id), began.isoformat(timespec="seconds")
+        self.message = (
+            f"{DEADLINE}: the run may take {seconds} s and was first started at {since}; what it has finished is in "
+            f"{store.url}/{run_id}; to continue, `ofa cancel {name} --now`, then submit it with a larger kube.deadline_s"
+        )
+        if left <= 0:
+            self.passed.set()
+        else:
+            self.timer = threading.Timer(left, self._end)
+            self.timer.daemon = True
+            self.timer.start()
+
+    def _end(self) -> None:
+        self.passed.set()
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGTERM)  # to that thread, whose system calls it interrupts
+
+    def cancel(self) -> None:
+        """Nothing happens at the deadline any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+
+
 @contextmanager
-def attempt_at(store_url: str, run_id: str) -> Iterator[int]:
-    """Claims and yields the number of this attempt at the run; inside, output is also uploaded to the run's `logs/`."""
+def attempt_at(store_url: str, run_id: str, *, deadline_s: int = 0, last: str = "") -> Iterator[int]:
+    """Claims and yields the number of this attempt at the run; inside, output is also uploaded to the run's `logs/`.
+
+    deadline_s, last: see `Deadline`; at the deadline the body is interrupted as by SIGTERM, and `DeadlinePassed` is raised.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # how Ray and KubeRay stop a job
     store = open_store(store_url)
@@ -96,20 +142,31 @@ def attempt_at(store_url: str, run_id: str) -> Iterator[int]:
     ended = threading.Event()
     uploader = threading.Thread(target=_upload, args=(log, ended), daemon=True)
     uploader.start()
-    code = 1
+    deadline = Deadline(store, run_id, deadline_s, last)
+    code, why = 1, {}
     try:
-        with redirect_stdout(Tee(sys.stdout, log)), redirect_stderr(Tee(sys.stderr, log)):
-            yield attempt
+        try:
+            if deadline.passed.is_set():
+                raise DeadlinePassed(deadline.message)
+            with redirect_stdout(Tee(sys.stdout, log)), redirect_stderr(Tee(sys.stderr, log)):
+                yield attempt
+        except KeyboardInterrupt:
+            if deadline.passed.is_set():
+                raise DeadlinePassed(deadline.message) from None
+            raise
+        finally:
+            deadline.cancel()
         code = 0
     except BaseException as error:
         code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        why = {"reason": "DeadlineExceeded", "message": str(error)} if isinstance(error, DeadlinePassed) else {}
         log.add(f"ofa: {'stopped' if code == 130 else str(error) or type(error).__name__}\n")
         raise
     finally:
         ended.set()
         uploader.join(timeout=30)
         log.upload()
-        record = {"attempt": attempt, **began, "ended": now(), "exit": code}
+        record = {"attempt": attempt, **began, "ended": now(), "exit": code, **why}
         store.write(f"{run_id}/{attempt_record(attempt)}", json_lines(record).encode())
 
 

@@ -73,8 +73,8 @@ class Kube:
     __pydantic_config__: ClassVar[Any] = STRICT
     namespace: str = "ofa"
     image: str = ""  # ofa-cluster:<version> if not given; in production with its digest
-    attempts: Count = 4  # most clusters that a run may use; each continues from the checkpoints in the store
-    deadline_s: NotNegativeInt = 0  # most seconds of the whole run; 0 is no limit
+    attempts: Count = 4  # most clusters that KubeRay may use without `ofa retry`; each continues from the store
+    deadline_s: NotNegativeInt = 0  # most seconds of the whole run since its first start, pauses included; 0 is no limit
     starting_s: NotNegativeInt = 3600  # most seconds for a cluster to start (image pulls, quota, nodes); 0 is no limit
     ttl_s: Count = 600  # seconds after which the cluster of a run that has ended is deleted
     idle_s: Count = 60  # seconds after which the autoscaler removes an idle worker

@@ -41,6 +41,9 @@ class State:
         return f"{self.name} ({self.reason})" if self.reason else self.name
 
 
+DEADLINE = "kube.deadline_s has passed"  # in the last line of a driver that ends for it, which Ray puts into the message
+
+
 GONE = State("Gone", message="there is no such RayJob in the cluster")
 
 
@@ -59,6 +62,8 @@ def state_of(job: Mapping[str, Any]) -> State:
     if ray == "STOPPED" and deployed not in ("Suspending", "Suspended", "Retrying"):
         return State("Stopped", "", message)
     if deployed == "Failed":  # whatever Ray said last
+        if reason == "AppFailed" and (line := next((line for line in message.splitlines() if DEADLINE in line), "")):
+            reason, message = "DeadlineExceeded", line
         return State("Failed", reason or "Failed", message)
     if deployed in ("Suspending", "Suspended") or (spec.get("suspend") and deployed in ("", "Initializing", "Waiting")):
         queued = QUEUE in job.get("metadata", {}).get("labels", {})

@@ -18,6 +18,7 @@ from cluster.progress import Reporter
 from cluster.reading import parse_json, read_json, shortened
 from jobs import config as configs
 from jobs.job import Job, opened
+from jobs.pipeline import STEPS
 from ofa.arch import Arch, ArchError
 from ofa.checks import shown
 
@@ -85,7 +86,11 @@ def open_job(config: str, store: str, sets: list[str], as_json: bool, in_cluster
     asked = ["--store", store, *(part for setting in sets for part in ("--set", setting))]
     experiment = configs.load(config, sets)
     with ExitStack() as stack:
-        attempt = stack.enter_context(attempt_at(store, experiment.id)) if in_cluster else 0
+        attempt = 0
+        if in_cluster:
+            last = f"{list(STEPS)[-1]}.done.json"
+            deadline_s = experiment.kube.deadline_s
+            attempt = stack.enter_context(attempt_at(store, experiment.id, deadline_s=deadline_s, last=last))
         reporter = Reporter("json" if as_json else None)
         yield stack.enter_context(opened(experiment, store, reporter, shlex.join([config, *asked]), attempt))
 

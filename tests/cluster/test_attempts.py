@@ -1,13 +1,15 @@
 """An old attempt's late writer is refused, and an attempt's words are kept without secrets."""
 
 import json
+import signal
 import threading
+from datetime import UTC, datetime
 
 import pytest
 from uses import REAL_SERVER
 
 from cluster import driver
-from cluster.attempts import Superseded, attempt_record, attempts, claim_attempt, driver_log
+from cluster.attempts import Superseded, attempt_record, attempts, claim_attempt, driver_log, first_start
 from cluster.checkpoint import Checkpoints, Progress
 from cluster.errors import StepError
 from cluster.run import File, Run
@@ -91,6 +93,55 @@ def test_how_an_attempt_ended_is_noted_with_its_last_words(tmp_path, error, code
     store = open_store(str(tmp_path))
     assert json.loads(store.read(f"r/{attempt_record(1)}"))["exit"] == code
     assert (str(error) or "stopped").encode() in store.read(f"r/{driver_log(1)}")
+
+
+class TestDeadline:
+    """`kube.deadline_s` counts from the first start of the run, over all its clusters."""
+
+    def records(self, store, began, number=1):
+        store.write(f"r/{attempt_record(number)}", json.dumps({"attempt": number, "began": began}).encode())
+
+    def test_at_the_deadline_the_body_is_interrupted_and_the_record_says_why(self, tmp_path):
+        says = r"kube.deadline_s has passed: the run may take 1 s .*`ofa cancel r --now`"
+        with (
+            pytest.raises(driver.DeadlinePassed, match=says),
+            driver.attempt_at(str(tmp_path), "r", deadline_s=1),
+        ):
+            threading.Event().wait(20)
+        store = open_store(str(tmp_path))
+        record = json.loads(store.read(f"r/{attempt_record(1)}"))
+        assert (record["exit"], record["reason"]) == (1, "DeadlineExceeded")
+        assert b"ofa: kube.deadline_s has passed" in store.read(f"r/{driver_log(1)}")
+
+    def test_a_retry_after_it_ends_at_once(self, tmp_path):
+        store, ran = open_store(str(tmp_path)), []
+        self.records(store, "2026-01-01T00:00:00+00:00")
+        says = "first started at 2026-01-01T00:00:00"
+        with pytest.raises(driver.DeadlinePassed, match=says), driver.attempt_at(str(tmp_path), "r", deadline_s=3600):
+            ran.append(True)
+        assert ran == []
+        assert json.loads(store.read(f"r/{attempt_record(2)}"))["reason"] == "DeadlineExceeded"
+
+    def test_it_counts_from_the_first_start_that_is_known(self, tmp_path):
+        store = open_store(str(tmp_path))
+        for number, began in ((1, "nonsense"), (2, "2026-01-01T00:00:00+00:00"), (3, "2026-06-01T00:00:00+00:00")):
+            self.records(store, began, number)
+        store.write(f"r/{attempt_record(4)}", b"{")
+        assert first_start(store, "r") == datetime(2026, 1, 1, tzinfo=UTC)
+
+    def test_a_run_that_has_finished_may_still_say_so(self, tmp_path):
+        store = open_store(str(tmp_path))
+        self.records(store, "2026-01-01T00:00:00+00:00")
+        store.write("r/export.done.json", b"{}")
+        with driver.attempt_at(str(tmp_path), "r", deadline_s=3600, last="export.done.json") as attempt:
+            assert attempt == 2
+
+    def test_before_it_nothing_happens_and_a_stop_is_a_stop(self, tmp_path):
+        with driver.attempt_at(str(tmp_path), "r", deadline_s=3600):
+            pass
+        with pytest.raises(KeyboardInterrupt), driver.attempt_at(str(tmp_path), "r", deadline_s=3600):
+            signal.raise_signal(signal.SIGTERM)
+        assert json.loads(open_store(str(tmp_path)).read(f"r/{attempt_record(2)}"))["exit"] == 130
 
 
 def test_values_of_secrets_are_stars_in_the_log(tmp_path, monkeypatch, capsys):

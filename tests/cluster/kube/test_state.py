@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.kube.state import QUEUE, state_of
+from cluster.kube.state import DEADLINE, QUEUE, state_of
 
 
 def job(ray="", deployed="", *, retries=2, suspend=False, queue=False, deleted=False, **status):
@@ -31,6 +31,10 @@ CASES = [
     (job("RUNNING", "Failed"), "Failed (Failed)"),
     (job("", "Failed", reason="PreRunningDeadlineExceeded"), "Failed (PreRunningDeadlineExceeded)"),
     (job("FAILED", "Failed", reason="AppFailed", failed=3), "Failed (AppFailed)"),
+    (
+        job("FAILED", "Failed", reason="AppFailed", message=f"logs:\nofa: {DEADLINE}: the run may"),
+        "Failed (DeadlineExceeded)",
+    ),
     (job("FAILED", "Complete"), "Failed (AppFailed)"),
     (job("RUNNING", "Complete"), "Failed (NoJobStatus)"),
     (job("", "Complete"), "Failed (NoJobStatus)"),
