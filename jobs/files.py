@@ -5,6 +5,8 @@ from __future__ import annotations
 from cluster import checkpoint
 from cluster.run import File
 
+STEPS = ("train", "measure", "fit", "search", "validate", "predict", "ensemble", "report", "export")  # of a run, in order
+
 MEASURED = File("measured.jsonl", "measure")
 LATENCY = File("latency.json", "measure")
 PREDICTOR = File("predictor/accuracy.npz", "fit")

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import ssl
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 from cluster.errors import InputError, StepError
 from cluster.texts import json_text
 
 Doc = dict[str, Any]
+Listed = tuple[list[Doc], str]  # objects, and the resource version of the list
 
 PLACES = {  # where each kind lives
     "RayJob": ("apis/ray.io/v1", "rayjobs"),
@@ -32,8 +35,14 @@ PLACES = {  # where each kind lives
     "Service": ("api/v1", "services"),
     "ServiceAccount": ("api/v1", "serviceaccounts"),
 }
+CHECK = "check the cluster and the network"
 TIMEOUT_S = 30.0
+CONNECT_S = 10.0
 WATCH_S = 240  # after which the server ends a watch, and we begin another
+SILENCE_S = 90.0  # without a line on a watch, whose bookmarks arrive every minute: the connection is taken for broken
+PAGE = 250  # objects in one response to a list request
+REPEATED_S = 5.0  # for which a request is repeated that the server refuses only for the moment
+UNKNOWN_S = 1.5  # for which a read is repeated where it is not known whether that is so
 
 
 class NotThere(InputError):
@@ -48,8 +57,36 @@ class Expired(InputError):
     """A watch cannot resume from this resource version: it is too old."""
 
 
+class Refused(InputError):
+    """The server does not know the user, or does not allow the request (401, 403).
+
+    passing: the server's own message shows that it has not loaded its rules yet.
+    """
+
+    passing: bool = False
+
+
+class Forbidden(Refused):
+    """The user may not do this (403)."""
+
+
 class Lost(StepError):
-    """The connection broke, or the server failed temporarily: the request may be repeated."""
+    """The server gave no answer, or failed temporarily: the request may be repeated. Exit code 5.
+
+    answered: whether there was an answer, such as 503.
+    """
+
+    answered = False
+
+
+class Followed(Protocol):
+    """What a watch reports its requests to; see `cluster.kube.outages.Outages`."""
+
+    def failed(self, error: InputError | StepError) -> None:
+        """A request failed: waits before the next one, or raises an error to give up."""
+
+    def answered(self) -> None:
+        """The server answered."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +136,32 @@ class Api:
             return None
 
     def list(self, kind: str, *, labels: str = "", fields: str = "") -> list[Doc]:
-        """The objects of a kind that match the selectors."""
-        return self.request("GET", self.path(kind), labelSelector=labels, fieldSelector=fields).get("items") or []
+        """The objects of a kind that match the selectors, read in pages."""
+        return self.listed(kind, labels=labels, fields=fields)[0]
+
+    def listed(self, kind: str, *, labels: str = "", fields: str = "") -> Listed:
+        """The objects of a kind that match the selectors, and the resource version from which they can be watched.
+
+        A list that changes for so long that its next page has expired (410) is read anew, in one response.
+        """
+        found: list[Doc] = []
+        limit, rest = str(PAGE), ""
+        while True:
+            try:
+                query = {"labelSelector": labels, "fieldSelector": fields, "limit": limit, "continue": rest}
+                page = self.request("GET", self.path(kind), None, **query)
+            except Expired:
+                if not limit:
+                    raise
+                found, limit, rest = [], "", ""
+                continue
+            items, metadata = page.get("items") or [], page.get("metadata")
+            if not isinstance(items, list) or not isinstance(metadata, dict):
+                raise Lost(f"{self.server}: {self.path(kind)}: the response is not a list; is it a Kubernetes API server?")
+            found += items
+            rest = metadata.get("continue") or ""
+            if not rest:
+                return found, metadata.get("resourceVersion", "")
 
     def create(self, doc: Doc, *, dry_run: bool = False) -> Doc:
         """Creates an object and returns it as stored; `Conflict` if its name is taken."""
@@ -126,52 +187,60 @@ class Api:
 
     # Streams
 
-    def watch(self, kind: str, name: str) -> Iterator[Doc | None]:
+    def watch(self, kind: str, name: str, followed: Followed) -> Iterator[Doc | None]:
         """Yields the object now and after every change (None while it does not exist); reconnects after lost connections.
 
         A watch resumes where the connection broke. If that resource version has expired (410), or the connection breaks
         repeatedly, the object is read anew: intermediate changes are then missed, the latest state never is.
+        `followed` determines how long a server without an answer is tried.
         """
-        version, wait_s = "", 0.0
+        version, broken = "", 0
         while True:
             try:
                 if not version:
-                    listed = self.request("GET", self.path(kind), fieldSelector=f"metadata.name={name}")
-                    version = listed["metadata"]["resourceVersion"]
-                    yield next(iter(listed.get("items") or []), None)
+                    items, version = self.listed(kind, fields=f"metadata.name={name}")
+                    followed.answered()
+                    yield next(iter(items), None)
                 began = time.monotonic()
                 for event in self._events(kind, name, version):
-                    wait_s = 0.0
-                    if event["type"] == "ERROR":
-                        raise _error(event["object"].get("code", 500), event["object"], f"watch {name}")
-                    version = event["object"]["metadata"]["resourceVersion"]
-                    if event["type"] != "BOOKMARK":
-                        yield None if event["type"] == "DELETED" else event["object"]
+                    what, there = event.get("type"), event.get("object")
+                    if what == "ERROR":
+                        status = there if isinstance(there, dict) else {}
+                        raise _error(status.get("code", 500), status, f"watch {name}", self.namespace)
+                    try:
+                        version = event["object"]["metadata"]["resourceVersion"]
+                    except (KeyError, TypeError):
+                        raise Lost(f"{self.server}: a watch sent something that is not an event") from None
+                    broken = 0
+                    followed.answered()
+                    if what != "BOOKMARK":
+                        yield None if what == "DELETED" else there
                 if time.monotonic() - began < 1:  # a server that ends every watch at once
                     time.sleep(1)
             except Expired:
                 version = ""
-            except Lost:
-                wait_s = min(10.0, wait_s * 2 or 0.2)
-                if wait_s > 2:
+                time.sleep(0.1)
+            except (InputError, StepError) as error:
+                broken += 1
+                if broken > 3:
                     version = ""
-                if wait_s >= 10:
-                    raise
-                time.sleep(wait_s)
+                followed.failed(error)
 
     def _events(self, kind: str, name: str, version: str) -> Iterator[Doc]:
         asked = {"watch": "true", "fieldSelector": f"metadata.name={name}", "resourceVersion": version,
                  "allowWatchBookmarks": "true", "timeoutSeconds": str(WATCH_S)}  # fmt: skip
-        for line in self.lines(self.path(kind), **asked):
+        for line in self.lines(self.path(kind), asked, SILENCE_S):
             try:
-                event: Doc = json.loads(line)
+                event = json.loads(line)
             except ValueError:
-                raise Lost(f"{self.server}: a watch broke off in the middle of a line") from None
+                event = None
+            if not isinstance(event, dict):
+                raise Lost(f"{self.server}: a watch broke off in the middle of a line")
             yield event
 
-    def lines(self, path: str, **query: str) -> Iterator[bytes]:
-        """Yields the lines of a streamed response as they arrive."""
-        with self._answer("GET", path, None, query, timeout_s=WATCH_S + 60) as answer:
+    def lines(self, path: str, query: Mapping[str, str], timeout_s: float = WATCH_S + 60) -> Iterator[bytes]:
+        """Yields the lines of a streamed response as they arrive; `Lost` after `timeout_s` seconds without any."""
+        with self._answer("GET", path, None, query, timeout_s=timeout_s) as answer:
             rest = b""
             for piece in answer.stream(2**16, decode_content=True):
                 *whole, rest = (rest + piece).split(b"\n")
@@ -186,13 +255,52 @@ class Api:
 
         token: for Ray's dashboard behind the API server's proxy, which does not forward the usual header.
         """
+        began, pause_s, last = time.monotonic(), 0.2, False
+        while True:
+            try:
+                return self._request(method, path, body, token, query)
+            except (Lost, Refused) as error:
+                if last:
+                    raise
+                patience_s = self._patience_s(method, error)
+                last = time.monotonic() - began + pause_s > patience_s
+                if last and isinstance(error, Forbidden) and patience_s == REPEATED_S:
+                    raise Lost(f"{error}; or the API server is still starting") from None
+                if last and not (method == "GET" and isinstance(error, Forbidden)):  # the server may be ready since then
+                    raise
+            time.sleep(0.0 if last else pause_s)
+            pause_s *= 2
+
+    def _request(self, method: str, path: str, body: Doc | None, token: str | None, query: Mapping[str, str]) -> Doc:
         with self._answer(method, path, body, query, timeout_s=TIMEOUT_S, token=token) as answer:
             data = answer.data
         try:
-            found: Doc = json.loads(data) if data else {}
+            found = json.loads(data) if data else {}
         except ValueError:
-            raise Lost(f"{self.server}: {path}: what it answers is not JSON; is it a Kubernetes apiserver?") from None
+            found = None
+        if not isinstance(found, dict):
+            raise Lost(f"{self.server}: {path}: what it answers is not JSON of an object; is it a Kubernetes API server?")
         return found
+
+    def _patience_s(self, method: str, error: Lost | Refused) -> float:
+        """For how long a request is repeated, in seconds: a read at a busy server, or any request while a server starts.
+
+        A server that has just started may refuse everything with 403, with the same message as for a user without rights;
+        `/readyz` tells them apart, where it may be read.
+        """
+        if isinstance(error, Lost):
+            return REPEATED_S if method == "GET" and error.answered else 0.0
+        if error.passing:
+            return REPEATED_S
+        if method != "GET" or not isinstance(error, Forbidden):
+            return 0.0
+        try:
+            with self._answer("GET", "readyz", None, {}, timeout_s=TIMEOUT_S):
+                return 0.0
+        except Lost:
+            return REPEATED_S
+        except InputError:
+            return UNKNOWN_S
 
     @contextmanager
     def _answer(
@@ -204,11 +312,15 @@ class Api:
         timeout_s: float,
         token: str | None = None,
     ) -> Iterator[Any]:
-        from urllib3.exceptions import HTTPError, MaxRetryError, SSLError
+        from urllib3.exceptions import HTTPError, LocationValueError, SSLError
+        from urllib3.util import Timeout
 
         asked = urlencode({key: value for key, value in query.items() if value})
-        headers = {"Accept": "application/json", "User-Agent": "ofa-cluster"}
-        bearer = self.configuration.auth_settings().get("BearerToken") or {}  # renewed there, when it has run out
+        headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "ofa-cluster"}
+        try:
+            bearer = self.configuration.auth_settings().get("BearerToken") or {}  # renewed there, when it has run out
+        except Exception as error:  # of a plugin that the kubeconfig names
+            raise Refused(f"{self.server}: the credentials cannot be renewed: {_first_line(error)}; log in again") from None
         if bearer.get("value"):
             headers["Authorization"] = bearer["value"]
         elif self.configuration.username:
@@ -225,16 +337,23 @@ class Api:
                 body=None if body is None else json_text(body).encode(),
                 headers=headers,
                 preload_content=False,
-                timeout=timeout_s,
+                timeout=Timeout(connect=min(CONNECT_S, timeout_s), read=timeout_s),
                 retries=False,
             )
             if answer.status >= 400:
-                raise _error(answer.status, _json(answer.data), f"{method} {path}")
+                raise _error(answer.status, _json(answer.data), f"{method} {path}", self.namespace)
             yield answer
         except SSLError as error:
-            raise InputError(f"{self.server}: TLS fails: {error}; check certificate-authority in the kubeconfig") from None
-        except (HTTPError, MaxRetryError, OSError) as error:
-            raise Lost(f"{self.server}: no answer ({type(error).__name__}); check the cluster and the network") from None
+            if _misconfigured(error):
+                what = "check certificate-authority and the address in the kubeconfig"
+                raise InputError(f"{self.server}: TLS fails: {_first_line(error)}; {what}") from None
+            raise Lost(f"{self.server}: no answer (TLS breaks off: {_first_line(error)}); {CHECK}") from None
+        except (LocationValueError, UnicodeError) as error:
+            raise InputError(
+                f"{self.server}: is not an address: {_first_line(error)}; correct server in the kubeconfig"
+            ) from None
+        except (HTTPError, OSError) as error:
+            raise Lost(f"{self.server}: no answer ({type(error).__name__}); {CHECK}") from None
         finally:
             if answer is not None:
                 answer.close()
@@ -252,9 +371,36 @@ def _json(data: bytes) -> Doc:
     return found if isinstance(found, dict) else {}
 
 
-def _error(code: int, status: Doc, asked: str) -> InputError | StepError:
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _misconfigured(error: Exception) -> bool:
+    """Whether TLS can never work with this kubeconfig; a server that is being restarted breaks the handshake off."""
+    inner = error.args[0] if error.args and isinstance(error.args[0], Exception) else error
+    if isinstance(inner, ssl.SSLCertVerificationError):
+        return True
+    return any(word in str(error).upper() for word in ("WRONG_VERSION_NUMBER", "CERTIFICATE", "UNSUPPORTED_PROTOCOL"))
+
+
+# The sentence that follows what an API server refuses with 403 for other reasons than missing rights
+LIMITS = {
+    r"exceeded quota|failed quota": "the namespace's quota does not allow it: free what is not needed (`ofa list`, "
+    "`ofa cancel RUN`), make kube.head and the groups smaller, or ask for more; "
+    "`kubectl describe resourcequota -n {namespace}` lists what is used",
+    r"being terminated": "the namespace is being deleted: wait until it is gone and create it again, or use another one",
+    r"(minimum|maximum) \S+ usage per|limit to request ratio": "the namespace's LimitRange does not allow it: change "
+    "cpus and memory_gib of kube.head and the groups; `kubectl describe limitrange -n {namespace}` lists the limits",
+    r"violates PodSecurity": "the namespace's pod security does not allow it",
+}
+UNCHECKED = "some validation rules were not checked"
+STARTING = re.compile(r"not yet ready to handle request|RBAC: .*not found")
+
+
+def _error(code: int, status: Doc, asked: str, namespace: str) -> InputError | StepError:
     """The error for a response: the server's message in one line, and what to do."""
     words = " ".join(str(status.get("message") or status.get("reason") or f"HTTP {code}").split())
+    words = re.sub(rf",?\s*<nil>: Invalid value: [^,]*?{UNCHECKED}[^,\]]*", "", words)
     if code == 404:
         return NotThere(f"{asked}: {words}")
     if code == 409:
@@ -262,13 +408,36 @@ def _error(code: int, status: Doc, asked: str) -> InputError | StepError:
     if code == 410:
         return Expired(f"{asked}: {words}")
     if code == 401:
-        return InputError(f"{asked}: the cluster does not know you (401); log in again, see `ofa doctor`")
+        return Refused(f"{asked}: the cluster does not know you (401); log in again, see `ofa doctor`")
     if code == 403:
-        return InputError(f"{asked}: not allowed: {words}; see `ofa doctor` and the role ofa-user")
+        return _forbidden(words, asked, namespace)
     if code in (400, 405, 415, 422):
-        causes = (status.get("details") or {}).get("causes") or []
-        first = "; ".join(f"{c.get('field')}: {c.get('message')}" for c in causes[:3])
-        return InputError(f"{asked}: the cluster refuses it: {first or words}")
+        return InputError(f"{asked}: the cluster refuses it: {_causes(status) or words}")
     if code == 429 or code >= 500:
-        return Lost(f"{asked}: the cluster answers {code}: {words}")
+        lost = Lost(f"{asked}: the cluster answers {code}: {words}")
+        lost.answered = True
+        return lost
     return StepError(f"{asked}: the cluster answers {code}: {words}")
+
+
+def _forbidden(words: str, asked: str, namespace: str) -> InputError:
+    """403: missing rights, or a limit of the namespace, each with what to do about it."""
+    for pattern, advice in LIMITS.items():
+        if re.search(pattern, words):
+            return InputError(f"{asked}: refused: {words}; {advice.format(namespace=namespace)}")
+    if "denied the request" in words or "denied request" in words:  # an admission webhook or policy
+        return InputError(f"{asked}: the cluster refuses it: {words}")
+    error = Forbidden(f"{asked}: not allowed: {words}; see `ofa doctor` and the role ofa-user")
+    error.passing = STARTING.search(words) is not None
+    return error
+
+
+def _causes(status: Doc) -> str:
+    """The first causes of a refusal; without equal ones, and without the remark that some rules were not checked."""
+    causes = (status.get("details") or {}).get("causes") or []
+    lines = []
+    for cause in causes:
+        field, message = cause.get("field"), " ".join(str(cause.get("message")).split())
+        lines.append(message if field in (None, "", "<nil>") else f"{field}: {message}")
+    lines = list(dict.fromkeys(line for line in lines if UNCHECKED not in line))
+    return "; ".join(lines[:3]) + (f"; and {len(lines) - 3} more" if len(lines) > 3 else "")

@@ -11,7 +11,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,14 +19,15 @@ from typing import Any, Literal
 from cluster.errors import InputError, StepError
 from cluster.kube import lint
 from cluster.kube.api import Api, Conflict, Lost, NotThere
+from cluster.kube.outages import GIVE_UP_S, Outages
 from cluster.kube.rayjob import PART_OF, RESULTS, SPEC_HASH, SUBMISSION, Rendered, job_name
 from cluster.kube.state import GONE, QUEUE, State, state_of
-from cluster.kube.troubles import Role, pods, troubles
+from cluster.kube.troubles import troubles
 
 Doc = dict[str, Any]
 
 LOOK_S = 5.0  # between looks at pods and events
-CONTAINERS = {"submitter": "ray-job-submitter", "head": "ray-head", "worker": "ray-worker"}
+UNSETTLED = ("Pending", "Starting", "Running", "Retrying", "Queued")  # states in which pods may be in trouble
 
 
 def find(api: Api, run: str) -> Doc:
@@ -103,48 +104,93 @@ class Seen:
     troubles: tuple[str, ...] = ()
 
 
-def follow(api: Api, name: str, *, look_s: float = LOOK_S, timeout_s: float | None = None) -> Iterator[Seen]:
-    """Yields an observation for every change of the run until it has ended or the timeout is reached."""
-    changes: queue.Queue[Doc | Exception | None] = queue.Queue()
-    stop = threading.Event()
-    threading.Thread(target=_watch, args=(api, name, changes, stop), daemon=True).start()
+def follow(
+    api: Api, name: str, *, look_s: float = LOOK_S, timeout_s: float | None = None, outages: Outages | None = None
+) -> Iterator[Seen]:
+    """Yields an observation for every change of the run until it has ended or the timeout is reached.
+
+    Goes on while the API server does not answer. Raises `Lost` where it gives up, or at a timeout during an outage.
+    """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    last: tuple[Any, ...] | None = None
-    job: Doc | Exception | None = None
-    known = False
+    follower = _Follower(api, name, look_s, outages or Outages(give_up_s=None if timeout_s is not None else GIVE_UP_S))
     try:
+        yield from follower.seen(deadline)
+    finally:
+        follower.close()
+
+
+class _Follower:
+    """Watches a RayJob in one thread, and its pods and events in another, since either may wait for an answer."""
+
+    def __init__(self, api: Api, name: str, look_s: float, outages: Outages) -> None:
+        self.api, self.name, self.look_s, self.outages = api, name, look_s, outages
+        self.news: queue.Queue[tuple[Doc | None, tuple[str, ...] | None] | Exception] = queue.Queue()
+        self.stop, self.look_now = threading.Event(), threading.Event()
+        self.job: Doc | None = None  # the latest that was seen, for looks at its pods
+        for work in (self._watch, self._look):
+            threading.Thread(target=self._run, args=(work,), daemon=True).start()
+
+    def close(self) -> None:
+        self.stop.set()
+        self.look_now.set()
+        self.outages.close()
+
+    def seen(self, deadline: float | None) -> Iterator[Seen]:
+        last: tuple[State, tuple[str, ...]] | None = None
         while True:
-            left = look_s if deadline is None else min(look_s, deadline - time.monotonic())
             try:
-                job = changes.get(timeout=max(0.01, left))
-                known = True
+                news = self.news.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
             except queue.Empty:
-                if deadline is not None and time.monotonic() >= deadline:
-                    return
-            if not known:
-                continue
-            if isinstance(job, Exception):
-                raise job
+                if last is None or self.outages.away:
+                    raise self.outages.lost() from None
+                return
+            if isinstance(news, Exception):
+                raise news
+            job, troubled = news
             state = GONE if job is None else state_of(job)
-            waiting = job is not None and state.name in ("Pending", "Starting", "Running", "Retrying", "Queued")
-            found = tuple(troubles(api, job)) if waiting and job is not None else ()
-            if (state, found) != last:
-                last = (state, found)
-                yield Seen(state, job, found)
+            if troubled is None:  # of a change of the RayJob, whose pods have not been looked at yet
+                troubled = last[1] if last is not None and last[0].name == state.name and not state.ended else ()
+            if (state, troubled) != last:
+                last = (state, troubled)
+                yield Seen(state, job, troubled)
             if state.ended:
                 return
-    finally:
-        stop.set()
 
+    def _run(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # raised again where the run is followed
+            self.news.put(error)
 
-def _watch(api: Api, name: str, changes: queue.Queue[Doc | Exception | None], stop: threading.Event) -> None:
-    try:
-        for job in api.watch("RayJob", name):
-            changes.put(job)
-            if stop.is_set() or job is None or state_of(job).ended:
+    def _watch(self) -> None:
+        for job in self.api.watch("RayJob", self.name, self.outages):
+            self.job = job
+            self.news.put((job, None))
+            self.look_now.set()
+            if self.stop.is_set() or job is None or state_of(job).ended:
                 return
-    except Exception as error:  # handed to whoever follows
-        changes.put(error)
+
+    def _look(self) -> None:
+        """Looks at pods and events after every change, and every `look_s` seconds."""
+        while not self.stop.is_set():
+            self.look_now.wait(self.look_s)
+            self.look_now.clear()
+            job = self.job
+            if job is None or self.stop.is_set():
+                continue
+            try:
+                if state_of(job).name not in UNSETTLED:
+                    self.api.find("RayJob", self.name)  # only whether the server answers
+                    found: tuple[str, ...] = ()
+                else:
+                    found = tuple(troubles(self.api, job))
+                self.outages.answered()
+            except Lost:  # the watch bridges it
+                continue
+            except Exception as error:  # the run is followed without them
+                found = (f"its pods and events cannot be looked at: {error or type(error).__name__}",)
+            if job is self.job:
+                self.news.put((job, found))
 
 
 # Changing
@@ -296,76 +342,7 @@ def retry(api: Api, job: Doc, *, timeout_s: float = 120.0) -> Doc:
     return made
 
 
-# Logs
-
-
-def logs(api: Api, job: Doc, role: Role, *, follow: bool = False, tail: int = 0) -> Iterator[str]:
-    """Yields the log lines of a run's pods of that role; with several pods each line names its pod. Nothing without pods."""
-    there = [pod for pod in pods(api, job, role) if (pod.get("status") or {}).get("phase") != "Pending"]
-    if follow and there:
-        there = [max(there, key=lambda pod: pod["metadata"].get("creationTimestamp", ""))] if role != "worker" else there
-    if len(there) == 1:
-        yield from pod_log(api, there[0]["metadata"]["name"], role, follow=follow, tail=tail)
-    elif follow:
-        yield from _together(api, [pod["metadata"]["name"] for pod in there], role, tail)
-    else:
-        for pod in there:
-            name = pod["metadata"]["name"]
-            yield from (f"{name}: {line}" for line in pod_log(api, name, role, tail=tail))
-
-
-def pod_log(api: Api, pod: str, role: Role, *, follow: bool = False, tail: int = 0) -> Iterator[str]:
-    """Yields the lines of one pod; with `follow`, a broken connection is resumed where it broke."""
-    path, seen, since = api.path("Pod", pod, "log"), 0, ""  # lines with the last timestamp, and that timestamp
-    while True:
-        skip = seen
-        query = {"sinceTime": since} if since else {"tailLines": str(tail)} if tail else {}
-        try:
-            for line in api.lines(path, container=CONTAINERS[role], timestamps="true", follow=str(follow).lower(), **query):
-                stamp, _, text = line.decode(errors="replace").partition(" ")
-                if since and stamp == since and skip:
-                    skip -= 1
-                    continue
-                if since and stamp < since:  # sinceTime counts in whole seconds
-                    continue
-                seen, since = (seen + 1 if stamp == since else 1), stamp
-                yield text
-        except Lost:
-            if not follow:
-                raise
-            time.sleep(1)
-            continue
-        except NotThere:
-            return
-        if not follow or _ended(api, pod):
-            return
-
-
-def _ended(api: Api, pod: str) -> bool:
-    there = api.find("Pod", pod)
-    return there is None or (there.get("status") or {}).get("phase") in ("Succeeded", "Failed")
-
-
-def _together(api: Api, names: list[str], role: Role, tail: int) -> Iterator[str]:
-    """Follows several pods at once."""
-    lines: queue.Queue[str | None] = queue.Queue()
-
-    def one(name: str) -> None:
-        try:
-            for line in pod_log(api, name, role, follow=True, tail=tail):
-                lines.put(f"{name}: {line}")
-        finally:
-            lines.put(None)
-
-    for name in names:
-        threading.Thread(target=one, args=(name,), daemon=True).start()
-    left = len(names)
-    while left:
-        line = lines.get()
-        if line is None:
-            left -= 1
-        else:
-            yield line
+# Results
 
 
 def results_of(job: Doc) -> tuple[str, str]:

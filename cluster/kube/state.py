@@ -17,6 +17,7 @@ Name = Literal[
 QUEUE = "kueue.x-k8s.io/queue-name"
 EXIT = {"Succeeded": 0, "Failed": 1, "Stopped": 3, "Gone": 3, "Invalid": 4}
 TIMED_OUT = 2
+LOST = 5  # the API server gave no answer; the run may be healthy
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,15 @@ class State:
 
 
 DEADLINE = "kube.deadline_s has passed"  # in the last line of a driver that ends for it, which Ray puts into the message
+GIVE_UP = "after 300 s, or what RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS of KubeRay's operator is"
+
+
+def unanswered(since: str) -> str:
+    """What it means that the operator gets no answer since that time."""
+    return (
+        f"KubeRay's operator gets no answer from the head since {since}, which may be restarting; "
+        f"{GIVE_UP}, it gives up without a retry"
+    )
 
 
 GONE = State("Gone", message="there is no such RayJob in the cluster")
@@ -64,6 +74,9 @@ def state_of(job: Mapping[str, Any]) -> State:
     if deployed == "Failed":  # whatever Ray said last
         if reason == "AppFailed" and (line := next((line for line in message.splitlines() if DEADLINE in line), "")):
             reason, message = "DeadlineExceeded", line
+        if reason == "JobStatusCheckTimeoutExceeded":
+            name = job.get("metadata", {}).get("name", "RUN")
+            message = f"the head did not answer {GIVE_UP}: KubeRay does not retry that; `ofa retry {name}` continues the run"
         return State("Failed", reason or "Failed", message)
     if deployed in ("Suspending", "Suspended") or (spec.get("suspend") and deployed in ("", "Initializing", "Waiting")):
         queued = QUEUE in job.get("metadata", {}).get("labels", {})
@@ -79,6 +92,8 @@ def state_of(job: Mapping[str, Any]) -> State:
     if ray == "FAILED":  # KubeRay has not decided yet
         return retrying if failed < retries else State("Failed", reason or "AppFailed", message)
     if deployed == "Running":
+        if since := status.get("jobStatusCheckFailureStartTime"):
+            reason, message = "no answer from the head", unanswered(since)
         return State("Running" if ray == "RUNNING" else "Starting", reason, message)
     cluster = status.get("rayClusterStatus") or {}
     ready = any(c.get("type") == "HeadPodReady" and c.get("status") == "True" for c in cluster.get("conditions", []))

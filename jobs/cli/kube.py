@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from cluster.errors import InputError
-from cluster.kube.state import TIMED_OUT
+from cluster.kube.api import Lost
+from cluster.kube.state import LOST, TIMED_OUT
 from cluster.texts import json_text
 from jobs import config as configs
 from jobs.cli.options import ConfigPath, Json
 
 if TYPE_CHECKING:
     from cluster.kube.api import Api
+    from cluster.kube.outages import Outage
     from cluster.kube.runs import Seen
 
 app = typer.Typer()
@@ -40,6 +43,21 @@ def connected(namespace: str, context: str | None) -> Api:
 def print_line(text: str, as_json: bool, **facts: Any) -> None:
     """Prints a line of text to stderr, or a JSON object to stdout."""
     print(json_text(facts) if as_json else text, file=sys.stdout if as_json else sys.stderr, flush=True)
+
+
+def note_printer(as_json: bool) -> Callable[[str], None]:
+    """A function that prints a line that is no state and no log."""
+    return lambda text: print_line(f"ofa: {text}", as_json, event="note", message=text)
+
+
+def outage_printer(as_json: bool) -> Callable[[Outage], None]:
+    """A function that prints that the API server was lost, or answers again."""
+
+    def print_outage(outage: Outage) -> None:
+        facts = {"lost": outage.lost, "seconds": round(outage.seconds, 1), "message": outage.message}
+        print_line(f"ofa: {outage.message}", as_json, event="connection", **facts)
+
+    return print_outage
 
 
 def state_printer(as_json: bool) -> Any:
@@ -116,7 +134,8 @@ def followed(api: Api, run: str, as_json: bool, until: tuple[str, ...] = (), tim
     """Follows a run and prints every change; the last observation."""
     from jobs.operate import kube as cluster
 
-    return cluster.follow(api, run, state_printer(as_json), until=until, timeout_s=timeout_s)
+    return cluster.follow(api, run, state_printer(as_json), until=until, timeout_s=timeout_s,
+                          note=note_printer(as_json), outage=outage_printer(as_json))  # fmt: skip
 
 
 def table(plan: Any) -> str:
@@ -177,11 +196,21 @@ def status(
     )
     if found["message"]:
         print(f"  {found['message']}")
+    if found["note"]:
+        print(f"  {found['note']}")
     for trouble in found["troubles"]:
         print(f"  {trouble}")
     for pod in found["pods"]:
         print(f"  {pod['phase']:10} {pod['pod']}")
     print(f"  results in {found['results']}")
+
+
+def end_with(code: int, message: str, as_json: bool) -> NoReturn:
+    """Ends a command with an exit code, and a line on stderr (and as a JSON event on stdout)."""
+    print(f"ofa: {message}", file=sys.stderr)
+    if as_json:
+        print(json_text({"event": "error", "message": message, "exit": code}), flush=True)
+    raise typer.Exit(code) from None
 
 
 @app.command()
@@ -192,15 +221,19 @@ def wait(
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """Waits until a run has ended. Exit code 0: succeeded, 1: failed, 2: timeout, 3: stopped or deleted, 4: invalid."""
+    """Waits until a run has ended.
+
+    Exit code 0: succeeded, 1: failed, 2: timeout, 3: stopped or deleted, 4: invalid, 5: the API server was lost, the run may
+    be healthy. While the API server does not answer, the command goes on until its timeout, or for 30 minutes without one.
+    """
     try:
         last = followed(connected(namespace, context), run, as_json, timeout_s=timeout_s)
+    except Lost as error:
+        end_with(LOST, str(error), as_json)
     except InputError as error:  # 2 is taken here
-        print(f"ofa: {error}", file=sys.stderr)
-        raise typer.Exit(4) from None
+        end_with(4, str(error), as_json)
     if not last.state.ended:
-        print(f"ofa: time is up, {run} is {last.state}", file=sys.stderr)
-        raise typer.Exit(TIMED_OUT)
+        end_with(TIMED_OUT, f"time is up, {run} is {last.state}", as_json)
     raise typer.Exit(last.state.exit_code)
 
 
@@ -217,10 +250,15 @@ def logs(
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """Prints a run's log; after its pods are deleted, the driver's log from the store."""
+    """Prints a run's log; after its pods are deleted, the driver's log from the store.
+
+    With --follow, the log is followed over all pods of the run, through retries and pauses, until the run has ended.
+    """
     from jobs.operate import kube as cluster
 
-    for line in cluster.logs(connected(namespace, context), run, role, follow=follow, tail=tail, store=store):
+    lines = cluster.logs(connected(namespace, context), run, role, follow=follow, tail=tail, store=store,
+                         note=note_printer(as_json), outage=outage_printer(as_json))  # fmt: skip
+    for line in lines:
         print(json_text({"event": "log", "role": role, "line": line}) if as_json else line, flush=True)
 
 

@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from cluster.errors import InputError, StepError
+from cluster.kube.api import Lost
+from cluster.kube.state import LOST
 from cluster.texts import json_text, one_line
 from ensemble.errors import EnsembleError
 from jobs.cli import ensembles, kube, networks, results, runs, search
@@ -24,7 +26,9 @@ LONGEST = 1200  # most characters of a message; of a longer one, such as with a 
 STOPPED = 130  # the exit code after Ctrl-C or SIGTERM
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Train one elastic network, search it once for every device, combine what was found.")  # fmt: skip
+                  help="Train one elastic network, search it once for every device, combine what was found. "
+                       "Exit code 0: done, 1: a step failed, 2: bad input, 5: the API server was lost, 130: stopped; "
+                       "`ofa wait --help` lists those of a run on a cluster.")  # fmt: skip
 for _group in (runs, search, ensembles, networks, results, kube):
     make_strict(_group.app)
 for _group in (runs, search, ensembles, networks):
@@ -50,7 +54,7 @@ def options(
 
 
 def main() -> None:
-    """Runs a command; a failure is one line on stderr and an exit code: 2 for bad input, 1 a failed step, 130 stopped."""
+    """Runs a command; a failure is one line on stderr and an exit code, which `--help` lists."""
     as_json = "--json" in sys.argv
     try:
         code = app(standalone_mode=False) or 0
@@ -65,6 +69,8 @@ def main() -> None:
         fail(f"{message.rstrip('.')}; --help lists what is available", 2, as_json)
     except INPUT_ERRORS as error:
         fail(str(error), 2, as_json)
+    except Lost as error:
+        fail(str(error), LOST, as_json)
     except StepError as error:
         fail(str(error), 1, as_json)
     except (KeyboardInterrupt, typer.Abort):

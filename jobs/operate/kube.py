@@ -8,23 +8,26 @@ Each function takes the cluster and a run's id. A run whose RayJob was deleted i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster.attempts import attempt_record, attempts, driver_log
-from cluster.errors import InputError
+from cluster.attempts import attempts, driver_log
+from cluster.errors import InputError, StepError
+from cluster.kube import logs as pod_logs
 from cluster.kube import runs as kuberay
 from cluster.kube import troubles as observe
 from cluster.kube.api import Api, NotThere
-from cluster.kube.rayjob import RESULTS, SUBMISSION
+from cluster.kube.outages import GIVE_UP_S, Outage, Outages
+from cluster.kube.rayjob import RESULTS, SUBMISSION, job_name
 from cluster.kube.runs import Seen
-from cluster.kube.state import GONE, State, state_of
+from cluster.kube.state import state_of
 from cluster.kube.troubles import Role
 from cluster.run import Run
 from cluster.store import open_store
 from jobs.operate import scale as scaling
+from jobs.operate.outcome import STORE_S, believed, state_in_store, within
 from jobs.operate.results import the_run
 
 Row = dict[str, Any]
@@ -69,41 +72,60 @@ def status(api: Api, run: str, store: str | None = None) -> Row:
             raise
         state, url = state_in_store(store, run), the_run(store, run).url
         return {"run": run, "state": state.name, "reason": state.reason, "message": state.message,
-                "results": url, "troubles": [], "pods": []}  # fmt: skip
+                "results": url, "note": "", "troubles": [], "pods": []}  # fmt: skip
     found = observe.pods(api, job)
     pods = [{"pod": pod["metadata"]["name"], "phase": (pod.get("status") or {}).get("phase", "")} for pod in found]
-    return {**row(job), "troubles": observe.troubles(api, job), "pods": pods}
-
-
-def state_in_store(store: str, run_id: str) -> State:
-    """How a run ended according to its last driver's record; `Gone` if there is none or the driver was killed."""
-    run = the_run(store, run_id)
-    numbers = attempts(run.store, run.id)
-    if not numbers:
-        return State("Gone", message=f"no attempt on a cluster has left anything in {run.url}")
-    record = json.loads(run.raw(attempt_record(numbers[-1])))
-    if "exit" not in record:
-        return State("Gone", f"attempt {numbers[-1]} left no word", f"began {record.get('began', '')}")
-    names = {0: "Succeeded", 130: "Stopped"}
-    reason = "" if record["exit"] == 0 else f"exit {record['exit']}"
-    return State(names.get(record["exit"], "Failed"), reason, f"attempt {numbers[-1]} ended {record['ended']}")  # type: ignore[arg-type]
+    state, note = believed(state_of(job), job, store)
+    facts = {"state": state.name, "reason": state.reason, "message": state.message, "note": note}
+    return {**row(job), **facts, "troubles": observe.troubles(api, job), "pods": pods}
 
 
 def follow(
-    api: Api, run: str, changed: Callable[[Seen], None], *, timeout_s: float | None = None, until: tuple[str, ...] = ()
+    api: Api,
+    run: str,
+    changed: Callable[[Seen], None],
+    *,
+    timeout_s: float | None = None,
+    until: tuple[str, ...] = (),
+    note: Callable[[str], None] = lambda text: None,
+    outage: Callable[[Outage], None] = lambda outage: None,
 ) -> Seen:
-    """Calls `changed` for every change until the run has ended, is in a state of `until`, or the timeout is reached."""
-    name = kuberay.find(api, run)["metadata"]["name"]
-    last = Seen(GONE, None)
-    for last in kuberay.follow(api, name, timeout_s=timeout_s):
+    """Calls `changed` for every change until the run has ended, is in a state of `until`, or the timeout is reached.
+
+    note: called with lines that belong to no change. outage: called when the API server is lost, and when it answers again.
+    A server that is lost for good raises `Lost`.
+    """
+    last: Seen | None = None
+    outages = Outages(outage, GIVE_UP_S if timeout_s is None else None)
+    for seen in kuberay.follow(api, job_name(run), timeout_s=timeout_s, outages=outages):
+        if last is None and seen.job is None:
+            kuberay.find(api, run)  # raises the error that names the runs that there are
+        state, remark = believed(seen.state, seen.job)
+        last = replace(seen, state=state)
         changed(last)
-        if last.state.name in until:
+        if remark:
+            note(remark)
+        if last.state.name in until or last.state.ended:
             break
+    assert last is not None
     return last
 
 
-def logs(api: Api, run: str, role: Role, *, follow: bool, tail: int, store: str | None) -> Iterator[str]:
-    """The log lines of the run's pods; once they are deleted, the driver's log in the store."""
+def logs(
+    api: Api,
+    run: str,
+    role: Role,
+    *,
+    follow: bool,
+    tail: int,
+    store: str | None,
+    note: Callable[[str], None] = lambda text: None,
+    outage: Callable[[Outage], None] = lambda outage: None,
+) -> Iterator[str]:
+    """The log lines of the run's pods; once they are deleted, the driver's log in the store. See `follow` for the rest."""
+    if follow:
+        yield from followed_logs(api, run, role, tail, store, note, outage)
+        return
     try:
         job = kuberay.find(api, run)
     except NotThere:
@@ -112,7 +134,7 @@ def logs(api: Api, run: str, role: Role, *, follow: bool, tail: int, store: str 
         yield from log_in_store(store, run, role, tail)
         return
     any_line = False
-    for line in kuberay.logs(api, job, role, follow=follow, tail=tail):
+    for line in pod_logs.logs(api, job, role, tail=tail):
         any_line = True
         yield line
     if not any_line:
@@ -120,6 +142,40 @@ def logs(api: Api, run: str, role: Role, *, follow: bool, tail: int, store: str 
             raise InputError(f"{run}: no {role} pod has said anything yet ({state_of(job)}); `ofa events {run}` may say why")
         url, run_id = kuberay.results_of(job)
         yield from log_in_store(store or url, run_id, role, tail)
+
+
+def followed_logs(
+    api: Api,
+    run: str,
+    role: Role,
+    tail: int,
+    store: str | None,
+    note: Callable[[str], None],
+    outage: Callable[[Outage], None],
+) -> Iterator[str]:
+    """The lines of all pods of a role until the run has ended; what the last one did not show of it, from the store."""
+    following = pod_logs.Following(api, run, role, tail=tail, outages=Outages(outage), note=note)
+    try:
+        yield from following.lines()
+    except NotThere:
+        if store is None:
+            kuberay.find(api, run)
+            raise
+        yield from log_in_store(store, run, role, tail)
+        return
+    shown = following.shown
+    if following.whole or (shown and role != "submitter") or following.job is None:
+        return
+    url, run_id = kuberay.results_of(following.job)
+    place = store or url
+    try:
+        log = within(STORE_S, lambda: list(log_in_store(place, run_id, role, 0 if shown else tail)))
+    except (InputError, StepError) as error:
+        if not shown:
+            raise
+        note(f"the last pod was gone before its log was read to the end, and its store cannot be read from here: {error}")
+        return
+    yield from pod_logs.rest_of(log, shown)
 
 
 def log_in_store(store: str, run_id: str, role: Role, tail: int) -> Iterator[str]:

@@ -2,7 +2,9 @@
 
 Discovery, create/read/update/patch/delete with resourceVersions, generations, status subresources, finalizers, garbage
 collection by owner, dry runs, strict field validation and defaults of KubeRay's CRDs, selectors, watches with bookmarks and
-410, logs of pods, a proxy to services, access reviews, and bearer tokens. Tests also reach into it: `objects`, `faults`.
+410, pages of lists, logs of pods, a proxy to services, access reviews, and bearer tokens. As a real one it refuses
+everything with 403 for a moment after its start, refuses what exceeds a quota with 403, and remarks on rules that it did
+not check. Tests also reach into it: `objects`, and the faults below.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import ipaddress
 import json
 import re
 import ssl
+import sys
 import tempfile
 import threading
 import time
@@ -44,6 +47,10 @@ RESOURCES = {  # (group/version, plural): (kind, subresources)
 }
 PLURALS = {kind: plural for (_, plural), (kind, _) in RESOURCES.items()}
 GROUPS = {kind: group for (group, _), (kind, _) in RESOURCES.items()}
+UNCHECKED = (
+    "Invalid value: null: some validation rules were not checked because the object was invalid; "
+    "correct the existing errors to complete validation"
+)
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 
@@ -79,22 +86,34 @@ class ApiServer:
         self.bodies: list[str] = []
         self.conflicts = 0  # how many updates of RayClusters are refused because "somebody else" was faster
         self.unavailable = 0  # how many requests are answered 503
+        self.starting = 0  # how many requests (but /readyz) are refused because RBAC's rules are not loaded yet
+        self.refusals: list[Refusal] = []  # of the next requests
+        self.hidden_readyz = False  # whether /readyz is refused, as on some managed clusters
+        self.quota = ""  # what is exceeded by every new RayJob: "requested: ..., used: ..., limited: ..."
+        self.pages: dict[str, tuple[list[Doc], str]] = {}  # what is left of a list, and its version, by continue token
+        self.expired_pages = 0  # how many continue tokens are refused with 410
         self.watches = 0
         self.generation = 0  # of watches: all older ones break off
         self.closing = False
+        self.away = False
+        self.breaks_tls = False  # whether every new connection is closed before its handshake
         self.crd = True
-        handler = type("Handler", (_Handler,), {"api": self})
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        self.http.daemon_threads = True
+        self.handler = type("Handler", (_Handler,), {"api": self})
         self.authority, key = certificate()  # kubectl sends no token without TLS
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with tempfile.NamedTemporaryFile(suffix=".pem") as both:
             both.write(self.authority + key)
             both.flush()
-            context.load_cert_chain(both.name)
-        self.http.socket = context.wrap_socket(self.http.socket, server_side=True, do_handshake_on_connect=False)
-        self.url = f"https://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, args=(0.05,), daemon=True).start()
+            self.context.load_cert_chain(both.name)
+        self.http = self._listen(0)
+        self.port = self.http.server_port
+        self.url = f"https://127.0.0.1:{self.port}"
+
+    def _listen(self, port: int) -> _Http:
+        http = _Http(("127.0.0.1", port), self.handler)
+        http.socket = self.context.wrap_socket(http.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+        return http
 
     def close(self) -> None:
         with self.changed:
@@ -102,6 +121,18 @@ class ApiServer:
             self.changed.notify_all()
         self.http.shutdown()
         self.http.server_close()
+
+    def go_away(self) -> None:
+        """Refuses connections and breaks off what is under way, until `come_back`; the objects stay."""
+        self.away = True
+        self.drop_watches()
+        self.http.shutdown()
+        self.http.server_close()
+
+    def come_back(self, starting: int = 0) -> None:
+        """Listens again; the first requests are refused because RBAC's rules are not loaded yet."""
+        self.starting, self.away = starting, False
+        self.http = self._listen(self.port)
 
     def kubeconfig(self, namespace: str = "ofa") -> Doc:
         authority = base64.b64encode(self.authority).decode()
@@ -169,6 +200,8 @@ class ApiServer:
             if (plural, namespace, name) in self.objects:
                 raise Refusal(409, "AlreadyExists", f'{plural} "{name}" already exists')
             doc = self._admitted(doc, strict)
+            if self.quota and doc["kind"] == "RayJob":
+                raise Refusal(403, "Forbidden", f'rayjobs.ray.io "{name}" is forbidden: exceeded quota: ofa, {self.quota}')
             if "status" in RESOURCES[GROUPS[doc["kind"]], plural][1] and plural != "pods":
                 doc.pop("status", None)
             doc["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": now(), "generation": 1}
@@ -258,6 +291,7 @@ class ApiServer:
         if rest:
             causes = [{"field": line.split(": ")[0], "reason": "FieldValueInvalid", "message": line.split(": ", 1)[1]}
                       for line in rest]  # fmt: skip
+            causes.append({"field": "<nil>", "reason": "FieldValueInvalid", "message": UNCHECKED})
             raise Refusal(422, "Invalid", f'{doc["kind"]}.ray.io "{doc["metadata"]["name"]}" is invalid: {rest[0]}', causes)
         if unknown and strict:
             fields = ", ".join(f'unknown field "{line.split(": ")[0]}"' for line in unknown)
@@ -391,6 +425,20 @@ def selected(doc: Doc, labels: str, fields: str) -> bool:
     return True
 
 
+class _Http(ThreadingHTTPServer):
+    """The listening socket; closes connections before their handshake where the test wants it."""
+
+    daemon_threads = True
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        return not self.RequestHandlerClass.api.breaks_tls  # type: ignore[attr-defined]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Only what is no client that breaks its connection off."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -415,6 +463,16 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if self.headers.get("Authorization") != f"Bearer {self.api.token}":
                 raise Refusal(401, "Unauthorized", "Unauthorized")
+            if self.api.away:
+                self.close_connection = True
+                return None
+            if parts.path == "/readyz":
+                return self.ready()
+            if self.api.starting > 0:
+                self.api.starting -= 1
+                raise Refusal(403, "Forbidden", f'User "user" cannot {method.lower()} path "{parts.path}"')
+            if self.api.refusals:
+                raise self.api.refusals.pop(0)
             if self.api.unavailable > 0:
                 self.api.unavailable -= 1
                 raise Refusal(503, "ServiceUnavailable", "the server is currently unable to handle the request")
@@ -425,6 +483,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(refusal.code, json.dumps(refusal.status).encode())
         except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             self.close_connection = True
+
+    def ready(self) -> None:
+        if self.api.hidden_readyz:
+            raise Refusal(403, "Forbidden", 'User "user" cannot get path "/readyz"')
+        if self.api.starting > 0:
+            raise Refusal(500, "InternalError", "[-]poststarthook/rbac/bootstrap-roles failed: reason withheld")
+        self.send(200, b"ok", "text/plain")
 
     def send(self, code: int, data: bytes, kind: str = "application/json") -> None:
         self.send_response(code)
@@ -480,10 +545,9 @@ class _Handler(BaseHTTPRequestHandler):
         if verb == "watch":
             return self.watch(plural, namespace, query)
         if verb == "list":
-            items = api.list(plural, namespace, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+            items, metadata = self.page(plural, namespace, query)
             kind = next(k for (_, p), (k, _) in RESOURCES.items() if p == plural)
-            return {"apiVersion": GROUPS[kind], "kind": f"{kind}List", "metadata": {"resourceVersion": str(api.version)},
-                    "items": items}  # fmt: skip
+            return {"apiVersion": GROUPS[kind], "kind": f"{kind}List", "metadata": metadata, "items": items}
         if verb == "get":
             return api.get(plural, str(namespace), name)
         if verb == "delete":
@@ -508,6 +572,26 @@ class _Handler(BaseHTTPRequestHandler):
         if not isinstance(body, dict):
             raise Refusal(422, "Invalid", "a merge patch is an object")
         return api.merge(plural, str(namespace), name, body, sub=sub, **how)
+
+    def page(self, plural: str, namespace: str | None, query: dict[str, str]) -> tuple[list[Doc], Doc]:
+        """The part of a list that is asked for; the parts that follow are of the same moment."""
+        api, token = self.api, query.get("continue", "")
+        with api.lock:
+            if not token:
+                items = api.list(plural, namespace, query.get("labelSelector", ""), query.get("fieldSelector", ""))
+                version = str(api.version)
+            elif api.expired_pages > 0 or token not in api.pages:
+                api.expired_pages -= 1
+                raise Refusal(410, "Expired", "The provided continue parameter is too old to display a consistent list")
+            else:
+                items, version = api.pages.pop(token)
+            metadata: Doc = {"resourceVersion": version}
+            limit = int(query.get("limit") or 0)
+            if limit and len(items) > limit:
+                metadata |= {"continue": uuid.uuid4().hex, "remainingItemCount": len(items) - limit}
+                api.pages[metadata["continue"]] = (items[limit:], version)
+                items = items[:limit]
+        return items, metadata
 
     def review(self, body: Doc) -> Doc:
         asked = body["spec"]["resourceAttributes"]

@@ -6,10 +6,16 @@ from contextlib import suppress
 from typing import ClassVar
 
 import pytest
-from kube.apiserver import Refusal
+import urllib3
+from kube.apiserver import UNCHECKED, Refusal
 
 from cluster.errors import InputError
-from cluster.kube.api import Api, Conflict, Lost, NotThere
+from cluster.kube import api as api_module
+from cluster.kube.api import Api, Conflict, Forbidden, Lost, NotThere
+from cluster.kube.outages import Outages
+
+RAYJOB = {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "r", "namespace": "ofa"},
+          "spec": {"entrypoint": "x"}}  # fmt: skip
 
 
 def config_map(name="c", **data):
@@ -88,13 +94,13 @@ class Watching:
     """A watch of one object in a thread."""
 
     def __init__(self, api, name="c"):
-        self.seen = []
+        self.seen, self.outages = [], Outages()
         self.thread = threading.Thread(target=self._watch, args=(api, name), daemon=True)
         self.thread.start()
 
     def _watch(self, api, name):
         with suppress(Lost):  # when the test is over, and the server gone
-            for doc in api.watch("ConfigMap", name):
+            for doc in api.watch("ConfigMap", name, self.outages):
                 self.seen.append(doc and doc["data"].get("n"))
 
     def wait_for(self, n):
@@ -152,6 +158,131 @@ def test_a_watch_that_is_told_410_reads_the_object_anew(api, server):
     watching.wait_for("2")
     server.merge("configmaps", "ofa", "c", {"data": {"n": "3"}})
     watching.wait_for("3")
+
+
+QUOTA = "requested: count/rayjobs.ray.io=1, used: count/rayjobs.ray.io=2, limited: count/rayjobs.ray.io=2"
+
+
+class TestRefusals:
+    """What the server's Status objects become: one line, with what to do about its cause."""
+
+    @pytest.mark.parametrize(
+        ("message", "says", "silent"),
+        [
+            (f'rayjobs "r" is forbidden: exceeded quota: ofa, {QUOTA}', "`kubectl describe resourcequota -n ofa`", "role"),
+            ('pods "r" is forbidden: failed quota: ofa: must specify limits.cpu', "`kubectl describe resourcequota", "role"),
+            ("maximum cpu usage per Container is 2, but limit is 4", "`kubectl describe limitrange -n ofa`", "role"),
+            (
+                "unable to create new content in namespace ofa because it is being terminated",
+                "is being deleted: wait",
+                "role",
+            ),
+            ('pods "r" is forbidden: violates PodSecurity "restricted:latest"', "pod security does not allow it", "role"),
+            ('admission webhook "v.example" denied the request: no', "refuses it: admission webhook", "role"),
+            ("ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no", "refuses it: Validating", "role"),
+            ('User "u" cannot create resource "rayjobs"', "see `ofa doctor` and the role ofa-user", "quota"),
+        ],
+    )
+    def test_403_is_advised_by_its_cause(self, message, says, silent):
+        error = api_module._error(403, {"message": message}, "POST rayjobs", "ofa")
+        assert isinstance(error, InputError)
+        assert message in str(error) and says in str(error)
+        assert silent not in str(error).replace(message, "")
+
+    def test_an_exceeded_quota_of_a_run_keeps_what_is_used_and_limited(self, api, server):
+        server.quota = QUOTA
+        with pytest.raises(
+            InputError, match=r"used: count/rayjobs.ray.io=2, limited: count/rayjobs.ray.io=2; .*groups smaller"
+        ):
+            api.create(RAYJOB)
+
+    def test_rules_that_were_not_checked_are_not_among_the_causes(self, api):
+        with pytest.raises(InputError) as caught:
+            api.create({**RAYJOB, "spec": {"entrypoint": 5}})
+        assert str(caught.value).endswith("the cluster refuses it: spec.entrypoint: 5 is no string")
+
+    @pytest.mark.parametrize(
+        ("causes", "message", "says"),
+        [
+            ([], f"r is invalid: [spec.a: Required value, <nil>: {UNCHECKED}]", "r is invalid: [spec.a: Required value]"),
+            ([("<nil>", UNCHECKED)], "r is invalid", "r is invalid"),
+            ([("<nil>", "too many"), ("spec.a", "no"), ("spec.a", "no")], "", "too many; spec.a: no"),
+            ([(f"spec.{n}", "no") for n in range(5)], "", "spec.0: no; spec.1: no; spec.2: no; and 2 more"),
+        ],
+    )
+    def test_causes_are_named_once(self, causes, message, says):
+        details = {"causes": [{"field": field, "message": text} for field, text in causes]}
+        error = api_module._error(422, {"message": message, "details": details}, "POST", "ofa")
+        assert str(error) == f"POST: the cluster refuses it: {says}"
+
+
+class TestAServerThatStarts:
+    def test_403_before_its_rules_are_loaded_is_repeated(self, api, server):
+        server.starting = 3
+        assert api.list("ConfigMap") == []
+        server.starting, server.hidden_readyz = 2, True
+        assert api.list("ConfigMap") == []
+
+    def test_a_server_that_does_not_get_ready_is_lost(self, api, server, monkeypatch):
+        monkeypatch.setattr(api_module, "REPEATED_S", 0.5)
+        server.starting = 100
+        with pytest.raises(Lost, match=r"not allowed.*or the API server is still starting"):
+            api.list("ConfigMap")
+
+    def test_403_of_a_user_without_rights_is_not(self, api, server):
+        server.forbidden.add(("list", "configmaps"))
+        with pytest.raises(Forbidden, match="not allowed"):
+            api.list("ConfigMap")
+        assert len(server.requests) == 3  # the server says that it is ready, and refuses once more
+
+    @pytest.mark.parametrize("words", ["not yet ready to handle request", 'RBAC: role "ofa-user" not found'])
+    def test_a_write_is_repeated_where_the_message_shows_it(self, api, server, words):
+        refusals = [Refusal(403, "Forbidden", f"configmaps is forbidden: {words}")] * 2
+        server.refusals = refusals
+        assert api.create(config_map())["metadata"]["name"] == "c"
+
+    def test_a_read_at_a_busy_server_is_repeated_and_a_write_is_not(self, api, server):
+        server.unavailable = 2
+        assert api.list("ConfigMap") == []
+        server.unavailable = 1
+        with pytest.raises(Lost, match="the cluster answers 503"):
+            api.create(config_map())
+
+    def test_a_handshake_that_breaks_off_is_a_lost_server_and_an_unknown_authority_is_not(self, server):
+        api = Api.connect("ofa")
+        server.breaks_tls = True
+        with pytest.raises(Lost, match="no answer"):
+            api.list("ConfigMap")
+        server.breaks_tls = False
+        with pytest.raises(InputError, match="check certificate-authority"):
+            Api(server.url, "ofa", api.configuration, urllib3.PoolManager()).list("ConfigMap")
+
+
+class TestPages:
+    @pytest.fixture
+    def many(self, server):
+        for number in range(20):
+            server.create(config_map(f"c{number:02}"))
+        return [f"c{number:02}" for number in range(20)]
+
+    def names(self, api):
+        return [doc["metadata"]["name"] for doc in api.list("ConfigMap")]
+
+    def test_a_list_is_read_in_pages(self, api, server, many, monkeypatch):
+        monkeypatch.setattr(api_module, "PAGE", 8)
+        assert self.names(api) == many
+        assert len(server.requests) == 3
+
+    def test_a_page_that_has_expired_reads_the_list_anew(self, api, server, many, monkeypatch):
+        monkeypatch.setattr(api_module, "PAGE", 8)
+        server.expired_pages = 1
+        assert self.names(api) == many
+        assert ["continue=" in path for _, path in server.requests] == [False, True, False]
+
+    def test_a_response_that_is_no_list_is_a_lost_server(self, api, server, monkeypatch):
+        monkeypatch.setattr(server.handler, "route", lambda *rest: {"items": 5})
+        with pytest.raises(Lost, match="is it a Kubernetes API server"):
+            api.list("ConfigMap")
 
 
 class TestTheFakeIsFaithful:

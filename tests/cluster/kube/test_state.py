@@ -80,3 +80,23 @@ def test_exit_codes_are_those_of_the_command_line():
     ends = (("SUCCEEDED", "Complete"), ("FAILED", "Failed"), ("STOPPED", "Complete"), ("", "ValidationFailed"))
     states = [state_of(job(*words)) for words in ends]
     assert {s.name: s.exit_code for s in states} == {"Succeeded": 0, "Failed": 1, "Stopped": 3, "Invalid": 4}
+
+
+class TestAHeadThatDoesNotAnswer:
+    SINCE = "2026-11-27T16:02:11Z"
+
+    @pytest.mark.parametrize(("ray", "name"), [("RUNNING", "Running"), ("PENDING", "Starting"), ("", "Starting")])
+    def test_the_state_has_since_when_and_until_when(self, ray, name):
+        state = state_of(job(ray, "Running", jobStatusCheckFailureStartTime=self.SINCE, message="Job is currently running."))
+        assert str(state) == f"{name} (no answer from the head)"
+        assert f"since {self.SINCE}" in state.message
+        assert "after 300 s, or what RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS" in state.message
+
+    def test_it_does_not_outlast_the_run(self):
+        assert state_of(job("SUCCEEDED", "Complete", jobStatusCheckFailureStartTime=self.SINCE)).message == ""
+
+    def test_giving_up_is_explained_with_what_to_do(self):
+        state = state_of(job("RUNNING", "Failed", reason="JobStatusCheckTimeoutExceeded", message="head gone"))
+        assert state.reason == "JobStatusCheckTimeoutExceeded"
+        assert "`ofa retry r` continues the run" in state.message
+        assert "RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS" in state.message
