@@ -166,7 +166,7 @@ def last_lines(api: Api, pod: Doc, container: Doc) -> str:
         path = api.path("Pod", pod["metadata"]["name"], "log")
         try:
             asked = {"container": container["name"], "tailLines": str(4 * LAST_LINES), "previous": previous}
-            lines = [line.decode(errors="replace") for line in api.lines(path, **asked)]
+            lines = [line.decode(errors="replace") for line in api.lines(path, asked)]
         except (InputError, StepError):  # no right to read it, or the pod is gone
             return ""
     return " | ".join([line.strip()[:300] for line in lines if line.strip()][-LAST_LINES:])
