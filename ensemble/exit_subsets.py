@@ -36,7 +36,7 @@ def scored(logits_ENC: np.ndarray, labels_N: np.ndarray, weights_E: Sequence[flo
     """
     weighted = [weight * logits_NC for weight, logits_NC in zip(weights_E, logits_ENC.astype(np.float64), strict=True)]
     found = [
-        ExitSubset(exits, int((sum(weighted[i - 1] for i in exits).argmax(axis=1) == labels_N).sum()))  # type: ignore[union-attr]
+        ExitSubset(exits, int((sum(weighted[i - 1] for i in exits).argmax(axis=1) == labels_N).sum()))
         for exits in subsets(len(weighted))
     ]
     return sorted(found, key=lambda subset: -subset.correct)

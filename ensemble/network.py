@@ -1,4 +1,4 @@
-"""Ensembles of extracted networks as one torch module with the predictions that were scored, and as a file.
+"""Ensembles of networks and cascades of exits as torch modules with the predictions that were scored, and as files.
 
 Shape letters in this file: N images, C classes, S side in pixels.
 """
@@ -12,11 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ensemble.cascade import Cascade
+from ensemble.errors import SelectionError
 from ensemble.vote import VOTES
 from ofa.arch import Arch, ArchError
 from ofa.documents import Document
 from ofa.export import Description, Input, described, extracted, file_of
 from ofa.extract import PlainNet
+from ofa.graph import IMAGES
 from ofa.images import Scale, resize
 
 
@@ -74,6 +77,76 @@ class EnsembleNetwork(nn.Module):
         return self.combination.votes(logits, member)
 
 
+class CascadeNetwork(nn.Module):
+    """A network with several exits that an image leaves at the first one that is confident enough (`ensemble.cascade`).
+
+    Layers past the exit of an image are not computed for it. thresholds: of every exit but the last.
+    """
+
+    def __init__(self, network: PlainNet, thresholds: Sequence[float]) -> None:
+        super().__init__()
+        if len(thresholds) + 1 != len(network.graph.outputs):
+            raise ArchError(f"cascade: {len(thresholds)} thresholds and {len(network.graph.outputs)} exits; "
+                            "give one for each but the last")  # fmt: skip
+        self.network = network
+        self.cascade = Cascade(tuple(thresholds))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The probabilities [N, C] of images [N, 3, S, S], each at the exit that it leaves by."""
+        return self.leave(images)[0]
+
+    def leave(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The probabilities [N, C], and the place among the network's exits that each image leaves by: int64 [N]."""
+        graph = self.network.graph
+        held, rows = {IMAGES: images}, torch.arange(len(images), device=images.device)
+        exits = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        probs: list[tuple[Tensor, Tensor]] = []
+        for node, done in zip(graph.nodes, graph.last_uses, strict=True):
+            x = held[node.inputs[0]]
+            for name in node.inputs[1:]:
+                x = x + held[name]
+            for name in done:
+                del held[name]
+            y = self.network.part(node.name)(x)
+            if node.name not in graph.outputs:
+                held[node.name] = y
+                continue
+            place, found = graph.outputs.index(node.name), y.softmax(1)
+            leaves = torch.ones(len(found), dtype=torch.bool, device=found.device)
+            if place < len(self.cascade.thresholds):
+                leaves = found.max(1).values > self.cascade.thresholds[place]
+            exits[rows[leaves]] = place
+            probs.append((rows[leaves], found[leaves]))
+            rows = rows[~leaves]
+            if not len(rows):
+                break
+            held = {name: one[~leaves] for name, one in held.items()}
+        order = torch.cat([left for left, _ in probs]).argsort()
+        return torch.cat([found for _, found in probs])[order], exits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeDescription(Description):
+    """The description of an exported cascade: that of its network, and the threshold of every exit but the last."""
+
+    thresholds: tuple[float, ...]
+
+    @classmethod
+    def of_exits(
+        cls, space: str, classes: int, arch: Arch, scale: Scale, exits: tuple[int, ...], thresholds: tuple[float, ...]
+    ) -> CascadeDescription:
+        """The description of a sub-network with these exits."""
+        return cls(
+            space=space,
+            classes=classes,
+            archs=(arch,),
+            input=Input.of(scale, arch.resolution),
+            output="probabilities",
+            exits=exits,
+            thresholds=thresholds,
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnsembleDescription(Description):
     """The description of an exported ensemble: that of its networks, and how they are combined."""
@@ -92,10 +165,17 @@ class EnsembleDescription(Description):
 
 
 def from_safetensors(path: str) -> tuple[nn.Module, Description]:
-    """The network or ensemble in a file of `ofa.export.to_safetensors`, in evaluation mode; else an `ArchError`."""
+    """The network, ensemble or cascade in a file of `ofa.export.to_safetensors`, in evaluation mode; else an `ArchError`."""
     doc, tensors = file_of(path)
-    if not _is_ensemble(doc):
-        network: nn.Module
+    network: nn.Module
+    if isinstance(doc, dict) and "thresholds" in doc:
+        description = described(CascadeDescription, doc, path)
+        [plain] = extracted(description)
+        try:
+            network = CascadeNetwork(plain, description.thresholds)
+        except SelectionError as error:
+            raise ArchError(f"{path}: {error}") from None
+    elif not _is_ensemble(doc):
         description = described(Description, doc, path)
         [network] = extracted(description)
     else:

@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -52,11 +52,20 @@ class Description(Document):
     archs: tuple[Arch, ...]  # one, or those of an ensemble's members
     input: Input
     output: str
+    exits: tuple[int, ...] = ()  # of one network: the exits that are outputs, in this order; () is its last one alone
 
     @classmethod
-    def of(cls, space: str, classes: int, arch: Arch, scale: Scale, resolution: int) -> Description:
+    def of(
+        cls, space: str, classes: int, arch: Arch, scale: Scale, resolution: int, exits: tuple[int, ...] = ()
+    ) -> Description:
         """The description of one sub-network of a space; resolution: of the input images, in pixels."""
-        return cls(space=space, classes=classes, archs=(arch,), input=Input.of(scale, resolution), output="logits")
+        taken = Input.of(scale, resolution)
+        return cls(space=space, classes=classes, archs=(arch,), input=taken, output="logits", exits=exits)
+
+    @property
+    def outputs(self) -> list[str]:
+        """The names of the outputs in ONNX."""
+        return [f"exit{after}" for after in self.exits] or ["output"]
 
     @property
     def scale(self) -> Scale:
@@ -112,7 +121,7 @@ def extracted(description: Description) -> list[PlainNet]:
     """The described networks, with random weights."""
     space = get_space(description.space).at([arch.resolution for arch in description.archs])
     blank = Supernet(space, description.classes, torch.Generator().manual_seed(0))
-    return [extract(blank, arch) for arch in description.archs]
+    return [extract(blank, arch, exits=description.exits) for arch in description.archs]
 
 
 def to_program(network: nn.Module, resolution: int) -> torch.export.ExportedProgram:
@@ -128,10 +137,10 @@ def to_pt2(program: torch.export.ExportedProgram) -> bytes:
     return file.getvalue()
 
 
-def to_onnx(program: torch.export.ExportedProgram) -> bytes:
-    """The program as an ONNX model with the input `images` and the output `output`."""
+def to_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str] = ("output",)) -> bytes:
+    """The program as an ONNX model with the input `images` and these outputs."""
     with _quiet():
-        model = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["output"], verbose=False)
+        model = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=list(outputs), verbose=False)
     assert model is not None
     return model.model_proto.SerializeToString()
 
@@ -140,7 +149,7 @@ def to_onnx(program: torch.export.ExportedProgram) -> bytes:
 def pt2_difference(file: bytes, network: nn.Module, images: Tensor) -> float:
     """The largest difference between the outputs of an exported program and of `network`, in one batch and singly."""
     module = torch.export.load(io.BytesIO(file)).module()
-    return max(float((module(batch) - network(batch)).abs().max()) for batch in (images, images[:1]))
+    return max(_largest_difference(module(batch), network(batch)) for batch in (images, images[:1]))
 
 
 @torch.inference_mode()
@@ -151,9 +160,15 @@ def onnx_difference(model: bytes, network: nn.Module, images: Tensor) -> float:
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     worst = 0.0
     for batch in (images, images[:1]):
-        [output] = session.run(None, {"images": batch.contiguous().numpy()})
-        worst = max(worst, float((torch.from_numpy(output) - network(batch)).abs().max()))
+        outputs = [torch.from_numpy(output) for output in session.run(None, {"images": batch.contiguous().numpy()})]
+        worst = max(worst, _largest_difference(outputs, network(batch)))
     return worst
+
+
+def _largest_difference(found: Tensor | Sequence[Tensor], wanted: Tensor | Sequence[Tensor]) -> float:
+    """The largest difference between outputs, of one exit or of several."""
+    ours, theirs = ([one] if isinstance(one, Tensor) else list(one) for one in (found, wanted))
+    return max(float((one - other).abs().max()) for one, other in zip(ours, theirs, strict=True))
 
 
 @contextmanager

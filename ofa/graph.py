@@ -80,7 +80,7 @@ class Graph:
     def flow(self, images: T, apply: Callable[[Node, T], T]) -> list[T]:
         """The outputs, where `apply` computes the output of a node; each output is freed after its last use."""
         held = {IMAGES: images}
-        for node, done in zip(self.nodes, self._last_uses, strict=True):
+        for node, done in zip(self.nodes, self.last_uses, strict=True):
             first, *others = node.inputs
             x = held[first]
             for name in others:
@@ -91,7 +91,7 @@ class Graph:
         return [held[name] for name in self.outputs]
 
     @cached_property
-    def _last_uses(self) -> list[list[str]]:
+    def last_uses(self) -> list[list[str]]:
         """For each node the inputs that no later node uses."""
         seen, last = set(self.outputs), []
         for node in reversed(self.nodes):

@@ -78,8 +78,10 @@ def member_of(path: str, index: int) -> Predict:
 def vote_of(network: nn.Module, description: Description, index: int, images_N3SS: np.ndarray) -> np.ndarray:
     """Votes [N, C] of one member for uint8 images."""
     x = resize(description.scale(torch.from_numpy(images_N3SS.copy())), description.input_resolution)
-    votes = network.votes(index, x) if isinstance(network, EnsembleNetwork) else network(x).softmax(1)
-    return votes.numpy()
+    if isinstance(network, EnsembleNetwork):
+        return network.votes(index, x).numpy()
+    answer = network(x)
+    return (answer if description.output == "probabilities" else answer.softmax(1)).numpy()
 
 
 def images_of(doc: Any) -> np.ndarray:
