@@ -172,7 +172,7 @@ class Api:
         return self.request("PUT", self.path(doc["kind"], doc["metadata"]["name"]), doc, **_writing(False))
 
     def merge(self, kind: str, name: str, patch: Doc) -> Doc:
-        """Applies a merge patch; it must hold no list, since that would replace the whole list."""
+        """Applies a merge patch, in which a list replaces the whole list; `Conflict` if it has an old resourceVersion."""
         return self.request("PATCH", self.path(kind, name), patch, **_writing(False))
 
     def delete(self, kind: str, name: str) -> None:

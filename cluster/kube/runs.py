@@ -27,6 +27,7 @@ from cluster.kube.troubles import troubles
 Doc = dict[str, Any]
 
 LOOK_S = 5.0  # between looks at pods and events
+MOST_PODS = 2**31 - 1  # of a group
 UNSETTLED = ("Pending", "Starting", "Running", "Retrying", "Queued")  # states in which pods may be in trouble
 
 
@@ -208,48 +209,73 @@ class Scaled:
 
 
 def scale(api: Api, job: Doc, group: str, least: int | None, most: int | None) -> Scaled:
-    """Changes a group of the run's RayCluster; KubeRay does not read the RayJob's own spec again.
+    """Changes a group of the run's RayCluster, and of its RayJob, from which a retry or `resume` makes the next cluster.
 
-    With the autoscaler, `minReplicas` is the number of pods now and `maxReplicas` the upper limit; it reads both every few
-    seconds. Other clients write to this object too, so a refused change is applied again to the current version.
+    KubeRay does not read the RayJob's groups again while a cluster lives; of a paused run only they are changed. With the
+    autoscaler, `minReplicas` is the number of pods now and `maxReplicas` the upper limit; it reads both every few seconds.
+    Other clients write to these objects too, so a refused change is applied again to the current version.
     """
     name, state = job["metadata"]["name"], state_of(job)
     if QUEUE in job["metadata"].get("labels", {}):
         raise InputError(f"{name}: Kueue admitted it at a fixed size; cancel it and submit it with other [kube] groups")
-    cluster = (job.get("status") or {}).get("rayClusterName")
-    if state.ended or not cluster:
-        raise InputError(f"{name}: is {state}, there is no cluster to scale")
+    if state.ended:
+        raise InputError(f"{name}: is {state}, there is nothing to scale")
+    cluster = (job.get("status") or {}).get("rayClusterName", "")
+    there = api.find("RayCluster", cluster) if cluster else None
+    now = job["spec"]["rayClusterSpec"] if there is None else there["spec"]
+    before, after = _limits(name, now, group, least, most)
     for _ in range(20):
-        there = api.find("RayCluster", cluster)
-        if there is None:
-            raise InputError(f"{name}: its cluster {cluster} is gone; see `ofa status {name}`")
-        groups = {g["groupName"]: g for g in there["spec"].get("workerGroupSpecs", [])}
-        if group not in groups:
-            raise InputError(f"{name}: no worker group {group!r}; there are {', '.join(groups)}")
-        chosen = groups[group]
-        before = (chosen.get("minReplicas", 0), chosen.get("maxReplicas", 2**31 - 1))
-        after = (before[0] if least is None else least, before[1] if most is None else most)
-        if least is None:
-            after = (min(after), after[1])
-        elif most is None:
-            after = (after[0], max(after))
-        if not 0 <= after[0] <= after[1]:
-            raise InputError(f"{name}: --min {after[0]} is more than --max {after[1]}")
-        chosen["minReplicas"], chosen["maxReplicas"] = after
-        now = chosen.get("replicas", 0)
-        if not there["spec"].get("enableInTreeAutoscaling"):
-            chosen["replicas"] = min(max(now, after[0]), after[1])
-        elif now < after[0]:  # raising is allowed, and is quicker than the autoscaler's next look
-            chosen["replicas"] = after[0]
         try:
-            api.replace(there)
+            fresh = api.get("RayJob", name)
+            groups = _resized(fresh["spec"]["rayClusterSpec"], group, after)
+            for chosen in groups:
+                if chosen["groupName"] == group:
+                    chosen["replicas"] = after[0]  # with which the next cluster starts
+            version = {"resourceVersion": fresh["metadata"]["resourceVersion"]}  # the list is replaced as a whole
+            api.merge("RayJob", name, {"metadata": version, "spec": {"rayClusterSpec": {"workerGroupSpecs": groups}}})
+            there = api.find("RayCluster", cluster) if cluster else None
+            if there is not None:
+                groups = _resized(there["spec"], group, after)
+                api.replace({**there, "spec": {**there["spec"], "workerGroupSpecs": groups}})
         except Conflict:
             time.sleep(0.2)
             continue
-        cpus = sum(_cpus(g) * (g["maxReplicas"] if g is chosen else g.get("minReplicas", 0)) for g in groups.values())
-        running = api.list("Pod", labels=f"ray.io/cluster={cluster},ray.io/group={group}")
+        cpus = sum(_cpus(g) * (g["maxReplicas"] if g["groupName"] == group else g.get("minReplicas", 0)) for g in groups)
+        running = api.list("Pod", labels=f"ray.io/cluster={cluster},ray.io/group={group}") if there is not None else []
         return Scaled(group, before, after, len(running), cpus)
     raise StepError(f"{name}: others keep changing its cluster {cluster}; try again")
+
+
+def _limits(
+    name: str, spec: Doc, group: str, least: int | None, most: int | None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The limits of a group of a RayCluster's spec, and those that are asked for."""
+    groups = {g["groupName"]: g for g in spec.get("workerGroupSpecs", [])}
+    if group not in groups:
+        raise InputError(f"{name}: no worker group {group!r}; there are {', '.join(groups)}")
+    before = (groups[group].get("minReplicas", 0), groups[group].get("maxReplicas", MOST_PODS))
+    after = (before[0] if least is None else least, before[1] if most is None else most)
+    if least is None:
+        after = (min(after), after[1])
+    elif most is None:
+        after = (after[0], max(after))
+    if not 0 <= after[0] <= after[1] <= MOST_PODS:
+        raise InputError(f"{name}: --min {after[0]} and --max {after[1]}: expected 0 <= min <= max <= {MOST_PODS}")
+    return before, after
+
+
+def _resized(spec: Doc, group: str, limits: tuple[int, int]) -> list[Doc]:
+    """The worker groups of a RayCluster's spec, one of them with other limits."""
+    groups: list[Doc] = copy.deepcopy(spec["workerGroupSpecs"])
+    for chosen in groups:
+        if chosen["groupName"] == group:
+            chosen["minReplicas"], chosen["maxReplicas"] = limits
+            now = chosen.get("replicas", 0)
+            if not spec.get("enableInTreeAutoscaling"):
+                chosen["replicas"] = min(max(now, limits[0]), limits[1])
+            elif now < limits[0]:  # raising is allowed, and is quicker than the autoscaler's next look
+                chosen["replicas"] = limits[0]
+    return groups
 
 
 def _cpus(group: Doc) -> int:

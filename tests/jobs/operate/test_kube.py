@@ -260,29 +260,87 @@ class TestFollowing:
         assert row["results"].startswith(STORE)
 
 
+def limits(spec):
+    """Pods to start with, least and most of each group."""
+    return {g["groupName"]: (g["replicas"], g["minReplicas"], g["maxReplicas"]) for g in spec["workerGroupSpecs"]}
+
+
 class TestChanging:
-    def test_scaling_changes_the_cluster_and_not_the_job(self, api, server, operator, run, tmp_path):
+    def test_scaling_changes_the_cluster_and_the_groups_of_the_job(self, api, server, operator, run, tmp_path):
         until(api, run, "Running")
         run_id = in_store(api, server, run, str(tmp_path))
         server.conflicts = 3  # the autoscaler writes to it, too
-        generation = api.get("RayJob", run)["metadata"]["generation"]
+        first, uid = api.get("RayJob", run)["status"]["rayClusterName"], api.get("RayJob", run)["metadata"]["uid"]
         found = cluster.scale(api, run, group="search", least=2, most=5)
         assert (found["before"], found["after"]) == ((0, 4), (2, 5))
         assert found["evaluators"] == 12  # five pods of two CPUs, and one of the train group
         spec = api.get("RayCluster", api.get("RayJob", run)["status"]["rayClusterName"])["spec"]
         [group] = [g for g in spec["workerGroupSpecs"] if g["groupName"] == "search"]
         assert (group["minReplicas"], group["maxReplicas"]) == (2, 5)
-        assert api.get("RayJob", run)["metadata"]["generation"] == generation  # its spec is as it was
+        job = api.get("RayJob", run)
+        assert limits(job["spec"]["rayClusterSpec"]) == {"train": (1, 1, 1), "search": (2, 2, 5)}
+        assert (job["metadata"]["uid"], job["status"]["rayClusterName"]) == (uid, first)  # the cluster lives on
+        assert kuberay.submit(api, made()) == "unchanged"
         wait_for(lambda: len(api.list("Pod", labels="ray.io/group=search")) == 2)
         assert json.loads(open_store(str(tmp_path)).read(f"{run_id}/partial/scale.json")) == {"evaluators": 12}
         found = cluster.scale(api, run, evaluations=500)
         assert (found["evaluators"], found["evaluations"]) == (12, 500)
 
+    def test_what_was_scaled_lasts_over_a_pause_a_retry_of_the_operator_and_one_of_a_user(
+        self, api, server, operator, tmp_path
+    ):
+        there = made("kube.attempts=2")
+        kuberay.submit(api, there)
+        run = there.name
+        until(api, run, "Running")
+        run_id = in_store(api, server, run, str(tmp_path))
+        cluster.scale(api, run, group="search", least=2, most=5)
+
+        def sizes():
+            until(api, run, "Running")
+            spec = api.get("RayCluster", api.get("RayJob", run)["status"]["rayClusterName"])["spec"]
+            asked = json.loads(open_store(str(tmp_path)).read(f"{run_id}/partial/scale.json"))["evaluators"]
+            return limits(spec)["search"], asked, len(api.list("Pod", labels="ray.io/group=search"))
+
+        wait_for(lambda: sizes() == ((2, 2, 5), 12, 2))
+        cluster.pause(api, run)
+        wait_for(lambda: str(state_of(api.get("RayJob", run))) == "Paused")
+        cluster.resume(api, run)
+        wait_for(lambda: sizes() == ((2, 2, 5), 12, 2))
+        first = api.get("RayJob", run)["status"]["rayClusterName"]
+        operator.backend.statuses[first] = "FAILED"
+        wait_for(lambda: api.get("RayJob", run)["status"].get("rayClusterName", first) != first)
+        wait_for(lambda: sizes() == ((2, 2, 5), 12, 2))
+        operator.backend.say = "STOPPED"
+        until(api, run, "Stopped")
+        operator.backend.say = "RUNNING"
+        cluster.retry(api, run)
+        wait_for(lambda: sizes() == ((2, 2, 5), 12, 2))
+        assert kuberay.submit(api, made("kube.attempts=2")) == "unchanged"
+
+    def test_a_paused_run_is_scaled_for_its_next_cluster(self, api, server, operator, run, tmp_path):
+        until(api, run, "Running")
+        in_store(api, server, run, str(tmp_path))
+        cluster.pause(api, run)
+        wait_for(lambda: str(state_of(api.get("RayJob", run))) == "Paused")
+        found = cluster.scale(api, run, group="search", least=3)
+        assert (found["before"], found["after"], found["pods"], found["evaluators"]) == ((0, 4), (3, 4), 0, 10)
+        cluster.resume(api, run)
+        wait_for(lambda: len(api.list("Pod", labels="ray.io/group=search")) == 3)
+
+    def test_a_group_whose_job_was_changed_in_between_is_scaled_all_the_same(self, api, server, operator, run, tmp_path):
+        until(api, run, "Running")
+        in_store(api, server, run, str(tmp_path))
+        job = api.get("RayJob", run)
+        server.merge("rayjobs", "ofa", run, {"metadata": {"annotations": {"touched": "1"}}})
+        assert kuberay.scale(api, job, "search", 1, None).after == (1, 4)
+
     @pytest.mark.parametrize(
         ("asked", "says"),
         [
             ({"group": "serach", "most": 3}, "no worker group 'serach'; there are train, search"),
-            ({"group": "search", "least": 3, "most": 2}, "--min 3 is more than --max 2"),
+            ({"group": "search", "least": 3, "most": 2}, "--min 3 and --max 2: expected 0 <= min <= max"),
+            ({"group": "search", "most": 2**31}, "expected 0 <= min <= max <= 2147483647"),
             ({"group": "search"}, "--group goes with --min, --max or both"),
             ({"most": 3}, "--group goes with --min, --max or both"),
             ({}, "give --group with --min or --max, or --evaluations"),
