@@ -3,9 +3,9 @@
     ofa scale RUN --group search --min 2 --max 8
     ofa scale RUN --evaluations 1000
 
-The first changes the group in the run's RayCluster, and in its RayJob for later clusters, and sets the search's evaluators to
-the CPUs that it then has; the second sets the search's budget. Both are written to the run's `partial/scale.json`, which the
-search reads every few seconds.
+The first changes the group in the run's RayCluster, and in its RayJob for later clusters, and sets the search's evaluators
+to the CPUs that it then has; the second sets the search's budget. Both are written to the run's `partial/scale.json`, which
+the search reads every few seconds.
 """
 
 from __future__ import annotations
