@@ -167,26 +167,31 @@ class EnsembleDescription(Description):
 def from_safetensors(path: str) -> tuple[nn.Module, Description]:
     """The network, ensemble or cascade in a file of `ofa.export.to_safetensors`, in evaluation mode; else an `ArchError`."""
     doc, tensors = file_of(path)
-    network: nn.Module
-    if isinstance(doc, dict) and "thresholds" in doc:
-        description = described(CascadeDescription, doc, path)
-        [plain] = extracted(description)
-        try:
-            network = CascadeNetwork(plain, description.thresholds)
-        except SelectionError as error:
-            raise ArchError(f"{path}: {error}") from None
-    elif not _is_ensemble(doc):
-        description = described(Description, doc, path)
-        [network] = extracted(description)
-    else:
-        description = described(EnsembleDescription, doc, path)
-        if (vote := description.combination.vote) not in VOTES:
-            raise ArchError(f"{path}: its members vote by {vote!r}; there are {', '.join(VOTES)}")
-        resolutions = [arch.resolution for arch in description.archs]
-        network = EnsembleNetwork(extracted(description), resolutions, description.combination)
+    keys = doc if isinstance(doc, dict) else {}
+    make = _cascade if "thresholds" in keys else _ensemble if "combination" in keys else _single
+    network, description = make(doc, path)
     network.load_state_dict(tensors)
     return network.eval(), description
 
 
-def _is_ensemble(doc: Any) -> bool:
-    return isinstance(doc, dict) and "combination" in doc
+def _single(doc: Any, path: str) -> tuple[nn.Module, Description]:
+    description = described(Description, doc, path)
+    [network] = extracted(description)
+    return network, description
+
+
+def _ensemble(doc: Any, path: str) -> tuple[nn.Module, Description]:
+    description = described(EnsembleDescription, doc, path)
+    if (vote := description.combination.vote) not in VOTES:
+        raise ArchError(f"{path}: its members vote by {vote!r}; there are {', '.join(VOTES)}")
+    resolutions = [arch.resolution for arch in description.archs]
+    return EnsembleNetwork(extracted(description), resolutions, description.combination), description
+
+
+def _cascade(doc: Any, path: str) -> tuple[nn.Module, Description]:
+    description = described(CascadeDescription, doc, path)
+    [network] = extracted(description)
+    try:
+        return CascadeNetwork(network, description.thresholds), description
+    except SelectionError as error:
+        raise ArchError(f"{path}: {error}") from None
