@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from ofa.arch import Arch
-from ofa.exits import joint
+from ofa.exits import exit_weights, joint
 from ofa.space import Space
 
 
@@ -26,12 +26,13 @@ class Lesson:
     arch: Arch
     learns_from: Literal["labels", "teacher", "first"] = "labels"
     distil: float = 0.0  # weight of the teacher's soft labels; 0 unless the lesson learns from the teacher
-    joint: str = "last"  # weights (`ofa.exits.WEIGHTS`) of the losses of the exits up to the arch's own
+    exits: tuple[int, ...] = ()  # that are trained together, the earliest first; () trains the arch's own exit alone
+    weights: tuple[float, ...] = ()  # of the losses of these exits
 
-    @property
-    def exits(self) -> tuple[int, ...]:
-        """The exits that are trained together, the earliest first; () if the arch's own exit is trained alone."""
-        return joint(self.joint, self.arch.exit)
+    def with_exits(self, kind: str) -> Lesson:
+        """The lesson for all exits up to the arch's own, with the weights `kind` of `ofa.exits.WEIGHTS`."""
+        exits = joint(kind, self.arch.exit)
+        return replace(self, exits=exits, weights=exit_weights(kind, len(exits)) if exits else ())
 
 
 class Draw(Protocol):

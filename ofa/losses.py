@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ofa.draws import Lesson
-from ofa.exits import exit_weights
 
 # Losses between a student's logits and a teacher's, both [N, C]: soft cross-entropy, or the squared error of the logits.
 DISTIL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -30,8 +29,9 @@ def joint_loss(lesson: Lesson, logits: Sequence[Tensor], labels_N: Tensor, **set
     if not lesson.exits:
         [alone] = logits
         return loss_of(lesson, alone, labels_N, **settings)
-    weights = exit_weights(lesson.joint, len(logits))
-    losses = [loss_of(lesson, one, labels_N, **settings) * weight for one, weight in zip(logits, weights, strict=True)]
+    losses = [
+        loss_of(lesson, one, labels_N, **settings) * weight for one, weight in zip(logits, lesson.weights, strict=True)
+    ]
     return torch.stack(losses).sum()
 
 

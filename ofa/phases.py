@@ -38,7 +38,7 @@ class Phase:
 
     def lessons(self, rng: random.Random) -> list[Lesson]:
         """The sub-networks of one training step and the target of each one's loss."""
-        drawn = [replace(one, joint=self.joint_exits) for one in self.draw.lessons(self.space, rng)]
+        drawn = [one.with_exits(self.joint_exits) for one in self.draw.lessons(self.space, rng)]
         if not self.distil:
             return drawn
         return [replace(one, learns_from="teacher", distil=self.distil) if one.learns_from == "labels" else one

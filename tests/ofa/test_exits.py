@@ -59,7 +59,7 @@ def test_the_gradient_of_a_joint_lesson_is_the_weighted_sum_of_the_exits_gradien
     images, labels = batch()
     learner, net = Learner(network(), RECIPE, lambda tensor: None), network().train()
     arch = SPACE.largest()
-    learner.step(images, labels, [Lesson(arch, joint="ascending")], 0.0)
+    learner.step(images, labels, [Lesson(arch).with_exits("ascending")], 0.0)
     logits = net(images, arch, exits=(1, 2, 3, 4, 5))
     loss = sum(w * F.cross_entropy(one, labels, label_smoothing=0.1) for w, one in zip(ASCENDING, logits, strict=True))
     loss.backward()
@@ -73,7 +73,7 @@ def test_a_network_that_exits_early_trains_the_exits_up_to_its_own():
     images, labels = batch()
     learner = Learner(network(), RECIPE, lambda tensor: None)
     arch = SPACE.only(exits=(2,)).largest()
-    learner.step(images, labels, [Lesson(arch, joint="uniform")], 0.0)
+    learner.step(images, labels, [Lesson(arch).with_exits("uniform")], 0.0)
     used = [bool(learner.net.part(f"exit{i}_classifier").weight.grad.abs().max()) for i in range(1, 6)]
     assert used == [True, True, False, False, False]
 
