@@ -40,16 +40,23 @@ class Table:
     def from_npz(cls, data: bytes, where: str) -> Table:
         """The table that `to_npz` wrote; a table that cannot be scored is a `TableError`."""
         try:
-            arrays = npz.unpack(data, ("classes", "probs", "labels", "cost"))
+            classes, probs, labels, cost = npz.unpack(data, ("classes", "probs", "labels", "cost"))
         except npz.NpzError as error:
             raise TableError(f"{where}: {error}; create the table again") from None
-        return cls(*arrays).checked(where)
+        cost = cost.astype(np.float64) if cost.dtype.kind in "iuf" else cost  # whole numbers overflow in sums
+        return cls(_signed(classes), probs, _signed(labels), cost).checked(where)
 
     def checked(self, where: str) -> Table:
         """The table itself; one that cannot be scored is a `TableError` with the reason."""
         if (objection := _objection(self)) is not None:
             raise TableError(f"{where}: {objection}")
         return self
+
+
+def _signed(array: np.ndarray) -> np.ndarray:
+    """Unsigned numbers of 64 bits as signed ones, where they fit."""
+    fits = array.dtype == np.uint64 and (not array.size or array.max() <= np.iinfo(np.int64).max)
+    return array.astype(np.int64) if fits else array
 
 
 def _objection(table: Table) -> str | None:
@@ -64,11 +71,15 @@ def _objection(table: Table) -> str | None:
         return f"labels are {labels.shape} and cost {cost.shape}; expected ({images},) and ({members},)"
     if classes.dtype.kind not in "iu" or labels.dtype.kind not in "iu":
         return f"classes are {classes.dtype} and labels {labels.dtype}; both must be whole numbers"
-    if probs.dtype.kind != "f" or not np.isfinite(probs).all() or (probs < 0).any() or (probs > 1 + 1e-6).any():
-        return "probs must be numbers from 0 to 1, and some are not"
+    if probs.dtype.kind != "f" or cost.dtype.kind != "f":
+        return f"probs are {probs.dtype} and cost is {cost.dtype}; probs must be fractions from 0 to 1 and costs numbers"
+    if not np.isfinite(probs).all() or (probs < 0).any() or (probs > 1 + 1e-6).any():
+        return "probs must be fractions from 0 to 1, and some are not"
     if (np.diff(probs, axis=2) > 0).any():
         member, image, _ = np.argwhere(np.diff(probs, axis=2) > 0)[0]
         return f"probs of member {member}, image {image} are not in descending order"
+    if np.uint64 in (classes.dtype, labels.dtype):
+        return "classes and labels must be below 2^63, and some are not"
     if (classes < 0).any() or (labels < 0).any():
         return "classes and labels must not be negative, and some are"
     if (np.diff(np.sort(classes, axis=2), axis=2) == 0).any():
@@ -78,4 +89,6 @@ def _objection(table: Table) -> str | None:
         return f"labels go up to {labels.max()}, the classes that members predict only to {named - 1}"
     if not np.isfinite(cost).all() or (cost < 0).any():
         return "costs must be finite and not negative, and some are not"
+    if not np.isfinite(sum(cost.tolist())):
+        return f"costs go up to {cost.max():g}, and their sum is beyond the range of numbers"
     return None

@@ -47,7 +47,7 @@ def search(job: Job) -> None:
     read_weights(step, config)  # the objects that the evaluators hold
     rows = step.read(files.MEASURED).splitlines()
     before = [Measured.from_json(json.loads(row)) for row in rows]
-    predictor = Predictor.from_npz(step.read(files.PREDICTOR), space, files.PREDICTOR.key)
+    predictor = Predictor.from_npz(step.read(files.PREDICTOR), space, "top1", files.PREDICTOR.key)
     known = {m.arch.key: m for m in before}
     known.update({m.arch.key: m for m in map(Measured.from_json, step.ledger.rows())})
     job.need_ray()

@@ -33,7 +33,8 @@ def validate(job: Job) -> None:
     front = Front.from_json(step.read_json(files.FRONT))
     rows_BG = Genes(space).encode([member.arch for member in front.members])
     predictors = [
-        Predictor.from_npz(step.read(file), space, file.key) for file in (files.PREDICTOR, files.LATENCY_PREDICTOR)
+        Predictor.from_npz(step.read(files.PREDICTOR), space, "top1", files.PREDICTOR.key),
+        Predictor.from_npz(step.read(files.LATENCY_PREDICTOR), space, "latency_ms", files.LATENCY_PREDICTOR.key),
     ]
     predicted_top1, predicted_ms = (predictor.predict(rows_BG).tolist() for predictor in predictors)
     evaluator = trained_evaluator(job, step)

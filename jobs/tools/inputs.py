@@ -54,7 +54,7 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
     """The problem of a command line.
 
     Objectives are the predictor's top-1, and latency on the device of each table, or MACs without a table. The
-    space is restricted to the resolutions that every file has.
+    space is restricted to the resolutions that every file has; a run's own predictor also brings the run's choices.
     """
     space, data = get_space(space_name), read_bytes(predictor, "a predictor of top-1")
     devices: dict[str, LatencyTable] = {}
@@ -64,18 +64,21 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
         if device in devices:
             raise InputError(f"--latency-table: two tables are both called {device}; name them: --latency-table NAME=FILE")
         devices[device] = LatencyTable.parse(read_json_or_yaml(path, "a latency table"), shortened(path))
+    where, published = shortened(predictor), is_published(data)
+    if not published:
+        space = Predictor.fitted_space(data, space, where)
     known = [set(table.resolutions(space)) for table in devices.values()]
-    if is_published(data):
-        known.append(set(PublishedPredictor.resolutions(data, space)))
+    if published:
+        known.append(set(PublishedPredictor.resolutions(data, space, where)))
     resolutions = set(space.resolutions).intersection(*known)
     if not resolutions:
-        raise InputError(f"no resolution of {space.name} is in all of {', '.join([*tables, predictor])}")
+        raise InputError(f"no resolution of {space.name} is in all of {', '.join(map(shortened, [*tables, predictor]))}")
     space = space.only(resolutions=sorted(resolutions))
     column: Column
-    if is_published(data):
-        column = PublishedPredictor(data, space, predictor).predict
+    if published:
+        column = PublishedPredictor(data, space, where).predict
     else:
-        column = Predictor.from_npz(data, space, predictor).predict
+        column = Predictor.from_npz(data, space, "top1", where).predict
     costs = CostTable(space, classes)
     latencies = {device: TableLatency(table, space) for device, table in devices.items()}
     terms = [Term(TOP1, column, exact=False)]

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ofa.npz import NpzError
+from ofa.npz import NpzError, floats
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -39,6 +39,24 @@ class Model:
         if (missing := next((name for name in names if name not in arrays), None)) is not None:
             raise NpzError(f"it has no {missing!r}; expected {', '.join(names)}")
         return cls(**{name: arrays[name] for name in names})
+
+    @classmethod
+    def checked(cls, arrays: Arrays, width: int) -> Self:
+        """The model with these arrays, of rows of `width` features; raises an `NpzError` if it cannot predict them."""
+        model = cls.of({name: floats(array, name, [None] * array.ndim) for name, array in arrays.items()})
+        try:
+            model.validate()
+            with np.errstate(all="ignore"):
+                y_B = model.predict(np.zeros((2, width)))
+            fits = model.inputs == width and np.shape(y_B) == (2,) and bool(np.isfinite(y_B).all())
+        except (ValueError, IndexError, TypeError, AssertionError):
+            fits = False
+        if not fits:
+            raise NpzError(f"its arrays do not make a model of {width} inputs")
+        return model
+
+    def validate(self) -> None:
+        """Raises a `ValueError` for arrays that a prediction must not use."""
 
     @property
     def inputs(self) -> int:
@@ -115,6 +133,15 @@ class Trees(Model):
     @property
     def inputs(self) -> int:
         return int(self.width)
+
+    def validate(self) -> None:
+        """See `Model.validate`: children come after their parents, in the tree, so that every row reaches a leaf."""
+        nodes_K = np.arange(self.left_TK.shape[1])
+        for child_TK in (self.left_TK, self.right_TK):
+            if not np.where(self.left_TK > 0, (child_TK > nodes_K) & (child_TK < len(nodes_K)), True).all():
+                raise ValueError
+        if not ((self.feature_TK >= 0) & (self.feature_TK < self.inputs)).all():
+            raise ValueError
 
     @classmethod
     def grown(cls, trees: list[Any], scale: float, intercept: float) -> Trees:

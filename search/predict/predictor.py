@@ -6,13 +6,15 @@ Shape letters in this file: B archs, G genes, F features, S stages, L block slot
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
 from ofa import npz
+from ofa.checks import number, shown
 from ofa.genes import Genes
 from ofa.space import Space
 from search.costs.exact import CostTable
@@ -79,7 +81,8 @@ class Predictor:
     the expected error.
     """
 
-    space: Space
+    space: Space  # whose genes it takes
+    fitted: Space  # whose archs it was fitted to: the same network, with every choice that `space` has
     target: Target
     kind: str
     mean_F: np.ndarray
@@ -106,7 +109,9 @@ class Predictor:
         return spread_B * (1 - self.predict(genes_BG)) if self.target == "top1" else spread_B
 
     def _features(self, genes_BG: np.ndarray) -> np.ndarray:
-        return (_FEATURES[self.target](Genes(self.space), genes_BG) - self.mean_F) / self.scale_F
+        if self.space.choices != self.fitted.choices:
+            genes_BG = _translated(self.space, self.fitted, genes_BG)
+        return (_FEATURES[self.target](Genes(self.fitted), genes_BG) - self.mean_F) / self.scale_F
 
     def _value(self, standard_B: np.ndarray) -> np.ndarray:
         y_B = standard_B * self.unit + self.centre
@@ -121,6 +126,8 @@ class Predictor:
         }
         return npz.pack(
             target=self.target,
+            space=self.fitted.name,
+            choices=json.dumps({name: getattr(self.fitted, name) for name in self.fitted.choice_names}, allow_nan=False),
             kind=self.kind,
             mean=self.mean_F,
             scale=self.scale_F,
@@ -130,38 +137,86 @@ class Predictor:
         )
 
     @classmethod
-    def from_npz(cls, data: bytes, space: Space, where: str) -> Predictor:
-        """The predictor that `to_npz` wrote; raises a `PredictorError` if it does not fit `space`."""
+    def fitted_space(cls, data: bytes, space: Space, where: str) -> Space:
+        """The space that the predictor of `to_npz` was fitted on: that of the same name as `space`, with its own choices.
+
+        Raises a `PredictorError` for a predictor of a space of another name, and for any other file.
+        """
+        try:
+            name, choices = (_text(array, "space") for array in npz.unpack(data, ("space", "choices")))
+            doc = json.loads(choices)
+        except (npz.NpzError, ValueError, RecursionError) as error:
+            raise PredictorError(f"{where}: is no predictor: {error}; run `ofa fit` again") from None
+        if name != space.name:
+            raise PredictorError(f"{where}: is of the space {shown(name)}, not of {space.name}; fit one on this space")
+        if not isinstance(doc, dict) or set(doc) != set(space.choice_names) or not all(map(_are_choices, doc.values())):
+            raise PredictorError(f"{where}: has the choices {shown(doc)}, which {name} cannot have; run `ofa fit` again")
+        smaller: dict[str, Any] = {field: tuple(values) for field, values in doc.items()}
+        return replace(space.at(smaller["resolutions"]), **smaller)
+
+    @classmethod
+    def from_npz(cls, data: bytes, space: Space, target: Target, where: str) -> Predictor:
+        """The predictor of `target` that `to_npz` wrote, for genes of `space`, which may have fewer choices.
+
+        Raises a `PredictorError` if it predicts something else, or does not know a choice of `space`.
+        """
         try:
             names = ("target", "kind", "mean", "scale", "standard", "experts")
-            target, kind, mean, scale, standard, experts = npz.unpack(data, names)
-        except npz.NpzError as error:
-            raise PredictorError(f"{where}: is no predictor: {error}; run `ofa fit` again") from None
-        name = str(target)
-        if name not in _FEATURES:
-            raise PredictorError(f"{where}: predicts {name!r}; expected one of {', '.join(_FEATURES)}")
-        if str(kind) not in LOADS:
-            raise PredictorError(f"{where}: is of the kind {str(kind)!r}; expected one of {', '.join(LOADS)}")
-        genes = Genes(space)
-        width = _FEATURES[name](genes, genes.encode([space.smallest()])).shape[1]
-        if not mean.shape == scale.shape == (width,):
-            raise PredictorError(
-                f"{where}: has {mean.size} inputs, the space {space.name} needs {width}; fit it on this space"
-            )
-        load = LOADS[str(kind)]
-        try:
+            named, kind, mean, scale, standard, experts = npz.unpack(data, names)
+            name, kind_name = _text(named, "target"), _text(kind, "kind")
+            if name != target:
+                raise PredictorError(f"{where}: predicts {shown(name)}; expected a predictor of {target}")
+            if kind_name not in LOADS:
+                raise PredictorError(f"{where}: is of the kind {shown(kind_name)}; expected one of {', '.join(LOADS)}")
+            fitted = cls.fitted_space(data, space, where)
+            for field in space.choice_names:
+                if strange := [value for value in getattr(space, field) if value not in getattr(fitted, field)]:
+                    known = ", ".join(f"{value:g}" for value in getattr(fitted, field))
+                    raise PredictorError(f"{where}: does not know {field} {strange[0]:g}; it knows {known}")
+            genes = Genes(fitted)
+            width = _FEATURES[target](genes, genes.encode([fitted.smallest()])).shape[1]
+            for array, label, shape in ((mean, "mean", [width]), (scale, "scale", [width]), (standard, "standard", [3])):
+                npz.floats(array, label, shape)
+            count = int(npz.floats(experts, "experts", []))
+            if not 0 < count <= _MOST_EXPERTS:
+                raise npz.NpzError(f"it has {count} experts")
             arrays = npz.unpack_all(data)
             models = [
-                load.of({key.split("_", 1)[1]: array for key, array in arrays.items() if key.startswith(f"model{i}_")})
-                for i in range(int(experts) + 1)
+                LOADS[kind_name].checked(
+                    {key.split("_", 1)[1]: array for key, array in arrays.items() if key.startswith(f"model{i}_")}, width
+                )
+                for i in range(count + 1)
             ]
         except npz.NpzError as error:
             raise PredictorError(f"{where}: is no predictor: {error}; run `ofa fit` again") from None
-        if any(model.inputs != width for model in models):
-            raise PredictorError(f"{where}: its models do not have {width} inputs; run `ofa fit` again")
         centre, unit, unseen = (float(value) for value in standard)
-        known: Target = "top1" if name == "top1" else "latency_ms"
-        return cls(space, known, str(kind), mean, scale, centre, unit, models[0], tuple(models[1:]), unseen)
+        return cls(
+            space, fitted, target, kind_name, mean, scale, centre, unit, models[0], tuple(models[1:]), unseen
+        )  # fmt: skip
+
+
+_MOST_EXPERTS = 1000
+
+
+def _text(array: np.ndarray, name: str) -> str:
+    if array.dtype.kind != "U" or array.ndim:
+        raise npz.NpzError(f"its {name!r} is of the type {array.dtype}; expected a text")
+    return str(array)
+
+
+def _are_choices(values: Any) -> bool:
+    """Whether a value of JSON is a list of ascending numbers of a gene."""
+    known = isinstance(values, list) and values and all(number(value, 0, 2**16) is not None for value in values)
+    return bool(known) and sorted(set(values)) == values
+
+
+def _translated(space: Space, fitted: Space, genes_BG: np.ndarray) -> np.ndarray:
+    """Genes of `space` as genes of `fitted`, which has the same genes and every choice of `space`."""
+    matter_BG, translated_BG = Genes(space).matter(genes_BG), np.zeros_like(genes_BG)
+    for g, (here, there) in enumerate(zip(space.choices, fitted.choices, strict=True)):
+        place_C = np.array([there.index(value) for value in here], dtype=genes_BG.dtype)
+        translated_BG[:, g] = np.where(matter_BG[:, g], place_C[genes_BG[:, g]], 0)
+    return translated_BG
 
 
 @dataclass(frozen=True)
@@ -216,7 +271,7 @@ def fit(space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target,
     experts, unseen_B = rows.experts(kind)
     error = float(np.sqrt(np.mean((rows.y_B - unseen_B) ** 2)))
     model = FITS[kind](rows.x_BF, rows.y_B)
-    return Predictor(space, target, kind, rows.mean_F, rows.scale_F, rows.centre, rows.unit, model, experts, error)
+    return Predictor(space, space, target, kind, rows.mean_F, rows.scale_F, rows.centre, rows.unit, model, experts, error)
 
 
 def judge(

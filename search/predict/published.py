@@ -30,7 +30,10 @@ RESNET_PX = (128, 144, 160, 176, 192, 224, 240, 256)
 
 def is_published(data: bytes) -> bool:
     """Whether these bytes are one of the published files."""
-    return _layers(data) is not None
+    try:
+        return _named(data) is not None
+    except npz.NpzError:
+        return False
 
 
 class PublishedPredictor:
@@ -38,16 +41,9 @@ class PublishedPredictor:
 
     def __init__(self, data: bytes, space: Space, where: str) -> None:
         """Reads an npz file, for `space`; raises a `ProblemError` if it does not fit."""
-        layers = _layers(data)
-        if layers is None:
-            raise ProblemError(
-                f"{where}: is no published predictor; expected an npz file with {TUTORIAL[0]}_weight or {LIBRARY[0]}_weight"
-            )
         self.genes = Genes(space)
-        weights, biases, base = layers
+        weights, biases, base = _layers(data, where)
         sizes = [w.shape[1] for w in weights]
-        if any(w.shape[0] != width for w, width in zip(weights, [*sizes[1:], 1], strict=True)):
-            raise ProblemError(f"{where}: its layers do not fit each other: {', '.join(str(w.shape) for w in weights)}")
         published_FH = weights[0].T[_columns(space, sizes[0], where)]
         self._choices = Choices(self.genes, _whole(self.genes))
         self._first_FH = _choice_rows(self.genes, published_FH.astype(np.float32))
@@ -56,13 +52,12 @@ class PublishedPredictor:
         self._last_H, self._base = weights[3][0].astype(np.float64), float(biases[3][0]) + base
 
     @staticmethod
-    def resolutions(data: bytes, space: Space) -> tuple[int, ...]:
-        """The space's resolutions that the predictor has inputs for."""
-        layers = _layers(data)
-        assert layers is not None
+    def resolutions(data: bytes, space: Space, where: str) -> tuple[int, ...]:
+        """The space's resolutions that the predictor has inputs for; raises a `ProblemError` for another file."""
+        weights, _, _ = _layers(data, where)
         if not space.values("kernel"):
             return tuple(r for r in space.resolutions if r in RESNET_PX)
-        last = FIRST_PX + (layers[0][0].shape[1] - 6 * len(space.slots) - 1) * STEP_PX
+        last = FIRST_PX + (weights[0].shape[1] - 6 * len(space.slots) - 1) * STEP_PX
         return tuple(r for r in space.resolutions if FIRST_PX <= r <= last and (r - FIRST_PX) % STEP_PX == 0)
 
     def predict(self, genes_BG: np.ndarray) -> np.ndarray:
@@ -75,18 +70,31 @@ class PublishedPredictor:
         return hidden_BH @ self._last_H + self._base
 
 
-def _layers(data: bytes) -> tuple[list[np.ndarray], list[np.ndarray], float] | None:
-    """Weights, biases and the constant added to the output."""
-    for names in (TUTORIAL, LIBRARY):
-        try:
-            weights = npz.unpack(data, [f"{name}_weight" for name in names])
-            biases = npz.unpack(data, [f"{name}_bias" for name in names[:3]])
-            if names is TUTORIAL:
-                return weights, [*biases, npz.unpack(data, ["6_bias"])[0]], 0.0
-            return weights, [*biases, np.zeros(1)], float(npz.unpack(data, ["base_acc"])[0][0])
-        except ValueError:
-            continue
-    return None
+def _named(data: bytes) -> tuple[str, ...] | None:
+    """The names of the layers, if the file has one of the published layouts."""
+    there = npz.names(data)
+    return next((names for names in (TUTORIAL, LIBRARY) if f"{names[0]}_weight" in there), None)
+
+
+def _layers(data: bytes, where: str) -> tuple[list[np.ndarray], list[np.ndarray], float]:
+    """Weights, biases and the constant added to the output; raises a `ProblemError` for another file."""
+    try:
+        names = _named(data)
+        if names is None:
+            raise npz.NpzError(f"expected an npz file with {TUTORIAL[0]}_weight or {LIBRARY[0]}_weight")
+        weights = npz.unpack(data, [f"{name}_weight" for name in names])
+        biases = npz.unpack(data, [f"{name}_bias" for name in (names if names is TUTORIAL else names[:3])])
+        for i, weight in reversed(list(enumerate(weights))):
+            outputs = 1 if i == len(weights) - 1 else weights[i + 1].shape[1]
+            npz.floats(weight, f"{names[i]}_weight", [outputs, None])
+            if i < len(biases):
+                npz.floats(biases[i], f"{names[i]}_bias", [outputs])
+        if names is TUTORIAL:
+            return weights, biases, 0.0
+        [base] = npz.unpack(data, ["base_acc"])
+        return weights, [*biases, np.zeros(1)], float(npz.floats(base, "base_acc", [1])[0])
+    except npz.NpzError as error:
+        raise ProblemError(f"{where}: is no published predictor: {error}") from None
 
 
 def _columns(space: Space, inputs: int, where: str) -> list[int]:

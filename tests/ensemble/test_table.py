@@ -3,6 +3,8 @@ import pytest
 
 from ensemble.errors import TableError
 from ensemble.intervals import interval
+from ensemble.rule import RULES
+from ensemble.score import SubsetScorer
 from ensemble.table import Table
 
 
@@ -40,6 +42,19 @@ def test_a_file_brings_the_same_table_back():
         ({"cost_M": np.array([1.0, np.inf])}, "finite"),
         ({"classes_MNK": np.zeros((2, 2, 2), dtype=int)}, "same class twice"),
         ({"classes_MNK": np.zeros((2, 2), dtype=int)}, r"must be \[members, images, k\]"),
+        ({"cost_M": np.array([1e308, 1e308])}, "costs go up to 1e[+]308, and their sum is beyond the range of numbers"),
+        ({"cost_M": np.array([1, 1], dtype="g") * 10 ** np.longdouble(400)}, "costs must be finite"),
+        ({"cost_M": np.array([1.0, -0.1])}, "costs must be finite and not negative"),
+        ({"cost_M": np.array([True, False])}, "cost is bool; .* costs numbers"),
+        ({"cost_M": np.array(["1", "2"])}, "cost is <U1; .* costs numbers"),
+        ({"cost_M": np.array([1j, 2j])}, "its 'cost' is of the type 'complex128'"),
+        ({"cost_M": np.array(1.0)}, r"cost \(\)"),
+        ({"probs_MNK": np.array([[[1, 0], [1, 0]], [[1, 0], [1, 0]]])}, "probs are int64"),
+        ({"probs_MNK": np.full((2, 2, 2), -0.5)}, "0 to 1"),
+        ({"classes_MNK": np.array([[[1, 0], [2, 1]], [[0, 2], [2, 0]]], dtype=float)}, "classes are float64"),
+        ({"classes_MNK": np.array([[[1, 0], [1, 0]], [[0, 1], [1, 0]]], dtype=bool)}, "classes are bool"),
+        ({"classes_MNK": np.array([[[2**63, 0], [2, 1]], [[0, 2], [2, 0]]], dtype=np.uint64)}, "must be below 2\\^63"),
+        ({"labels_N": np.array([2**63, 0], dtype=np.uint64)}, "must be below 2\\^63"),
         ({"classes_MNK": np.zeros((0, 2, 2), dtype=int), "probs_MNK": np.zeros((0, 2, 2))}, "nothing to combine"),
     ],
 )
@@ -53,7 +68,7 @@ def test_a_table_that_cannot_be_scored_gets_one_line(changes, says):
 def test_damaged_and_foreign_files_get_one_line():
     data = table().to_npz()
     for bad in (b"", b"rubbish", data[: len(data) // 2]):
-        with pytest.raises(TableError, match=r"t.npz: it is not a"):
+        with pytest.raises(TableError, match=r"t.npz: it is not an npz file|t.npz: it is not a readable npz file"):
             Table.from_npz(bad, "t.npz")
 
 
@@ -70,3 +85,27 @@ def test_nothing_in_a_file_is_unpickled(tmp_path):
 def test_intervals_are_wilsons(correct, images, low, high):
     """Values of Wilson's score interval as tabulated (Newcombe 1998, method 3)."""
     assert interval(correct, images) == pytest.approx((low, high), abs=1e-4)
+
+
+TYPES = [
+    *(("classes_MNK", kind) for kind in (">i4", ">i8", "i1", "u1", ">u2", ">u8")),
+    *(("probs_MNK", kind) for kind in ("f2", ">f2", ">f4", "f8", ">f8", "g")),
+    *(("labels_N", kind) for kind in (">i4", ">i8", "i1", "u1", ">u8")),
+    *(("cost_M", kind) for kind in (">i4", "i8", ">u8", "f2", ">f4", ">f8", "g")),
+]
+
+
+@pytest.mark.parametrize(("field", "kind"), TYPES)
+def test_numbers_of_every_type_and_byte_order_score_alike(field, kind):
+    halves = {"probs_MNK": np.array([[[0.75, 0.25], [0.5, 0.25]], [[0.5, 0.5], [1.0, 0.0]]], dtype=np.float32)}
+    plain = table(**halves)
+    given = table(**{**halves, field: getattr(plain, field).astype(kind)})
+    loaded = Table.from_npz(given.to_npz(), "t.npz")
+    masks = np.array([[True, False], [False, True], [True, True]])
+    assert SubsetScorer.of(loaded).correct(masks).tolist() == SubsetScorer.of(plain).correct(masks).tolist()
+    assert RULES["sum"].costs(masks, loaded.cost_M).tolist() == [1.0, 2.0, 3.0]
+
+
+def test_whole_numbers_as_costs_do_not_overflow():
+    loaded = Table.from_npz(table(cost_M=np.array([2**62, 2**62])).to_npz(), "t.npz")
+    assert RULES["sum"].costs(np.ones((1, 2), dtype=bool), loaded.cost_M).tolist() == [2.0**63]

@@ -1,9 +1,11 @@
 import csv
+import json
 import random
 
 import numpy as np
 import pytest
 
+from ofa import npz
 from ofa.arch import Arch
 from ofa.genes import Genes
 from ofa.spaces import get_space
@@ -116,7 +118,7 @@ def test_latency_is_learned_from_forty_networks():
 def test_a_file_brings_the_same_predictor_back(kind):
     genes_BG = rows(60)
     predictor = fit(DIGITS, genes_BG, linear_truth(genes_BG), "top1", kind)
-    loaded = Predictor.from_npz(predictor.to_npz(), DIGITS, "p.npz")
+    loaded = Predictor.from_npz(predictor.to_npz(), DIGITS, "top1", "p.npz")
     more_BG = rows(20, seed=1)
     assert np.array_equal(loaded.predict(more_BG), predictor.predict(more_BG))
     assert np.array_equal(loaded.spread(more_BG), predictor.spread(more_BG))
@@ -132,9 +134,107 @@ def test_rows_that_are_all_equal_do_no_harm():
 
 def test_a_predictor_of_another_space_or_kind_is_refused():
     data = fit(DIGITS, rows(60), np.linspace(0.8, 0.99, 60), "top1").to_npz()
-    with pytest.raises(PredictorError, match=r"p.npz: has 79 inputs, the space ofa_mbv3_w1.0 needs 181"):
-        Predictor.from_npz(data, get_space("ofa_mbv3_w1.0"), "p.npz")
+    with pytest.raises(PredictorError, match=r"p.npz: is of the space 'digits', not of ofa_mbv3_w1.0"):
+        Predictor.from_npz(data, get_space("ofa_mbv3_w1.0"), "top1", "p.npz")
     with pytest.raises(PredictorError, match="is no predictor"):
-        Predictor.from_npz(b"rubbish", DIGITS, "p.npz")
+        Predictor.from_npz(b"rubbish", DIGITS, "top1", "p.npz")
     with pytest.raises(PredictorError, match="is no predictor"):
-        Predictor.from_npz(data[: len(data) // 2], DIGITS, "p.npz")
+        Predictor.from_npz(data[: len(data) // 2], DIGITS, "top1", "p.npz")
+
+
+def test_a_predictor_of_another_quantity_is_refused():
+    truth = np.linspace(0.8, 0.99, 60)
+    latency, top1 = fit(DIGITS, rows(60), truth, "latency_ms").to_npz(), fit(DIGITS, rows(60), truth, "top1").to_npz()
+    with pytest.raises(PredictorError, match=r"^p.npz: predicts 'latency_ms'; expected a predictor of top1$"):
+        Predictor.from_npz(latency, DIGITS, "top1", "p.npz")
+    with pytest.raises(PredictorError, match=r"^p.npz: predicts 'top1'; expected a predictor of latency_ms$"):
+        Predictor.from_npz(top1, DIGITS, "latency_ms", "p.npz")
+
+
+@pytest.mark.parametrize("target", ["top1", "latency_ms"])
+@pytest.mark.parametrize(
+    "fewer",
+    [
+        {"resolutions": (24,)},
+        {"kernels": (5, 7)},
+        {"depths": (2,)},
+        {"resolutions": (32,), "expands": (4,), "depths": (1, 3)},
+    ],
+)
+def test_fewer_choices_have_the_same_predictions(target, fewer):
+    predictor = fit(DIGITS, rows(60), linear_truth(rows(60)), target)
+    space = DIGITS.only(**fewer)
+    loaded = Predictor.from_npz(predictor.to_npz(), space, target, "p.npz")
+    archs = [space.sample(random.Random(seed)) for seed in range(50)]
+    here, there = Genes(space).encode(archs), Genes(DIGITS).encode(archs)
+    assert np.array_equal(loaded.predict(here), predictor.predict(there))
+    assert np.array_equal(loaded.spread(here), predictor.spread(there))
+    assert Predictor.fitted_space(predictor.to_npz(), space, "p.npz") == DIGITS
+    assert loaded.to_npz() == predictor.to_npz()
+
+
+def test_choices_that_a_predictor_does_not_know_are_named():
+    space = DIGITS.only(kernels=(3, 5))
+    genes = Genes(space).random(60, np.random.default_rng(0))
+    data = fit(space, genes, np.linspace(0.8, 0.99, 60), "top1").to_npz()
+    with pytest.raises(PredictorError, match=r"^p.npz: does not know kernels 7; it knows 3, 5$"):
+        Predictor.from_npz(data, DIGITS, "top1", "p.npz")
+    with pytest.raises(PredictorError, match=r"^p.npz: does not know resolutions 48; it knows 24, 28, 32$"):
+        Predictor.from_npz(data, space.at((24, 48)), "top1", "p.npz")
+    assert Predictor.fitted_space(data, DIGITS, "p.npz") == space
+
+
+def changed(data, **changes):
+    arrays = npz.unpack_all(data)
+    return npz.pack(**{name: array for name, array in (arrays | changes).items() if array is not None})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        *(({name: None}, f"it has no '{name}'") for name in ("target", "space", "kind", "choices", "mean", "standard")),
+        *(({name: np.array([1.0])}, f"its '{name}' is of the type") for name in ("target", "kind")),
+        ({"space": np.array(5)}, "its 'space' is of the type"),
+        ({"kind": np.array("magic")}, "is of the kind 'magic'; expected one of ridge"),
+        ({"target": np.array("macs")}, "predicts 'macs'; expected a predictor of top1"),
+        ({"choices": np.array("{")}, "is no predictor"),
+        ({"choices": np.array("5")}, "has the choices 5"),
+        ({"choices": np.array('{"resolutions": [24]}')}, "has the choices"),
+        *(
+            (
+                {"choices": np.array(json.dumps({"resolutions": wrong, "depths": [1], "kernels": [3], "expands": [1]}))},
+                "has the",
+            )
+            for wrong in (5, [], ["24"], [None], [32, 24], [24, 24], [-1], [1e9], [float("nan")], [[24]])
+        ),
+        ({"mean": np.zeros(3)}, r"its 'mean' has the shape \[3\]; expected numbers in the shape \[79\]"),
+        ({"scale": np.full(79, np.nan)}, "its 'scale' has values that are not finite"),
+        ({"standard": np.zeros(2)}, "its 'standard' has the shape"),
+        ({"standard": np.array([0, np.inf, 0])}, "its 'standard' has values that are not finite"),
+        ({"experts": np.array(-1)}, "it has -1 experts"),
+        ({"experts": np.array(10**9)}, "it has 1000000000 experts"),
+        ({"experts": np.array(6)}, "it has no 'coef_F'"),
+        ({"experts": np.array([5, 5])}, "its 'experts' has the shape"),
+        ({"model0_coef_F": np.zeros(3)}, "its arrays do not make a model of 79 inputs"),
+        ({"model0_coef_F": np.zeros((79, 2))}, "its arrays do not make a model of 79 inputs"),
+        ({"model0_coef_F": np.full(79, np.nan)}, "its 'coef_F' has values that are not finite"),
+        ({"model0_coef_F": np.full(79, "x")}, "its 'coef_F' is of the type"),
+        ({"model3_intercept": np.zeros(5)}, "its arrays do not make a model of 79 inputs"),
+    ],
+)
+def test_a_damaged_predictor_gets_one_line(changes, says):
+    data = fit(DIGITS, rows(60), np.linspace(0.8, 0.99, 60), "top1").to_npz()
+    with pytest.raises(PredictorError, match=f"^p.npz: .*{says}") as caught:
+        Predictor.from_npz(changed(data, **changes), DIGITS, "top1", "p.npz")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["left_TK", "right_TK", "feature_TK"])
+def test_trees_that_end_nowhere_are_refused(field):
+    data = fit(DIGITS, rows(60), linear_truth(rows(60)), "top1", "boosting").to_npz()
+    trees = npz.unpack_all(data)[f"model0_{field}"].copy()
+    for value in (0 if field == "right_TK" else -1 if field == "feature_TK" else None, 10**6):
+        if value is not None:
+            trees[0, 0] = value
+            with pytest.raises(PredictorError, match="its arrays do not make a model of 79 inputs"):
+                Predictor.from_npz(changed(data, **{f"model0_{field}": trees}), DIGITS, "top1", "p.npz")

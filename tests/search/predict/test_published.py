@@ -86,4 +86,4 @@ def test_a_predictor_of_the_wrong_width_gets_its_line(mobile, resnet):
 
 
 def test_the_resolutions_that_a_predictor_knows(mobile):
-    assert PublishedPredictor.resolutions(mobile, get_space("ofa_mbv3_w1.2")) == (128, 144, 160, 176, 192, 208, 224)
+    assert PublishedPredictor.resolutions(mobile, get_space("ofa_mbv3_w1.2"), "p.npz") == (128, 144, 160, 176, 192, 208, 224)
