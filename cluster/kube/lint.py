@@ -1,8 +1,9 @@
 """Finds what a cluster would refuse, or accept and execute wrongly, before anything is submitted.
 
-Three kinds of rules: the strict schema of KubeRay's CRDs (unknown fields, types, ranges), what only KubeRay's operator
-checks (its utils/validation.go, and its webhook's name rules), and what nothing checks: K8sJobMode pastes the entrypoint
-unquoted into a line of bash. Every message is one line that starts with the path of the field.
+Four kinds of rules: the strict schema of KubeRay's CRDs (unknown fields, types, ranges), what only KubeRay's operator
+checks (its utils/validation.go, and its webhook's name rules), what Kubernetes refuses of the pods (`rules.py`), and what
+nothing checks: K8sJobMode pastes the entrypoint unquoted into a line of bash. Every message is one line that starts with the
+path of the field.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import InputError
+from cluster.kube import rules
 
 if TYPE_CHECKING:
     from jsonschema.exceptions import ValidationError
@@ -29,7 +31,6 @@ MODES = ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
 SAFE = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")  # words that a shell takes as they are (shlex.quote's own rule)
 
 _DNS_1035 = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
-_DNS_1123 = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
 class LintError(InputError):
@@ -37,7 +38,7 @@ class LintError(InputError):
 
 
 def check(doc: Doc) -> None:
-    """Raises a `LintError` with the first mistake of `doc`, a RayJob or a RayCluster."""
+    """Raises a `LintError` with the first mistake of `doc`, a RayJob, a RayCluster or a ConfigMap."""
     found = next(mistakes(doc), None)
     if found is not None:
         raise LintError(f"{doc.get('kind', 'manifest')}: {found}")
@@ -46,8 +47,11 @@ def check(doc: Doc) -> None:
 def mistakes(doc: Doc) -> Iterator[str]:
     """All mistakes, one line each: those of the schema, or if there are none, those that the operator would report."""
     kind = doc.get("kind")
+    if kind == "ConfigMap":
+        yield from rules.config_map_mistakes(doc)
+        return
     if kind not in ("RayJob", "RayCluster") or doc.get("apiVersion") != "ray.io/v1":
-        yield f"kind: {doc.get('apiVersion')} {kind} is neither a RayJob nor a RayCluster of ray.io/v1"
+        yield f"kind: {doc.get('apiVersion')} {kind} is neither a RayJob nor a RayCluster of ray.io/v1, nor a ConfigMap"
         return
     by_schema = list(schema_mistakes(doc))
     yield from by_schema or _operator_mistakes(doc)
@@ -145,6 +149,7 @@ def _without_nulls(doc: Any) -> Any:
 
 
 def _operator_mistakes(doc: Doc) -> Iterator[str]:
+    yield from rules.metadata_mistakes(doc.get("metadata", {}), "metadata")
     if doc["kind"] == "RayCluster":
         yield from _name_mistakes(doc, CLUSTER_NAME)
         yield from _cluster_mistakes(doc.get("spec", {}), "spec", of_job=False)
@@ -196,7 +201,7 @@ def _job_mistakes(spec: Doc) -> Iterator[str]:
             if name in spec:
                 yield f"spec.{name}: SidecarMode forbids it"
     elif "submitterPodTemplate" in spec:
-        yield from _template_mistakes(spec["submitterPodTemplate"], "spec.submitterPodTemplate")
+        yield from rules.template_mistakes(spec["submitterPodTemplate"], "spec.submitterPodTemplate")
     yield from _deletion_mistakes(spec, ends, selector)
     import yaml
 
@@ -266,12 +271,13 @@ def _cluster_mistakes(spec: Doc, where: str, *, of_job: bool) -> Iterator[str]:
     head, groups = spec.get("headGroupSpec", {}), spec.get("workerGroupSpecs", [])
     autoscaled, options = bool(spec.get("enableInTreeAutoscaling")), spec.get("autoscalerOptions") or {}
     version = options.get("version")
+    yield from rules.resource_mistakes(options.get("resources") or {}, f"{where}.autoscalerOptions.resources")
     yield from _group_mistakes(head, f"{where}.headGroupSpec", autoscaled and version == "v2")
     names = Counter(group.get("groupName", "") for group in groups)
     for i, group in enumerate(groups):
         here, name = f"{where}.workerGroupSpecs[{i}]", group.get("groupName", "")
-        if not _DNS_1123.fullmatch(name):
-            yield f"{here}.groupName: {name!r} is no DNS-1123 name; use small letters, digits and dashes"
+        if rules.dns_label(name):
+            yield f"{here}.groupName: {name!r} is no DNS-1123 name; use small letters, digits and dashes, at most 63"
         if names[name] > 1:
             yield f"{here}.groupName: {name!r} stands twice"
         least, most = group.get("minReplicas", 0), group.get("maxReplicas", 2**31 - 1)
@@ -315,12 +321,7 @@ def _group_mistakes(group: Doc, where: str, autoscaler_v2: bool) -> Iterator[str
                 yield f"{where}.rayStartParams.{name}: does not go with resources of the group"
     if "labels" in params:
         yield f"{where}.rayStartParams.labels: use labels of the group"
-    yield from _template_mistakes(group.get("template", {}), f"{where}.template")
+    yield from rules.template_mistakes(group.get("template", {}), f"{where}.template")
     policy = group.get("template", {}).get("spec", {}).get("restartPolicy")
     if autoscaler_v2 and policy not in (None, "Never"):
         yield f"{where}.template.spec.restartPolicy: is {policy!r}; the autoscaler v2 needs Never"
-
-
-def _template_mistakes(template: Doc, where: str) -> Iterator[str]:
-    if not template.get("spec", {}).get("containers"):
-        yield f"{where}.spec.containers: is empty; a pod has at least one container"

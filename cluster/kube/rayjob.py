@@ -1,7 +1,6 @@
 """Renders a run for KubeRay: a RayJob, and a ConfigMap with its settings.
 
 The entrypoint is one simple argv and all parameters are in the mounted file. Credentials come from the pods' identity or
-from cluster.texts import json_text
 from Secrets that are named here and never read. Pods satisfy the restricted pod security standard. KubeRay itself adds
 probes, /dev/shm, the init container that waits for the head, `ray start` and the autoscaler container.
 """
@@ -10,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
+from pydantic import AfterValidator, Field
+
 from cluster.config import STRICT, ConfigError, Count, NotNegativeInt
+from cluster.kube import rules
 from cluster.kube.lint import JOB_NAME, SAFE, LintError
 from cluster.kube.state import QUEUE
 from cluster.store import SCHEMES
@@ -41,6 +43,17 @@ SPOT_LABELS = {  # labels of spot nodes, by cloud
     "eks.amazonaws.com/capacityType": "SPOT",
     "cloud.google.com/gke-spot": "true",
 }
+
+
+def _kept(rule: Callable[[str], str | None]) -> AfterValidator:
+    """A check that a setting keeps a rule of Kubernetes; a setting that is empty does."""
+
+    def check(text: str) -> str:
+        if text and (expected := rule(text)) is not None:
+            raise ValueError(f"{expected} (Kubernetes' rule)")
+        return text
+
+    return AfterValidator(check)
 
 
 @dataclass(frozen=True)
@@ -71,14 +84,16 @@ class Kube:
     """How `ofa submit` places a run on Kubernetes; this section is not part of the run's id."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
-    namespace: str = "ofa"
-    image: str = ""  # ofa-cluster:<version> if not given; in production with its digest
+    namespace: Annotated[str, Field(min_length=1), _kept(rules.dns_label)] = "ofa"
+    image: Annotated[str, _kept(rules.image)] = ""  # ofa-cluster:<version> if not given; in production with its digest
     attempts: Count = 4  # most clusters that KubeRay may use without `ofa retry`; each continues from the store
     deadline_s: NotNegativeInt = 0  # most seconds of the whole run since its first start, pauses included; 0 is no limit
     starting_s: NotNegativeInt = 3600  # most seconds for a cluster to start (image pulls, quota, nodes); 0 is no limit
     ttl_s: Count = 600  # seconds after which the cluster of a run that has ended is deleted
     idle_s: Count = 60  # seconds after which the autoscaler removes an idle worker
-    queue: str = ""  # a Kueue LocalQueue; with a queue there is no autoscaler, and every group has `max` pods
+    queue: Annotated[str, _kept(rules.queue_name)] = (
+        ""  # a Kueue LocalQueue; with a queue there is no autoscaler, and every group has `max` pods
+    )
     spot: bool = False  # search workers may run on spot nodes
     head: Head = field(default_factory=Head)
     train: Group = field(default_factory=lambda: Group(min=1, max=1))

@@ -12,23 +12,23 @@ import hashlib
 import io
 import subprocess
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
 from cluster.config import ConfigError, dump
 from cluster.errors import InputError
-from cluster.kube import lint
+from cluster.kube import lint, rules
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api, NotThere
 from cluster.kube.rayjob import AUTOSCALER_CPUS, SUBMITTER_CPUS, WAITING_CPUS, Kube, Rendered, refuse_secrets, render
 from cluster.store import open_store, scheme_of
 from cluster.texts import json_text
-from jobs.config import Experiment
+from jobs.config import Address, Experiment, Source
 from jobs.images.source import reader_of_text
 
 GIB = 2**30
@@ -37,6 +37,7 @@ GIB = 2**30
 def rendered(experiment: Experiment, store_url: str, environment: Mapping[str, str], code_url: str = "") -> Rendered:
     """The run's objects, linted; settings that cannot work are a `ConfigError` or `LintError`."""
     check_size(experiment)
+    check_reach(experiment)
     # on a cluster the driver joins what is there, and what is not there yet the autoscaler brings
     placed = replace(experiment, ray=replace(experiment.ray, autoscales=not experiment.kube.queue))
     made = render(
@@ -49,7 +50,8 @@ def rendered(experiment: Experiment, store_url: str, environment: Mapping[str, s
         code_url=code_url,
     )
     refuse_secrets(made, environment)
-    lint.check(made.job)
+    for doc in made.docs:
+        lint.check(doc)
     return made
 
 
@@ -77,9 +79,30 @@ def check_size(experiment: Experiment) -> None:
     gpus = sum(group.max * group.gpus for group in kube.groups.values())
     if train.device == "cuda" and gpus < train.workers:
         raise ConfigError(f"kube: groups have {gpus} GPUs, train.workers needs {train.workers}; set kube.train.gpus and max")
-    reader = reader_of_text(experiment.data.source)
-    if not (reader is not None and reader.embedded) and not scheme_of(experiment.data.source).shared:
-        raise ConfigError(f"data.source is {experiment.data.source!r}, which pods cannot reach; put it into a bucket")
+
+
+def check_reach(experiment: Experiment) -> None:
+    """Raises a `ConfigError` for a setting that is an address which pods cannot reach."""
+    for path, text in addresses(experiment):
+        embedded = path == "data.source" and (reader := reader_of_text(text)) is not None and reader.embedded
+        if text and not embedded and not scheme_of(text).shared:
+            raise ConfigError(
+                f"{path} is {text!r}, on this machine, which pods cannot reach; copy it to the bucket and give s3://bucket/..."
+            )
+    if experiment.ray.address not in ("local", "auto"):
+        raise ConfigError(f"ray.address is {experiment.ray.address!r}; a run on Kubernetes has a cluster of its own: local")
+
+
+def addresses(settings: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every setting of a dataclass, and of those in it, that is the address of a file, a folder or a bucket."""
+    hints = get_type_hints(type(settings), include_extras=True)
+    for field in fields(settings):
+        name, value = f"{path}.{field.name}".lstrip("."), getattr(settings, field.name)
+        if hints[field.name] in (Source, Address):
+            yield name, value
+        for part in value if isinstance(value, tuple) else (value,):
+            if is_dataclass(part):
+                yield from addresses(part, name)
 
 
 def as_text(made: Rendered, output: Literal["yaml", "json"]) -> str:
@@ -175,7 +198,7 @@ def quota_notes(made: Plan, api: Api) -> list[str]:
             if resource not in hard:
                 continue
             unit = GIB if name == "memory_gib" else 1
-            limit, taken = quantity(hard[resource]) / unit, quantity(used.get(resource, "0")) / unit
+            limit, taken = rules.quantity(hard[resource]) / unit, rules.quantity(used.get(resource, "0")) / unit
             least, most = made.total(name, most=False), made.total(name, most=True)
             if least > limit:
                 raise InputError(
@@ -187,15 +210,6 @@ def quota_notes(made: Plan, api: Api) -> list[str]:
             elif most > limit - taken:
                 notes.append(f"quota {resource}: {taken:g} of {limit:g} in use, not all groups can reach max ({most:g})")
     return notes
-
-
-def quantity(text: str | int | float) -> float:
-    """A Kubernetes quantity as a number: 500m is 0.5, 2Gi is 2147483648."""
-    units = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
-             "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}  # fmt: skip
-    text = str(text)
-    unit = next((u for u in sorted(units, key=len, reverse=True) if text.endswith(u)), "")
-    return float(text.removesuffix(unit)) * (units[unit] if unit else 1)
 
 
 # The code, where it is not that of the image

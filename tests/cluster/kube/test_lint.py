@@ -39,6 +39,8 @@ def changed(job, path, value):
 
 CLUSTER = "spec.rayClusterSpec"
 GROUP = f"{CLUSTER}.workerGroupSpecs[0]"
+POD = f"{CLUSTER}.headGroupSpec.template.spec"
+NODES = "nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
 MUTATIONS = [
     ("spec.backofLimit", 3, "spec.backofLimit: no such field; did you mean backoffLimit?"),
     (f"{GROUP}.template.spec.containers[0].imagee", "x", f"{GROUP}.template.spec.containers[0].imagee: no such field"),
@@ -80,6 +82,41 @@ MUTATIONS = [
     (f"{GROUP}.priority", 5, None),
     ("spec.suspend", True, None),
     ("spec.submissionMode", "SidecarMode", "spec.submitterPodTemplate: SidecarMode forbids it"),
+    ("metadata.namespace", "Bad_NS", "metadata.namespace: 'Bad_NS' is refused by Kubernetes; expected small letters"),
+    ("metadata.labels.x/y/z", "a", "metadata.labels: 'x/y/z' is refused by Kubernetes; expected name or domain/name"),
+    ("metadata.labels.a", "b c", "metadata.labels.a: 'b c' does not match"),
+    ("metadata.labels.a", "b" * 64, "metadata.labels.a: 'bbb"),
+    ("metadata.annotations.a", "b" * 2**18, "metadata.annotations: have 262"),
+    (f"{POD}.containers[0].name", "Head", f"{POD}.containers[0].name: 'Head' is refused"),
+    (f"{POD}.containers[0].image", "a b", f"{POD}.containers[0].image: 'a b' is refused by Kubernetes; expected [registry"),
+    (f"{POD}.containers[0].env[0].name", "1A", f"{POD}.containers[0].env[0].name: '1A' is no variable"),
+    (f"{POD}.containers[0].resources.requests.cpu", "3", f"{POD}.containers[0].resources.requests.cpu: '3' is more than"),
+    (f"{POD}.containers[0].resources.limits.memory", "-1Gi", "resources.limits.memory: '-1Gi' is negative"),
+    (f"{POD}.containers[0].resources.limits.cpu", "1.0001", "resources.limits.cpu: '1.0001' is finer than 1m"),
+    (f"{POD}.containers[0].volumeMounts[0].name", "other", "volumeMounts[0].name: the pod has no volume 'other'"),
+    (f"{POD}.containers[0].volumeMounts[0].mountPath", "/a:b", "mountPath: '/a:b' is no path without a colon"),
+    (f"{POD}.containers[0].terminationMessagePolicy", "Logs", "terminationMessagePolicy: is 'Logs'; expected one of File"),
+    (f"{POD}.containers[0].ports", [{"containerPort": 70000}], "ports[0].containerPort: 70000 is no port"),
+    (f"{POD}.volumes[0].name", "Config", f"{POD}.volumes[0].name: 'Config' is refused"),
+    (f"{POD}.volumes[0].configMap.name", "a/b", f"{POD}.volumes[0].configMap.name: 'a/b' is refused"),
+    (f"{POD}.serviceAccountName", "ofa_head", f"{POD}.serviceAccountName: 'ofa_head' is refused"),
+    (f"{POD}.priorityClassName", "A", f"{POD}.priorityClassName: 'A' is refused"),
+    (f"{POD}.nodeSelector", {"a b": "c"}, f"{POD}.nodeSelector: 'a b' is refused"),
+    (f"{POD}.nodeSelector", {"a": "c d"}, f"{POD}.nodeSelector.a: 'c d' is refused"),
+    (f"{POD}.tolerations", [{"key": "a b", "operator": "Exists"}], f"{POD}.tolerations[0].key: 'a b' is refused"),
+    (f"{POD}.tolerations", [{"key": "a", "operator": "Exists", "value": "b"}], "value: is 'b'; Exists has none"),
+    (f"{POD}.tolerations", [{"operator": "Equal"}], f"{POD}.tolerations[0].operator: an empty key needs Exists"),
+    (f"{POD}.tolerations", [{"key": "a", "operator": "Exists", "effect": "No"}], "effect: is 'No'; expected one of"),
+    (f"{POD}.affinity.{NODES}.nodeSelectorTerms[0].matchExpressions[0].key", "a b", "matchExpressions[0].key: 'a b'"),
+    (f"{POD}.affinity.{NODES}.nodeSelectorTerms[0].matchExpressions[0].operator", "Is", "operator: is 'Is'; expected"),
+    (f"{POD}.affinity.{NODES}.nodeSelectorTerms[0].matchExpressions[0].values", [], "values: NotIn has at least one"),
+    (f"{POD}.securityContext.runAsUser", -1, f"{POD}.securityContext.runAsUser: -1 is no id"),
+    (f"{POD}.securityContext.runAsUser", 0, f"{POD}.securityContext.runAsUser: is 0 with runAsNonRoot: true"),
+    (f"{POD}.terminationGracePeriodSeconds", -1, f"{POD}.terminationGracePeriodSeconds: is -1; expected at least 0"),
+    (f"{POD}.imagePullSecrets", [{"name": "A"}], f"{POD}.imagePullSecrets[0].name: 'A' is refused"),
+    (f"{GROUP}.template.metadata.labels.a", "b c", f"{GROUP}.template.metadata.labels.a: 'b c' is refused"),
+    ("spec.submitterPodTemplate.spec.containers[0].image", "a@sha256:1", "containers[0].image: 'a@sha256:1' is refused"),
+    (f"{CLUSTER}.autoscalerOptions.resources.limits.cpu", "100m", "autoscalerOptions.resources.requests.cpu: '500m'"),
     ("spec.deletionStrategy", {"deletionRules": [{"policy": "DeleteCluster", "condition": {"jobStatus": "FAILED"}}]},
      "spec.deletionStrategy.deletionRules: exclude shutdownAfterJobFinishes"),
 ]  # fmt: skip
@@ -115,7 +152,7 @@ def test_keys_of_list_maps_stand_once(made):
 
 def test_another_kind_is_refused():
     assert list(lint.mistakes({"apiVersion": "v1", "kind": "Pod"})) == [
-        "kind: v1 Pod is neither a RayJob nor a RayCluster of ray.io/v1"
+        "kind: v1 Pod is neither a RayJob nor a RayCluster of ray.io/v1, nor a ConfigMap"
     ]
 
 
