@@ -304,7 +304,8 @@ def summary(job: Job, front: Front, ensembles: Ensembles, measured: Sequence[Mea
     ]
     cards = "".join(f"<div><b>{a}</b><span>{b}</span><i>{c}</i></div>" for a, b, c in facts)
     made = f"run {escape(job.run.id)}, seed {job.config.seed}, code {escape(job.run.code)}"
-    return f'<h1>{escape(job.config.name)}</h1><p class="made">{made}</p><div class="cards">{cards}</div>'
+    data = f'<p class="made" id="data">{escape(str(job.data.description))}</p>'
+    return f'<h1>{escape(job.config.name)}</h1><p class="made">{made}</p>{data}<div class="cards">{cards}</div>'
 
 
 def front_table(job: Job, front: Front, ensembles: Ensembles, validated: Validated) -> str:

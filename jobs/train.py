@@ -42,7 +42,8 @@ def train_supernet(job: Job) -> None:
     trained = train(job, plan_of(config, job.data.classes))
     for file in trained.files:
         step.adopt(file)
-    step.finish(config.seed, images=job.data.sizes)
+    described = job.data.description
+    step.finish(config.seed, images=job.data.sizes, data=described.to_json() if described else None)
     job.reporter.say(
         f"train: supernet of {config.space}, {config.search_space.size:.2e} sub-networks; on the selection split "
         f"the largest has top-1 {trained.largest:.4f}, the smallest {trained.smallest:.4f}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cluster.errors import NoSpace
-from cluster.stores.errors import MissingObject, StoreError
+from cluster.stores.errors import MissingObject, StoreError, UnreadableObject
 
 _TEMPORARY = ".tmp"
 
@@ -31,18 +32,19 @@ class DirectoryStore:
             try:
                 return file.read()
             except OSError as error:
-                raise StoreError(f"{self.url}: cannot read {key}: {error.strerror}") from None
+                raise self._no_read(key, error.strerror) from None
 
     def open(self, key: str) -> IO[bytes]:
         """The object as a file to read parts of; raises `MissingObject` if there is none."""
+        path = self._path(key)
         try:
-            return self._path(key).open("rb")
+            if stat.S_IFMT(path.stat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):  # opening a pipe waits for its writer
+                raise self._no_read(key, "it is no regular file")
+            return path.open("rb")
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObject(f"{self.url}: there is no {key}") from None
         except OSError as error:
-            raise StoreError(
-                f"{self.url}: cannot read {key}: {error.strerror}; give this user the right to read it"
-            ) from None
+            raise self._no_read(key, error.strerror) from None
 
     def write(self, key: str, data: bytes) -> None:
         """Publishes an object atomically, replacing an earlier one; raises `NoSpace` if the store is full."""
@@ -89,6 +91,10 @@ class DirectoryStore:
                 parent.rmdir()
             except OSError:  # not empty, or another process works there
                 break
+
+    def _no_read(self, key: str, reason: str | None) -> UnreadableObject:
+        """The error for an object that is there and cannot be read."""
+        return UnreadableObject(f"{self.url}: cannot read {key}: {reason}", str(reason))
 
     def _unreadable(self, error: OSError) -> None:
         """Ignores a missing directory, which has no keys; raises a `StoreError` for one that cannot be listed."""

@@ -11,3 +11,11 @@ class StoreError(InputError):
 
 class MissingObject(StoreError):
     """There is no object of that key."""
+
+
+class UnreadableObject(StoreError):
+    """There is an object of that key that this user cannot read; `reason` has no key."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason

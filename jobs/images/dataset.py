@@ -9,9 +9,10 @@ Shape letters: N images, S side in pixels.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +22,9 @@ from cluster.progress import Reporter
 from cluster.runtime.workers import Worker
 from cluster.seeds import stream
 from jobs.config import Data, Experiment
-from jobs.images.decoding import DataError, DecodingCounts
+from jobs.images.decoding import DataError, DecodingCounts, chunks, first_names, printable
 from jobs.images.source import open_source
-from jobs.images.stored import Images, Source, StoredImages
+from jobs.images.stored import Images, LeftOut, Source, StoredImages
 from jobs.images.streaming import streamed
 from ofa.evaluate import Evaluator
 from ofa.images import Augment, Scale, Split, shards
@@ -32,7 +33,48 @@ from ofa.supernet import Supernet
 
 SPLITS = ("train", "selection", "test")
 SCALE_IMAGES = 10_000  # training images from which the mean and deviation of colours are computed
+LISTED_CLASSES = 8  # class names in the line on a source
+REASONS = 8  # reasons to leave something out that the line names
+NAMED = 3  # names in that line for each reason to leave something out
 STREAM_SAMPLE = 2048  # training images in memory although the rest streams: for colours and batch-norm statistics
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a data set was made of, for messages, records and the report.
+
+    source: `data.source`. classes: their names, by label. images: number of images of each split. left_out: names of what is
+    not used, by the reason.
+    """
+
+    source: str
+    classes: Sequence[str]
+    images: Mapping[str, int]
+    left_out: LeftOut
+
+    def __str__(self) -> str:
+        """One line: the classes, the images of each split, and what is left out."""
+        images = ", ".join(f"{count} {name}" for name, count in self.images.items())
+        reasons = [f"{len(names)} {reason} ({first_names(names, NAMED)})" for reason, names in self.left_out.items()]
+        more = len(reasons) - REASONS
+        unused = ", ".join(reasons[:REASONS]) + (f", and {more} more kinds" if more > 0 else "")
+        return (
+            f"{printable(self.source)}: {len(self.classes)} classes ({first_names(self.classes, LISTED_CLASSES)}), "
+            f"images: {images}; left out: {unused or 'nothing'}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as a document, with the first names only."""
+        return {
+            "source": printable(self.source),
+            "classes": len(self.classes),
+            "class_names": [printable(name) for name in self.classes[:LISTED_CLASSES]],
+            "images": dict(self.images),
+            "left_out": {
+                reason: {"count": len(names), "first": [printable(name) for name in names[:NAMED]]}
+                for reason, names in self.left_out.items()
+            },
+        }
 
 
 @dataclass(frozen=True)
@@ -40,12 +82,13 @@ class Dataset:
     """Disjoint splits at the space's largest resolution.
 
     splits: selection, test, and either train or a `sample` of the training images, which then stream from `stored`.
-    classes: their number.
+    classes: their number. description: in the process that loaded the images.
     """
 
     splits: Mapping[str, Split]
     classes: int
     stored: StoredImages | None = None
+    description: Description | None = None
 
     @property
     def train(self) -> Split:
@@ -153,9 +196,14 @@ def load(config: Experiment, reporter: Reporter) -> Dataset:
         reporter.say(line)
     _check_decoded(splits, source, data.source)
     if streaming is not None:
+        _check_streamed(streaming, splits["sample"], source, data.source)
         reporter.say(f"data: {len(streaming)} training images need {mib:.0f} MiB, data.memory_mib is {data.memory_mib}: "
                      "they stream through Ray Data")  # fmt: skip
-    return Dataset(splits, len(source.classes), streaming)
+    sizes = Dataset(splits, len(source.classes), streaming).sizes
+    left_out = {**source.left_out, **({"that cannot be decoded": list(counts.failed)} if counts.failed else {})}
+    description = Description(data.source, source.classes, {name: sizes[name] for name in SPLITS}, left_out)
+    reporter.say(f"data: {description}", event="source", **description.to_json())
+    return Dataset(splits, len(source.classes), streaming, description)
 
 
 def divided(source: Source, config: Experiment) -> dict[str, Images]:
@@ -186,11 +234,24 @@ def _check_decoded(splits: Mapping[str, Split], source: Source, where: str) -> N
     if "train" in splits:
         counts = torch.bincount(splits["train"].labels, minlength=len(source.classes))
         if not bool(counts.all()):
-            label = int((counts == 0).nonzero()[0])
-            raise DataError(
-                f"{where}: no training image of class {label} ({source.classes[label]!r}) can be decoded; "
-                "repair or replace them"
-            )
+            raise _lost(int((counts == 0).nonzero()[0]), source, where)
+
+
+def _check_streamed(stored: StoredImages, sample: Split, source: Source, where: str) -> None:
+    """Raises a `DataError` if no image of a class can be decoded; decodes some of each that is not in the sample."""
+    seen = set(sample.labels.tolist())
+    for label in range(len(source.classes)):
+        if label not in seen:
+            positions = np.flatnonzero(stored.labels_N == label)
+            parts = (stored[part] for part in chunks(positions, 16))
+            if not any(part.decoded(1, 1.0, DecodingCounts(where, len(part)))[0].size for part in parts):
+                raise _lost(label, source, where)
+
+
+def _lost(label: int, source: Source, where: str) -> DataError:
+    """The error for a class without a training image."""
+    name = printable(source.classes[label])
+    return DataError(f"{where}: no training image of class {label} ({name!r}) can be decoded; repair or replace them")
 
 
 def divide(

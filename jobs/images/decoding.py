@@ -6,7 +6,7 @@ Shape letters: N images, S side in pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -16,12 +16,41 @@ from PIL.Image import Image
 from cluster.errors import InputError
 from ofa.decode import CorruptImage, centre, decode
 
-MODES = {"1": "black and white", "L": "grey", "LA": "grey with transparency", "RGBA": "with transparency", "P": "palette"}
+MODES = {
+    "1": "black and white", "L": "grey", "LA": "grey with transparency", "RGBA": "with transparency", "P": "palette",
+    "I;16": "16-bit grey", "I;16B": "16-bit grey", "I": "32-bit grey", "F": "floating-point grey",
+}  # fmt: skip
 LISTED = 5  # files that a message names
 
 
 class DataError(InputError):
     """Images or labels that cannot be used."""
+
+
+def printable(name: str) -> str:
+    """A name in one line: what cannot be printed, such as a line feed or a byte that is not UTF-8, is escaped."""
+    if name.isprintable():
+        return name
+    escaped = (c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+    return "".join(escaped)
+
+
+def first_names(names: Sequence[str], most: int = LISTED) -> str:
+    """The first names, printable, and the number of further ones."""
+    more = len(names) - most
+    return ", ".join(map(printable, names[:most])) + (f" and {more} more" if more > 0 else "")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind if it has none."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands for the content of an image file that cannot be read."""
+
+    reason: str
 
 
 @dataclass
@@ -57,21 +86,26 @@ class DecodingCounts:
         if self.failed:
             count = "1 image" if len(self.failed) == 1 else f"{len(self.failed)} images"
             lines.append(f"data: {count} skipped, cannot be decoded: {self.failures()}")
-        other = {MODES.get(mode, mode): n for mode, n in sorted(self.modes.items()) if mode != "RGB"}
+        other: dict[str, int] = {}
+        for mode, images in sorted(self.modes.items()):
+            if mode != "RGB":
+                other[MODES.get(mode, mode)] = other.get(MODES.get(mode, mode), 0) + images
         if other:
-            lines.append("data: made RGB: " + ", ".join(f"{count} {kind}" for kind, count in other.items()))
+            lines.append("data: made RGB: " + ", ".join(f"{images} {kind}" for kind, images in other.items()))
         return lines
 
 
-def decode_file(content: bytes) -> tuple[Image, str]:
-    """The image, upright and in RGB, and its stored mode; raises a `CorruptImage` if it cannot be decoded."""
+def decode_file(content: bytes | Unreadable) -> tuple[Image, str]:
+    """The image, upright and in RGB, and its stored mode; raises a `CorruptImage` if it cannot be read or decoded."""
+    if isinstance(content, Unreadable):
+        raise CorruptImage(content.reason)
     if not content:
-        raise CorruptImage("no image bytes are stored")  # such as a Parquet row with a path only
+        raise CorruptImage("the file is empty")
     return decode(content)
 
 
 def decode_central_squares(
-    files: Iterable[Iterable[tuple[int, bytes]]],
+    files: Iterable[Iterable[tuple[int, bytes | Unreadable]]],
     count: int,
     name: Callable[[int], str],
     side: int,
@@ -86,7 +120,7 @@ def decode_central_squares(
     """
     pixels_N3SS, decoded_N = np.empty((count, 3, side, side), np.uint8), np.ones(count, bool)
 
-    def one(item: tuple[int, bytes]) -> tuple[int, np.ndarray | str, str]:
+    def one(item: tuple[int, bytes | Unreadable]) -> tuple[int, np.ndarray | str, str]:
         try:
             image, mode = decode_file(item[1])
         except CorruptImage as error:

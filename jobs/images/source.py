@@ -6,10 +6,12 @@ decoded here, and nothing heavy is imported before a reader opens a source.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.store import Store, open_store
@@ -31,15 +33,54 @@ class Location:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The keys of the store, sorted, without those that have a part that starts with a dot."""
-        return [key for key in self.store.keys() if not any(part.startswith(".") for part in PurePosixPath(key).parts)]
+        """The keys of the store, sorted, without the hidden ones."""
+        return [key for key in self._all_keys if not _hidden(key)]
+
+    @cached_property
+    def hidden(self) -> list[str]:
+        """The keys that have a part that starts with a dot."""
+        return [key for key in self._all_keys if _hidden(key)]
+
+    @cached_property
+    def image_keys(self) -> list[str]:
+        """The keys of image files."""
+        from jobs.images.folders import image_keys
+
+        return image_keys(self.store, self.keys)
+
+    def empty_folders(self) -> list[str]:
+        """Folders without a file, of a directory and of its splits' folders; a bucket has none."""
+        from jobs.images.stored import split_named
+
+        root, used = Path(self.store.url), {"/".join(key.split("/")[:depth]) for key in self._all_keys for depth in (1, 2)}
+        found = []
+        for name in _folders_in(root):
+            found += [name] if name not in used else []
+            if split_named(name) and name in used:
+                found += [f"{name}/{one}" for one in _folders_in(root / name) if f"{name}/{one}" not in used]
+        return found
+
+    @cached_property
+    def _all_keys(self) -> list[str]:
+        return self.store.keys()
+
+
+def _hidden(key: str) -> bool:
+    return key.startswith(".") or "/." in key
+
+
+def _folders_in(path: Path) -> list[str]:
+    """The folders in a directory that are not hidden, sorted."""
+    if not path.is_dir():
+        return []
+    return sorted(name for name in os.listdir(path) if not name.startswith(".") and (path / name).is_dir())
 
 
 def _no_text(text: str) -> bool:
     return False
 
 
-def _no_keys(keys: Sequence[str]) -> bool:
+def _nowhere(location: Location) -> bool:
     return False
 
 
@@ -49,7 +90,7 @@ class Reader:
 
     open: the data set at a location, or a `DataError`. expects: the objects in a store that it reads,
     for messages; "" if it reads no store.
-    A reader is chosen if it accepts the text of `data.source`, or else the keys of the store there.
+    A reader is chosen if it accepts the text of `data.source`, or else the location there.
     embedded: the images are part of a package, so that every pod has them, and they have no splits of their own:
     `data.selection` and `data.test` must be shares of them.
     """
@@ -57,7 +98,7 @@ class Reader:
     open: Callable[[Location], Source]
     expects: str
     accepts_text: Callable[[str], bool] = _no_text
-    accepts_keys: Callable[[Sequence[str]], bool] = _no_keys
+    accepts: Callable[[Location], bool] = _nowhere
     embedded: bool = False
 
 
@@ -76,23 +117,21 @@ def _parquet(location: Location) -> Source:
 def _folders(location: Location) -> Source:
     from jobs.images.folders import read
 
-    return read(location.store, location.keys)
+    return read(location.store, location.keys, location.image_keys, location.empty_folders())
 
 
-def _has_parquet(keys: Sequence[str]) -> bool:
-    return any(key.endswith(".parquet") for key in keys)
+def _has_parquet(location: Location) -> bool:
+    return any(key.lower().endswith(".parquet") for key in location.keys)
 
 
-def _has_image_files(keys: Sequence[str]) -> bool:
-    from jobs.images.folders import is_image
-
-    return any(is_image(key) for key in keys)
+def _has_image_files(location: Location) -> bool:
+    return any("/" in key for key in location.image_keys)
 
 
 READERS: dict[str, Reader] = {
     "digits": Reader(_digits, "", accepts_text=lambda text: text == "digits", embedded=True),
-    "parquet": Reader(_parquet, "train-*.parquet (and test-*.parquet) with image and label", accepts_keys=_has_parquet),
-    "folders": Reader(_folders, "a folder for each class", accepts_keys=_has_image_files),
+    "parquet": Reader(_parquet, "train-*.parquet (and test-*.parquet) with image and label", accepts=_has_parquet),
+    "folders": Reader(_folders, "a folder for each class", accepts=_has_image_files),
 }
 
 
@@ -105,11 +144,23 @@ def open_source(text: str) -> Source:
     """The data set that `data.source` names; raises a `DataError` with the place and the reason if it cannot be used."""
     location = Location(text)
     reader = reader_of_text(text)
-    if reader is None:
-        reader = next((reader for reader in READERS.values() if reader.accepts_keys(location.keys)), None)
+    if reader is not None:
+        return reader.open(location)
+    reader = next((reader for reader in READERS.values() if reader.accepts(location)), None)
     if reader is None:
         from jobs.images.decoding import DataError
 
         expected = ", or ".join(reader.expects for reader in READERS.values() if reader.expects)
-        raise DataError(f"{location.store.url}: no images there; expected {expected}")
-    return reader.open(location)
+        raise DataError(f"{location.store.url}: no images there; expected {expected}; {_there(location)}")
+    source = reader.open(location)
+    return replace(source, left_out={**source.left_out, "hidden": location.hidden}) if location.hidden else source
+
+
+def _there(location: Location) -> str:
+    """What is at a location without images, for messages."""
+    if not location.keys:
+        return "there are only hidden files" if location.hidden else "it is empty or does not exist"
+    suffixes = Counter(os.path.splitext(key)[1].lower() or "without a suffix" for key in location.keys)
+    loose = f", {len(location.image_keys)} of them images in no folder" if location.image_keys else ""
+    counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))
+    return f"there are {len(location.keys)} files{loose}: {counts}"

@@ -6,20 +6,48 @@ Shape letters: N images, G groups of images, S side in pixels.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
 
+from cluster.errors import InputError
 from cluster.store import Store, open_store
+from cluster.stores.errors import MissingObject, UnreadableObject
 from cluster.texts import json_text
-from jobs.images.decoding import DataError, DecodingCounts, chunks, decode_central_squares
+from jobs.images.decoding import (
+    DataError,
+    DecodingCounts,
+    Unreadable,
+    chunks,
+    decode_central_squares,
+    first_line,
+    first_names,
+    printable,
+)
 
-SPLIT_NAMES = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "trn": "train", "test": "test", "testing": "test", "tst": "test",
+    "validation": "validation", "valid": "validation", "validate": "validation", "val": "validation",
+    "dev": "validation", "eval": "validation", "evaluation": "validation",
+}  # fmt: skip
+AFTER_A_SPLIT = re.compile(r"[ _-]*(set|split|data|images|imgs|part|shard|file)?[ _-]*$")  # train_set, testData
+IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo")  # preferred where several columns may be the images
 DECODED_AT_ONCE = 512  # images whose files are in memory together
 
 Advance = Callable[[int], None]  # is called with the number of images that were decoded
+
+
+# The names of what is in a source and is not used, by the reason: a suffix, or words that follow a count.
+LeftOut = Mapping[str, Sequence[str]]
+
+
+def split_named(name: str) -> str | None:
+    """The split that the name of a folder or a file (without its number) stands for: train, test or validation."""
+    return SPLIT_NAMES.get(AFTER_A_SPLIT.sub("", name.lower()))
 
 
 class Images(Protocol):
@@ -73,7 +101,7 @@ class StoredImages:
     def name(self, position: int) -> str:
         """The name of an image in messages."""
         row = int(self.row_N[position])
-        file = self.files[self.file_N[position]]
+        file = printable(self.files[self.file_N[position]])
         return f"{file} row {row}" if row >= 0 else file
 
     def groups(self) -> list[np.ndarray]:
@@ -82,12 +110,12 @@ class StoredImages:
         cuts = np.flatnonzero(np.diff(self.group_N[order])) + 1
         return np.split(order, cuts)
 
-    def read(self, positions: np.ndarray) -> Iterator[tuple[int, bytes]]:
+    def read(self, positions: np.ndarray) -> Iterator[tuple[int, bytes | Unreadable]]:
         """(position, file content) of these images, group by group."""
         store = open_store(self.url)
         if len(positions) and self.row_N[positions[0]] < 0:
             for position in positions:
-                yield int(position), store.read(self.files[self.file_N[position]])
+                yield int(position), image_file(store, self.files[self.file_N[position]])
             return
         order = positions[np.lexsort((self.row_N[positions], self.file_N[positions]))]
         for part in np.split(order, np.flatnonzero(np.diff(self.file_N[order])) + 1):
@@ -100,7 +128,7 @@ class StoredImages:
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Images`; the files of `DECODED_AT_ONCE` images are in memory together."""
 
-        def parts() -> Iterator[Iterator[tuple[int, bytes]]]:
+        def parts() -> Iterator[Iterator[tuple[int, bytes | Unreadable]]]:
             for part in chunks(np.concatenate(self.groups()), DECODED_AT_ONCE):
                 yield self.read(part)
                 if advance is not None:
@@ -169,7 +197,7 @@ class ArrayImages:
 class Source:
     """A labelled data set as a reader returns it.
 
-    classes: names, by label. test: its own test split, or None. messages: lines for the user.
+    classes: names, by label. test: its own test split, or None. messages: lines for the user. left_out: what is not used.
     joint_holdout: selection and test are one stratified sample, which is then divided; otherwise test is sampled first
     and selection from the rest.
     """
@@ -179,14 +207,25 @@ class Source:
     test: Images | None = None
     messages: tuple[str, ...] = ()
     joint_holdout: bool = False
+    left_out: LeftOut = field(default_factory=dict)
 
 
-def parquet_rows(store: Store, key: str, rows_M: np.ndarray) -> Iterator[bytes]:
-    """The image files in these rows, ascending, of a Parquet file; a row without bytes is b"".
+def image_file(store: Store, key: str) -> bytes | Unreadable:
+    """The content of an image file, or why it cannot be read; a store that cannot be reached is a `StoreError`."""
+    try:
+        return store.read(key)
+    except UnreadableObject as error:
+        return Unreadable(f"cannot be read: {error.reason}")
+    except MissingObject:
+        return Unreadable("is missing, or a link to nothing")
 
-    Row groups are read one after the other, so that one is in memory at a time. A damaged file is a `DataError`.
+
+def parquet_rows(store: Store, key: str, rows_M: np.ndarray) -> Iterator[bytes | Unreadable]:
+    """The image files in these rows, ascending, of a Parquet file.
+
+    A row without bytes is read from its path, which is relative to the Parquet file or to the store. Row groups are read one
+    after the other, so that one is in memory at a time. A damaged file is a `DataError`.
     """
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     where = f"{store.url}/{key}"
@@ -194,44 +233,115 @@ def parquet_rows(store: Store, key: str, rows_M: np.ndarray) -> Iterator[bytes]:
         with store.open(key) as stream:
             file = pq.ParquetFile(stream)
             column = image_column(file.schema_arrow, where)
+            inside = _is_struct(file.schema_arrow.field(column).type)
             first = 0
             for group in range(file.num_row_groups):
                 last = first + file.metadata.row_group(group).num_rows
                 here = rows_M[(rows_M >= first) & (rows_M < last)]
                 if len(here):
-                    images = file.read_row_group(group, columns=[f"{column}.bytes"]).column(column).combine_chunks()
-                    content = images.field("bytes")
+                    images = file.read_row_group(group, columns=[f"{column}.bytes" if inside else column]).column(column)
+                    paths = None
                     for row in here.tolist():
-                        yield content[row - first].as_py() or b""
+                        content = images[row - first].as_py()
+                        if inside and content is not None:
+                            content = content["bytes"]
+                        if content is None and inside:
+                            paths = paths or _paths(file, group, column)
+                            yield _by_path(store, key, paths[row - first])
+                        else:
+                            yield Unreadable("no image bytes are stored") if content is None else content
                 first = last
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{where}: is damaged: {str(error).splitlines()[0]}; restore the file") from None
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow raises many kinds for damaged files
+        raise DataError(f"{where}: is damaged: {first_line(error)}; restore the file") from None
+
+
+def _paths(file: Any, group: int, column: str) -> list[str | None]:
+    """The paths of a row group's images; None where there is none."""
+    rows = file.schema_arrow.field(column).type.get_field_index("path") >= 0 and (
+        file.read_row_group(group, columns=[f"{column}.path"]).column(column).to_pylist()
+    )
+    if not rows:
+        return [None] * int(file.metadata.row_group(group).num_rows)
+    return [row["path"] if row else None for row in rows]
+
+
+def _by_path(store: Store, key: str, path: str | None) -> bytes | Unreadable:
+    """The image file at a path beside a Parquet file, or below the store."""
+    if not path or not isinstance(path, str):
+        return Unreadable("no image bytes are stored")
+    for folder in dict.fromkeys((PurePosixPath(key).parent, PurePosixPath())):
+        target = folder / path
+        if not target.is_absolute() and ".." not in target.parts:
+            try:
+                return store.read(target.as_posix())
+            except MissingObject:
+                continue
+    return Unreadable(f"no image bytes are stored, and there is no file at its path {printable(path)!r}")
+
+
+def _is_struct(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_struct(kind))
+
+
+def _is_binary(kind: Any) -> bool:
+    """Whether the values of a pyarrow type are bytes."""
+    import pyarrow as pa
+
+    types = pa.types
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    tests = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+    return any(test(kind) for test in tests)
 
 
 def image_column(schema: Any, where: str) -> str:
-    """The first column of a pyarrow schema that is a struct with `bytes`; raises a `DataError` if there is none."""
-    import pyarrow as pa
+    """The column of images in a pyarrow schema: a struct with `bytes`, or else bytes.
 
+    Raises a `DataError` if there is none, or if it is unclear which of several is meant.
+    """
+    structs, plain = [], []
     for name, kind in zip(schema.names, schema.types, strict=True):
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            return str(name)
-    there = ", ".join(schema.names)
-    raise DataError(f"{where}: no column of images; expected image: struct<bytes, path>, there are {there}")
+        index = kind.get_field_index("bytes") if _is_struct(kind) else -1
+        if index >= 0 and (_is_binary(kind.field(index).type) or str(kind.field(index).type) == "null"):  # paths only
+            structs.append(str(name))
+        elif _is_binary(kind):
+            plain.append(str(name))
+    found = structs or plain
+    chosen = found if len(found) == 1 else [name for name in IMAGE_COLUMNS if found.count(name) == 1][:1]
+    if chosen and schema.names.count(chosen[0]) == 1:
+        return chosen[0]
+    problem = f"which of {first_names(found)} are the images? Call one" if found else "no column of images; expected"
+    raise DataError(f"{where}: {problem} image: struct<bytes: binary, path: string>, there are {columns_of(schema)}")
+
+
+def columns_of(schema: Any) -> str:
+    """The columns of a pyarrow schema with their types, for messages."""
+    columns = [f"{name}: {kind}" for name, kind in zip(schema.names, schema.types, strict=True)]
+    return first_names([text if len(text) <= 80 else f"{text[:77]}..." for text in columns], 12) or "none"
 
 
 def source_of(
-    where: str, splits: Mapping[str, Images], names: Sequence[str], expected: str, messages: tuple[str, ...] = ()
+    where: str,
+    splits: Mapping[str, Images],
+    names: Sequence[str],
+    expected: str,
+    messages: tuple[str, ...] = (),
+    left_out: LeftOut | None = None,
 ) -> Source:
     """The data set of these splits, checked; without `names` its classes are the numbers up to the highest label.
 
-    where: of the source, for messages; expected: what a reader looks for. Test is the labelled split `test`, else
-    `validation`. A missing or empty split, a label out of range, a class without a training image, or fewer than two
-    classes are a `DataError`.
+    where: of the source, for messages; expected: what a reader looks for. left_out: what it does not use. Test is the
+    labelled split `test`, else `validation`. A missing or empty split, a label out of range, a class without a training
+    image, or fewer than two classes are a `DataError`.
     """
     if "train" not in splits:
-        raise DataError(f"{where}: no train split; expected {expected}")
-    test = next((splits[name] for name in ("test", "validation") if name in splits and _labelled(splits[name])), None)
-    found = {"train": splits["train"]} | ({"test": test} if test is not None else {})
+        there = f"; there is {' and '.join(sorted(splits))}" if splits else ""
+        raise DataError(f"{where}: no train split{there}; expected {expected}")
+    test = next((name for name in ("test", "validation") if name in splits and _labelled(splits[name])), None)
+    found = {"train": splits["train"]} | ({test: splits[test]} if test is not None else {})
     for name, images in found.items():
         if not len(images):
             raise DataError(f"{where}: the {name} split is empty; expected {expected}")
@@ -242,12 +352,23 @@ def source_of(
     if len(missing):
         label = int(missing[0])
         raise DataError(
-            f"{where}: train has no image of class {label} ({names[label]!r}; there are {len(names)}); "
+            f"{where}: train has no image of class {label} ({printable(names[label])!r}; there are {len(names)}); "
             "add some, or number the labels without gaps"
         )
     if len(names) < 2:
-        raise DataError(f"{where}: there is one class only ({names[0]!r}), a classifier needs two; expected {expected}")
-    return Source(tuple(names), splits["train"], test, messages)
+        raise DataError(
+            f"{where}: there is one class only ({printable(names[0])!r}), a classifier needs two; expected {expected}"
+        )
+    notes, unused = list(messages), dict(left_out or {})
+    if test is not None:
+        absent = [names[label] for label in np.setdiff1d(np.arange(len(names)), splits[test].labels_N)]
+        if absent:
+            notes.append(f"data: {test} has no image of {len(absent)} of {len(names)} classes: {first_names(absent)}")
+    for name, images in splits.items():
+        if name not in found and len(images):
+            why = f"{test} is the test split" if _labelled(images) else "without labels"
+            unused[f"images of {name} ({why})"] = [images.name(position) for position in range(len(images))]
+    return Source(tuple(names), splits["train"], splits[test] if test is not None else None, tuple(notes), left_out=unused)
 
 
 def _labelled(images: Images) -> bool:

@@ -96,7 +96,9 @@ def read_piece(stored: StoredImages, data: Data, side: int, names: str, piece: P
         except CorruptImage as error:
             corrupt.append(f"{stored.name(position)}\n{error}")
     if not pixels:
-        raise DataError(f"{stored.url}: none of {len(order)} images can be decoded, the first is {corrupt[0]!r}")
+        raise DataError(
+            f"{stored.url}: none of {len(order)} images can be decoded, the first is {corrupt[0].replace(chr(10), ': ')}"
+        )
     again = [number % len(pixels) for number in range(len(order))]  # the first ones replace those left out
     kept = again[drop:]
     return {

@@ -30,6 +30,17 @@ def test_it_loads_without_a_network_and_without_an_error(page):
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
 
 
+def test_it_has_the_line_on_the_images(page, tiny_run):
+    browser_page, _, _ = page
+    line = browser_page.locator("#data").text_content()
+    record = tiny_run.read("train.done.json")
+    described = record["data"]
+    images = ", ".join(f"{count} {split}" for split, count in record["images"].items())
+    classes = "10 classes (0, 1, 2, 3, 4, 5, 6, 7 and 2 more)"
+    assert line == f"{described['source']}: {classes}, images: {images}; left out: nothing"
+    assert described["images"] == record["images"] and described["left_out"] == {}
+
+
 def test_every_plot_is_drawn(page):
     """Each has its axes' titles, and as many points on the screen as there are numbers behind them."""
     browser_page, _, _ = page

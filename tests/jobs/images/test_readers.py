@@ -115,7 +115,10 @@ def test_files_that_are_no_images_are_listed(here, capsys):
     here.write("class1/notes.txt", b"x")
     here.write("bird/1.xyz", b"x")
     loaded(here.url)
-    assert "data: left out, not the suffix of an image: 1 .xyz, 1 .txt; no image at all in bird" in capsys.readouterr().err
+    assert (
+        "left out: 1 .xyz (bird/1.xyz), 1 .txt (class1/notes.txt), 1 folders without images (bird/)"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_split_or_class_without_a_decodable_image_gets_its_line(here):

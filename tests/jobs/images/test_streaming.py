@@ -119,3 +119,4 @@ def test_a_supernet_trains_on_a_stream(tmp_path):
     assert "skipped, cannot be decoded: train-0.parquet row" in done.stderr
     record = json.loads(next((tmp_path / "runs").glob("*/train.done.json")).read_text())
     assert record["images"]["train"] == 576  # of 900, the two corrupt ones among them
+    assert record["data"]["images"] == record["images"] and record["data"]["classes"] == 3
