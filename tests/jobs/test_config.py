@@ -49,6 +49,30 @@ def test_the_published_recipe_is_the_papers():
                       ((2, 3, 4), (3, 5, 7), (4, 6)), ((2, 3, 4), (3, 5, 7), (3, 4, 6))]  # fmt: skip
 
 
+def test_the_published_recipe_of_ofav2_is_the_released_codes():
+    """Epochs with warm-up, rates, sub-networks a step, teachers, and what opens when."""
+    config = load(str(ROOT / "configs/tiny_imagenet_ofav2.toml"))
+    recipe = [(p.epochs, p.warmup_epochs, p.lr * p.lr_scale, p.draw.subnets) for p in config.phases]
+    assert recipe == [
+        (180, 0, 0.08, 1), (125, 5, 0.03, 1), (25, 0, 0.0025, 2), (125, 5, 0.0075, 2), (25, 0, 0.001875, 2),
+        (65, 5, 0.00375, 2), (95, 5, 0.0075, 2), (125, 5, 0.015, 2), (25, 0, 0.0025, 2), (125, 5, 0.0075, 2),
+        (25, 0, 0.0025, 4), (125, 5, 0.0075, 4),
+    ]  # fmt: skip
+    opened = [{name: getattr(p.space, name) for name in p.space.choice_names if name != "resolutions"}
+              for p in config.phases]  # fmt: skip
+    largest = {"exits": (5,), "depths": (4,), "levels": (7,), "kernels": (7,), "expands": (6,)}
+    order = [{}, {"kernels": (3, 5, 7)}, {"levels": (3, 5, 6, 7)}, {"levels": tuple(range(1, 8))}, {"exits": (4, 5)},
+             {"exits": (3, 4, 5)}, {"exits": (2, 3, 4, 5)}, {"exits": (1, 2, 3, 4, 5)}, {"depths": (3, 4)},
+             {"depths": (2, 3, 4)}, {"expands": (4, 6)}, {"expands": (3, 4, 6)}]  # fmt: skip
+    for found, widened in zip(opened, order, strict=True):
+        largest |= widened
+        assert found == largest
+    assert [(p.distil, p.teacher, p.joint_exits) for p in config.phases] == [
+        (0, "first", "ascending"), *[(1, "previous", "last")] * 11
+    ]  # fmt: skip
+    assert config.train.teacher_exits == "ascending" and config.search_space.resolutions == (48, 52, 56, 60, 64)
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.name)
 def test_phases_only_widen(path):
     phases = load(str(path)).phases
