@@ -6,9 +6,10 @@ import json
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from cluster.errors import InputError
+from cluster.records import Attempt, RecordError, document
 from cluster.store import Store
 from cluster.texts import json_lines
 
@@ -32,7 +33,17 @@ def attempt_record(attempt: int) -> str:
 def attempts(store: Store, run_id: str) -> list[int]:
     """The numbers of the attempts on clusters so far."""
     prefix = f"{run_id}/{_RECORDS}"
-    return sorted(int(key.removeprefix(prefix).removesuffix(".json")) for key in store.keys(prefix))
+    names = [key.removeprefix(prefix).removesuffix(".json") for key in store.keys(prefix)]
+    return sorted(int(name) for name in names if name.isdecimal())  # other objects there are no records
+
+
+def read_attempt(store: Store, run_id: str, attempt: int) -> dict[str, Any]:
+    """The record of an attempt: `attempt`, and as far as known `began`, `ended` and `exit`; an `InputError` if damaged."""
+    key = f"{run_id}/{attempt_record(attempt)}"
+    try:
+        return document(store.read(key), Attempt)
+    except RecordError as error:
+        raise InputError(f"{store.url}/{key}: is no record of an attempt: {error}; delete it") from None
 
 
 def claim_attempt(store: Store, run_id: str, **facts: object) -> int:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar
 
+from cluster.records import CHECKED, Digest, Key, NotNegative, RecordError, document
 from cluster.run import DamagedObject, Run
 from cluster.stores.errors import MissingObject
 from cluster.texts import json_text, sha256
@@ -25,12 +25,28 @@ def meta(folder: str, phase: str) -> str:
 class Progress:
     """The next step, the reports of the training so far, and the sha256 of the finished phases' weights."""
 
-    phase: int = 0
-    epoch: int = 0
-    step: int = 0
+    __pydantic_config__: ClassVar[Any] = CHECKED
+    phase: NotNegative = 0
+    epoch: NotNegative = 0
+    step: NotNegative = 0
     loss_sum: float = 0.0  # sum of the losses of the current epoch's steps
     history: list[dict[str, Any]] = field(default_factory=list)
-    phases: dict[str, str] = field(default_factory=dict)
+    phases: dict[str, Digest] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """The record of the latest state: its number, its key, and its sha256."""
+
+    __pydantic_config__: ClassVar[Any] = CHECKED
+    number: NotNegative
+    object: Key
+    sha256: Digest
+    progress: Progress
+
+
+def _progress(doc: dict[str, Any]) -> Progress:
+    return Progress(**{f.name: doc[f.name] for f in fields(Progress) if f.name in doc})  # a newer version may have more
 
 
 class Checkpoints:
@@ -67,7 +83,7 @@ class Checkpoints:
         pointer = self._pointer()
         while pointer is not None:
             try:
-                return self._checked(pointer["object"], pointer["sha256"]), Progress(**pointer["progress"])
+                return self._checked(pointer["object"], pointer["sha256"]), _progress(pointer["progress"])
             except DamagedObject:
                 previous, pointer = pointer, self._pointer()
                 if pointer == previous:  # otherwise another process has just published a newer one
@@ -89,12 +105,11 @@ class Checkpoints:
 
     def _pointer(self) -> dict[str, Any] | None:
         try:
-            pointer: dict[str, Any] = json.loads(self.run.raw(self.pointer))
+            return document(self.run.raw(self.pointer), Pointer)
         except MissingObject:
             return None
-        except ValueError:
-            raise self._damaged(self.pointer, "is not JSON") from None
-        return pointer
+        except RecordError as error:
+            raise self._damaged(self.pointer, f"is no pointer to a checkpoint: {error}") from None
 
     def _checked(self, key: str, digest: str) -> bytes:
         try:

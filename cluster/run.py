@@ -6,24 +6,28 @@ last and lists the sha256 of every object it read and wrote.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import time
+import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from cluster.address import shown
 from cluster.attempts import Fenced
 from cluster.errors import InputError
-from cluster.store import Store, open_store
+from cluster.records import Done, RecordError, document
+from cluster.store import Store, canonical, exists, open_store
 from cluster.stores.errors import MissingObject
 from cluster.texts import json_lines, jsonl, machine, sha256
 
 CONFIG = "config.toml"
-_DONE = ".done.json"
+DONE = ".done.json"  # the end of a done record's key  # the end of a done record's key  # the end of a done record's key
 _PARTIAL = "partial"
 
 
@@ -42,6 +46,30 @@ class DamagedObject(InputError):
     """An object whose content differs from its recorded sha256."""
 
 
+def must_exist(store_url: str) -> None:
+    """Raises an `InputError` where there is no store to read, with the directories whose names are near."""
+    if exists(store_url):
+        return
+    path = Path(canonical(store_url))
+    there = [entry.name for entry in path.parent.iterdir() if entry.is_dir()] if path.parent.is_dir() else []
+    near = ", ".join(shown(str(path.parent / name)) for name in difflib.get_close_matches(path.name, there, 3))
+    advice = f"nearest: {near}" if near else "give the --store of a run"
+    raise InputError(f"{shown(store_url)}: there is no such directory; {advice}")
+
+
+def run_keys(store: Store) -> dict[str, list[str]]:
+    """The keys of every run in a store, relative to the run, by its id; an `InputError` where no runs can be."""
+    keys, found = store.keys(), dict[str, list[str]]()
+    if CONFIG in keys:
+        raise InputError(f"{store.url}: is a run, not a store; leave out the last part, which is the run's id")
+    if not keys and "://" in store.url:  # a prefix of a bucket is there if it has objects
+        raise InputError(f"{store.url}: there is no object; check the bucket's name and the prefix")
+    for key in keys:
+        run_id, _, rest = key.partition("/")
+        found.setdefault(run_id, []).append(rest)
+    return {run_id: there for run_id, there in found.items() if CONFIG in there}
+
+
 @dataclass(frozen=True)
 class Run:
     """The run of one config, at `<store>/<id>/`."""
@@ -50,19 +78,34 @@ class Run:
     id: str
     code: str  # version of the code, for the done records
     attempt: int = 0  # number of the attempt on clusters; 0 outside of clusters, which is never superseded
+    config_toml: str = ""  # is written when a step begins; "" where the run is only looked at
 
     @classmethod
     def open(cls, store_url: str, run_id: str, config_toml: str, code: str, attempt: int = 0) -> Run:
-        """The run, new or begun earlier; the config that first opened it is kept."""
-        run = cls.at(store_url, run_id, code, attempt)
-        run.store.create(f"{run_id}/{CONFIG}", config_toml.encode())
-        return run
+        """The run, new or begun earlier. Nothing is written before its first step begins; the first config is kept."""
+        return replace(cls.at(store_url, run_id, code, attempt), config_toml=config_toml)
 
     @classmethod
     def at(cls, store_url: str, run_id: str, code: str, attempt: int = 0) -> Run:
         """The run, which another process opened; an attempt's writes are refused once there is a later attempt."""
         store = open_store(store_url)
         return cls(Fenced(store, run_id, attempt) if attempt else store, run_id, code, attempt)
+
+    @classmethod
+    def existing(cls, store_url: str, run_id: str, code: str, attempt: int = 0) -> Run:
+        """The run, which has begun; otherwise an `InputError` with the runs there whose ids are nearest."""
+        must_exist(store_url)
+        run = cls.at(store_url, run_id, code, attempt)
+        if "/" not in run_id and run_id and (run.keys(CONFIG) or run.keys()):
+            return run
+        there = [*run_keys(run.store)]
+        if not there:
+            raise InputError(f"{run.store.url}: there is no run; `ofa run` makes one, run `ofa train` first")
+        near = difflib.get_close_matches(run_id, there, 3, 0) if len(there) > 3 else there
+        which = f"the nearest of {len(there)}" if len(near) < len(there) else "there is"
+        raise InputError(
+            f"{run.store.url}: has no run {shown(run_id)!r}; {which}: {', '.join(near)}; for a new one run `ofa train` first"
+        )
 
     @property
     def url(self) -> str:
@@ -80,20 +123,34 @@ class Run:
     def done(self, step: str) -> dict[str, Any] | None:
         """The done record of a step, or None."""
         try:
-            record: dict[str, Any] = json.loads(self.raw(step + _DONE))
+            record = document(self.raw(step + DONE), Done)
+            if record["step"] != step:
+                raise RecordError(f"is of the step {record['step']!r}")
         except MissingObject:
             return None
-        except ValueError:
-            record = {}
-        if not isinstance(record, dict) or not {"finished", "inputs", "outputs"} <= set(record):
-            raise DamagedObject(f"{self.url}/{step}{_DONE}: is no done record; delete it and run the same command again")
+        except RecordError as error:
+            raise DamagedObject(
+                f"{self.url}/{step}{DONE}: is no done record: {error}; delete it and run the same command again"
+            ) from None
         return record
 
-    def steps(self) -> dict[str, dict[str, Any]]:
-        """The done records of all finished steps, in the order they finished."""
-        names = [key.removesuffix(_DONE) for key in self.keys() if "/" not in key and key.endswith(_DONE)]
+    def steps(self, keys: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
+        """The done records of all finished steps, in the order they finished. keys: of the run, where they are known."""
+        keys = self.keys() if keys is None else keys
+        names = [key.removesuffix(DONE) for key in keys if "/" not in key and key.endswith(DONE)]
         records = {name: record for name in names if (record := self.done(name)) is not None}
         return dict(sorted(records.items(), key=lambda item: item[1]["finished"]))
+
+    def config(self) -> dict[str, Any]:
+        """The settings in the run's config.toml; a `DamagedObject` if it is missing or cannot be read."""
+        try:
+            found = tomllib.loads(self.raw(CONFIG).decode())
+        except (MissingObject, ValueError) as error:
+            reason = "is missing" if isinstance(error, MissingObject) else "is not TOML"
+            raise DamagedObject(f"{self.url}/{CONFIG}: {reason}; copy the config file of the run to it") from None
+        if not found:
+            raise DamagedObject(f"{self.url}/{CONFIG}: is empty; copy the config file of the run to it")
+        return found
 
     def recorded(self) -> dict[str, tuple[str, str]]:
         """The step and the sha256 of every object that a finished step wrote."""
@@ -123,12 +180,14 @@ class Run:
         if data is None or sha256(data) != digest:
             what = "is missing" if data is None else f"has sha256 {sha256(data)[:12]}, {step} wrote {digest[:12]}"
             raise DamagedObject(
-                f"{self.url}/{key}: {what}: it is damaged; delete {step}{_DONE} there and run the same command again"
+                f"{self.url}/{key}: {what}: it is damaged; delete {step}{DONE} there and run the same command again"
             )
         return data
 
     def begin(self, step: str) -> Step:
-        """Starts or resumes a step that is not finished."""
+        """Starts or resumes a step that is not finished; the first one of a run writes the config."""
+        if self.config_toml:
+            self.store.create(f"{self.id}/{CONFIG}", self.config_toml.encode())
         return Step(self, step)
 
     def sweep(self, step: str) -> None:
@@ -144,9 +203,13 @@ class Run:
 
         unfinished: folders in which a step that is not finished may have left objects.
         """
+        try:
+            self.config()
+        except DamagedObject as error:
+            yield str(error).removeprefix(f"{self.url}/")
         expected, now = {CONFIG}, self.recorded()
         for step, record in self.steps().items():
-            expected.add(step + _DONE)
+            expected.add(step + DONE)
             for key, output in record["outputs"].items():
                 expected.add(key)
                 try:
@@ -158,7 +221,7 @@ class Run:
                     yield f"{key}: damaged, sha256 is {sha256(data)[:12]}, {step} wrote {output['sha256'][:12]}"
             for key, digest in record["inputs"].items():
                 if key in now and now[key][1] != digest:
-                    yield f"{step}{_DONE}: stale, it read another {key} than {now[key][0]} wrote"
+                    yield f"{step}{DONE}: stale, it read another {key} than {now[key][0]} wrote"
         if not self.steps():
             yield "no step has finished"
             return
@@ -226,7 +289,7 @@ class Step:
             "inputs": self.inputs,
             "outputs": self.outputs,
         }
-        self.run.store.write(f"{self.run.id}/{self.name}{_DONE}", json_lines(record).encode())
+        self.run.store.write(f"{self.run.id}/{self.name}{DONE}", json_lines(record).encode())
         self.run.sweep(self.name)
 
 
@@ -236,11 +299,25 @@ class Ledger:
     def __init__(self, run: Run, step: str) -> None:
         self.run = run
         self.prefix = f"{_PARTIAL}/{step}/"
-        self.parts = len(run.keys(self.prefix))
+        self.parts = max((int(number) for number in self._numbers()), default=0)
 
     def rows(self) -> list[Any]:
-        """All appended rows, in order."""
-        return [json.loads(line) for key in self.run.keys(self.prefix) for line in self.run.raw(key).splitlines()]
+        """All appended rows, in order; a `DamagedObject` for a part that is not as it was written."""
+        found: list[Any] = []
+        for key in (f"{self.prefix}{number}.jsonl" for number in self._numbers()):
+            try:
+                found += [json.loads(line) for line in self.run.raw(key).splitlines()]
+            except ValueError:
+                raise DamagedObject(
+                    f"{self.run.url}/{key}: is not JSON, or is cut short; delete {self.run.url}/{self.prefix} "
+                    "and run the same command again, which repeats the step"
+                ) from None
+        return found
+
+    def _numbers(self) -> list[str]:
+        """The numbers of the parts, as in their keys; other objects beside them are no parts."""
+        names = [key.removeprefix(self.prefix).removesuffix(".jsonl") for key in self.run.keys(self.prefix)]
+        return [name for name in names if name.isdecimal()]
 
     def append(self, rows: Sequence[Any]) -> None:
         """Publishes rows as one part; raises an `InputError` if another process runs the same step."""

@@ -70,9 +70,17 @@ class Job:
 
 
 @contextmanager
-def opened(config: Experiment, store_url: str, reporter: Reporter, asked: str, attempt: int = 0) -> Iterator[Job]:
-    """A job on the run of `config`; Ray and the pool, where used, are released at the end."""
-    run = Run.open(store_url, config.id, dump(config), code_version(), attempt)
+def opened(
+    config: Experiment, store_url: str, reporter: Reporter, asked: str, attempt: int = 0, *, begins: bool = True
+) -> Iterator[Job]:
+    """A job on the run of `config`; Ray and the pool, where used, are released at the end.
+
+    begins: whether the run may be a new one; otherwise it must have begun before.
+    """
+    if begins:
+        run = Run.open(store_url, config.id, dump(config), code_version(), attempt)
+    else:
+        run = Run.existing(store_url, config.id, code_version(), attempt)
     with ExitStack() as stack:
         yield Job(config, run, reporter, asked, stack)
 

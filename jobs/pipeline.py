@@ -25,6 +25,7 @@ STEPS = {
     "report": ("jobs.report", "report"),
     "export": ("jobs.export", "export"),
 }
+FIRST = next(iter(STEPS))  # the step that begins a run
 
 
 def wanted_steps(until: str | None = None, only: str | None = None) -> list[str]:

@@ -38,8 +38,10 @@ class Trained:
 
 def train_supernet(job: Job) -> None:
     """Runs the step `train`: writes the weights of every phase."""
-    step, config = job.run.begin("train"), job.config
-    trained = train(job, plan_of(config, job.data.classes))
+    config = job.config
+    plan = plan_of(config, job.data.classes)
+    step = job.run.begin("train")  # once the images are known to be usable
+    trained = train(job, plan)
     for file in trained.files:
         step.adopt(file)
     described = job.data.description

@@ -26,7 +26,7 @@ ROOMS = {
     "cluster": (
         "errors texts reading config seeds progress",
         "stores/",
-        "address store run attempts checkpoint",
+        "records address store run attempts checkpoint",
         "runtime/",
         "kube/",
         "driver",
@@ -101,7 +101,7 @@ AT_HOME = {
     "plotly": ("jobs/report.py",),
     "typer": ("jobs/cli/",),
     "rich": ("cluster/progress.py", "jobs/cli/"),
-    "pydantic": ("cluster/config.py", "jobs/config.py"),
+    "pydantic": ("cluster/config.py", "cluster/records.py", "jobs/config.py"),
     "tomli_w": ("cluster/config.py",),
 }
 

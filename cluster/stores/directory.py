@@ -67,6 +67,8 @@ class DirectoryStore:
 
     def keys(self, prefix: str = "") -> list[str]:
         """Every key that starts with `prefix`, sorted."""
+        if prefix.startswith("/") or ".." in prefix.split("/"):  # no key does
+            return []
         top = self.root / PurePosixPath(prefix).parent if prefix and not prefix.endswith("/") else self.root / prefix
         found = []
         for directory, names, files in os.walk(top, followlinks=True, onerror=self._unreadable):

@@ -26,12 +26,13 @@ def export_command(
     as_json: Json = False,
 ) -> None:
     """Exports networks as safetensors and ONNX: the knee of the front and the best ensemble, or one network by its name."""
+    parsed = None if arch is None else parse_arch(arch)
     with open_job(config, store, sets, as_json) as job:
-        if arch is None:
+        if parsed is None:
             return run_steps(job, ["export"])
         from jobs.export import export_arch
 
-        return export_arch(job, parse_arch(arch))
+        return export_arch(job, parsed)
 
 
 @app.command("eval")
@@ -46,8 +47,9 @@ def eval_command(
     """Evaluates the top-1 of any sub-networks of a trained run, with its 95 % interval."""
     from jobs.tools.eval import evaluate
 
+    archs = [parse_arch(text) for text in arch]
     with open_job(config, store, sets, as_json) as job:
-        for row in evaluate(job, [parse_arch(text) for text in arch], split):
+        for row in evaluate(job, archs, split):
             low, high = row["interval"]
             found = f"top-1 {row['top1']:.4f} [{low:.4f}, {high:.4f}] on {row['images']} images of {split}"
             print(json_text(row) if as_json else f"{row['key']}: {found}, {row['macs']:,} MACs, {row['params']:,} params")
@@ -70,8 +72,9 @@ def finetune_command(
     """Fine-tunes one sub-network of a trained run; the result is a run of its own, with the network in subnets/."""
     from jobs.tools.finetune import finetune
 
+    parsed = parse_arch(arch)
     with open_job(config, store, sets, as_json) as job:
-        found = finetune(job, parse_arch(arch), epochs, lr, distil)
+        found = finetune(job, parsed, epochs, lr, distil)
         if as_json:
             return job.reporter.event("result", **found)
         for split, row in found["after"].items():

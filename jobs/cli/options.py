@@ -81,8 +81,10 @@ def make_strict(app: typer.Typer) -> None:
 
 
 @contextmanager
-def open_job(config: str, store: str, sets: list[str], as_json: bool, in_cluster: bool = False) -> Iterator[Job]:
-    """Opens the job of a command on a run."""
+def open_job(
+    config: str, store: str, sets: list[str], as_json: bool, in_cluster: bool = False, *, begins: bool = False
+) -> Iterator[Job]:
+    """Opens the job of a command on a run, which must have begun before unless the command begins one."""
     asked = ["--store", store, *(part for setting in sets for part in ("--set", setting))]
     experiment = configs.load(config, sets)
     with ExitStack() as stack:
@@ -92,7 +94,7 @@ def open_job(config: str, store: str, sets: list[str], as_json: bool, in_cluster
             deadline_s = experiment.kube.deadline_s
             attempt = stack.enter_context(attempt_at(store, experiment.id, deadline_s=deadline_s, last=last))
         reporter = Reporter("json" if as_json else None)
-        yield stack.enter_context(opened(experiment, store, reporter, shlex.join([config, *asked]), attempt))
+        yield stack.enter_context(opened(experiment, store, reporter, shlex.join([config, *asked]), attempt, begins=begins))
 
 
 def parse_arch(text: str) -> Arch:

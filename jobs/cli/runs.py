@@ -15,7 +15,7 @@ from cluster.progress import Reporter
 from cluster.texts import json_text
 from jobs import config as configs
 from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job
-from jobs.pipeline import STEPS, result, run_steps, wanted_steps
+from jobs.pipeline import FIRST, STEPS, result, run_steps, wanted_steps
 from ofa.spaces import get_space
 from search.objective import OBJECTIVES
 
@@ -37,7 +37,7 @@ def run(
 ) -> None:
     """Runs the whole pipeline; the same command continues from where it was stopped."""
     steps = wanted_steps(until, only)
-    with open_job(config, store, sets, as_json, in_cluster) as job:
+    with open_job(config, store, sets, as_json, in_cluster, begins=steps[0] == FIRST) as job:
         job.reporter.say(f"run {job.run.id} in {job.run.url}", event="run", run=job.run.id, url=job.run.url)
         run_steps(job, steps)
         if not job.run.finished("ensemble"):
@@ -58,7 +58,7 @@ def step_command(name: str) -> None:
         sets: Sets = [],  # noqa: B006
         as_json: Json = False,
     ) -> None:
-        with open_job(config, store, sets, as_json) as job:
+        with open_job(config, store, sets, as_json, begins=name == FIRST) as job:
             run_steps(job, [name])
 
     app.command(name, help=f"Runs one step of a run: {name}.")(command)

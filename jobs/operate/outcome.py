@@ -6,12 +6,11 @@ finished. A run that has finished in its store has succeeded, whatever KubeRay r
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from cluster.attempts import attempt_record, attempts
+from cluster.attempts import attempts, read_attempt
 from cluster.errors import InputError, StepError
 from cluster.kube.runs import results_of
 from cluster.kube.state import State
@@ -33,7 +32,7 @@ def state_in_store(store: str, run_id: str) -> State:
     numbers = attempts(run.store, run.id)
     if not numbers:
         return State("Gone", message=f"no attempt on a cluster has left anything in {run.url}")
-    record = _record(run, numbers[-1])
+    record = read_attempt(run.store, run.id, numbers[-1])
     if "exit" not in record:
         return State("Gone", f"attempt {numbers[-1]} left no record of its end", f"began {record.get('began', '')}")
     message = f"attempt {numbers[-1]} ended {record.get('ended', '')}"
@@ -46,14 +45,6 @@ def finished(run: Run) -> bool:
     """Whether all steps of a run have finished."""
     there = set(run.keys())
     return all(f"{step}.done.json" in there for step in files.STEPS)
-
-
-def _record(run: Run, attempt: int) -> dict[str, Any]:
-    try:
-        record = json.loads(run.raw(attempt_record(attempt)))
-    except ValueError:
-        record = None
-    return record if isinstance(record, dict) else {}
 
 
 def believed(state: State, job: Mapping[str, Any] | None, store: str | None = None) -> tuple[State, str]:
@@ -81,7 +72,7 @@ def _finished_there(store: str, run_id: str) -> bool:
     if finished(run):
         return True
     numbers = attempts(run.store, run.id)
-    return bool(numbers) and _record(run, numbers[-1]).get("exit") == 0
+    return bool(numbers) and read_attempt(run.store, run.id, numbers[-1]).get("exit") == 0
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:

@@ -7,87 +7,114 @@ ofa results pull digits-1a2b3c4d --store s3://bucket/prefix --to ./results
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
+from cluster.address import shown
 from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
-from cluster.run import CONFIG, Run
-from cluster.store import exists, open_store
+from cluster.run import CONFIG, DONE, DamagedObject, Run, must_exist, run_keys
+from cluster.store import open_store
 from cluster.stores.errors import MissingObject
 from cluster.texts import sha256
 from ensemble.document import Ensembles
 from jobs import files
 
+UNFINISHED = (f"{files.SUPERNET}/",)  # folders in which a step that is not finished may have left objects
+MOST_LISTED = 20  # ids in a message
 
-def runs(store_url: str) -> list[str]:
-    """The ids of all runs in a store; a store that is not there, or is itself a run, is an `InputError`."""
-    if not exists(store_url):
-        raise InputError(f"{store_url}: there is no such directory; give the --store of a run")
-    keys = open_store(store_url).keys()
-    if CONFIG in keys:
-        raise InputError(f"{store_url}: is a run, not a store; leave out the last part, which is the run's id")
-    found = [key.removesuffix(f"/{CONFIG}") for key in keys if key.endswith(f"/{CONFIG}")]
-    return [run for run in found if "/" not in run]
+
+def runs(store_url: str) -> dict[str, list[str]]:
+    """The keys of every run in a store, relative to the run, by its id; an `InputError` where no store can be."""
+    must_exist(store_url)
+    return run_keys(open_store(store_url))
 
 
 def the_run(store_url: str, run_id: str | None) -> Run:
     """The run of that id, or the only one there is."""
-    there = runs(store_url)
-    if run_id is None and len(there) == 1:
-        run_id = there[0]
-    if run_id is None or run_id not in there:
-        if not there:
-            raise InputError(f"{store_url}: there is no run; `ofa run` makes one")
-        what = f"has no run {run_id!r}" if run_id else f"has {len(there)} runs, say which"
-        raise InputError(f"{store_url} {what}; there are: {', '.join(there)}")
-    return Run.at(store_url, run_id, code="")
+    if run_id is not None:
+        return Run.existing(store_url, run_id, code="")
+    there = [*runs(store_url)]
+    if not there:
+        raise InputError(f"{shown(store_url)}: there is no run; `ofa run` makes one")
+    if len(there) > 1:
+        raise InputError(f"{shown(store_url)} has {len(there)} runs; give the id of one: {', '.join(there[:MOST_LISTED])}")
+    return Run.existing(store_url, there[0], code="")
 
 
 def listing(store_url: str) -> Iterator[dict[str, Any]]:
-    """One row a run: its id, its finished steps and when the last one finished."""
-    for run_id in runs(store_url):
-        steps = Run.at(store_url, run_id, code="").steps()
+    """One row a run: its id, its finished steps and when the last one finished.
+
+    Raises the `DamagedObject` of a run whose records cannot be read, after the rows of all others.
+    """
+    there, store, damaged = runs(store_url), open_store(store_url), list[DamagedObject]()
+    for run_id, keys in there.items():
+        try:
+            steps = Run(store, run_id, code="").steps(keys)
+        except DamagedObject as error:
+            damaged.append(error)
+            continue
         yield {"run": run_id, "steps": list(steps), "last": max((s["finished"] for s in steps.values()), default="")}
+    if damaged:
+        raise DamagedObject(str(damaged[0]) + (f" (and {len(damaged) - 1} more runs)" if damaged[1:] else ""))
 
 
 def verify(run: Run) -> list[str]:
     """What is wrong with a run, a line each; empty if every object is whole."""
-    return list(run.problems(unfinished=(f"{files.SUPERNET}/",)))
+    return list(run.problems(unfinished=UNFINISHED))
 
 
 def pull(run: Run, to: str, reporter: Reporter) -> None:
     """Copies a run, objects in parallel, each checked; objects that an earlier pull copied whole are not fetched again.
 
-    Raises a `StepError` if an object that a step recorded is damaged or missing; the records of steps are then not copied.
+    Raises a `StepError` for everything that `verify` reports of the run or of the copy. Objects that are damaged, missing or
+    of no step are not copied; the records of steps are copied last, and only if all that they list is.
     """
     target = open_store(to)
+    if target.url == run.store.url:
+        raise InputError(f"--to {shown(to)}: is the run's own store; give another directory")
     digests = {key: digest for key, (_, digest) in run.recorded().items()}
-    wanted = [key for key in run.keys() if not key.startswith("partial/")]
-    records = [key for key in wanted if key.endswith(".done.json")]
+    there = [key for key in run.keys() if not key.startswith("partial/")]
+    records = [key for key in there if key.endswith(DONE)]
+    known = {CONFIG, *digests, *records}
+    strange = [key for key in there if key not in known and not key.startswith(("logs/", *UNFINISHED))]
+    wanted = [key for key in there if key not in (*records, *strange)]
+    problems = [f"{key}: missing" for key in sorted(set(digests) - set(there))]
 
-    def fetch(key: str) -> None:
+    def fetch(key: str) -> str | None:
+        """Copies an object; returns the problem that prevents it."""
         name = f"{run.id}/{key}"
         if key in digests:
-            try:
+            with suppress(MissingObject):
                 if sha256(target.read(name)) == digests[key]:
-                    return
-            except MissingObject:
-                pass
-        data = run.raw(key)
+                    return None
+        try:
+            data = run.raw(key)
+        except MissingObject:  # deleted since the listing, as logs and checkpoints may be
+            return f"{key}: missing" if key in digests else None
         if key in digests and sha256(data) != digests[key]:
-            raise StepError(f"{run.url}/{key}: damaged there, not pulled; `ofa results verify` says what else is")
+            return f"{key}: damaged"
         target.write(name, data)
+        return None
 
-    with reporter.track("pull", len(wanted), "objects") as tracker, ThreadPoolExecutor(8) as threads:
-        for group in ([key for key in wanted if key not in records], records):  # records last: they say it is whole
-            if group is records and (lost := sorted(set(digests) - set(wanted))):
-                raise StepError(f"{run.url}/{lost[0]}: missing there; `ofa results verify` says what else is")
-            for _ in threads.map(fetch, group):
-                tracker.advance()
-    reporter.say(f"pulled {len(wanted)} objects to {to}/{run.id}")
+    with reporter.track("pull", len(wanted) + len(records), "objects") as tracker, ThreadPoolExecutor(8) as threads:
+        for problem in threads.map(fetch, wanted):
+            problems += [problem] if problem else []
+            tracker.advance()
+        for key in [] if problems else records:
+            fetch(key)
+            tracker.advance()
+    problems += [f"{key}: no finished step wrote it, so it is not copied" for key in strange]
+    if problems:
+        more = f" and {len(problems) - 1} more" if problems[1:] else ""
+        raise StepError(f"{run.url}/{problems[0]}{more}; `ofa results verify` lists all, the same command continues")
+    copy = Run(target, run.id, code="")
+    if found := verify(copy):
+        more = f" and {len(found) - 1} more" if found[1:] else ""
+        raise StepError(f"the copy {copy.url}: {found[0]}{more}; `ofa results verify --store {target.url}` lists all")
+    reporter.say(f"pulled {len(wanted) + len(records)} objects to {copy.url}")
 
 
 def compare(one: Run, other: Run) -> list[dict[str, Any]]:
@@ -109,7 +136,7 @@ def settings(run: Run) -> dict[str, Any]:
             else:
                 yield prefix + name, value
 
-    return dict(flat(tomllib.loads(run.raw(CONFIG).decode()), ""))
+    return dict(flat(run.config(), ""))
 
 
 def found(run: Run) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def test_a_run_without_attempts_asks_nobody(tmp_path):
 
 def test_what_an_attempt_leaves_does_not_spoil_the_run(tmp_path):
     with driver.attempt_at(str(tmp_path), "r") as attempt:
-        run = Run.open(str(tmp_path), "r", "", "test", attempt)
+        run = Run.open(str(tmp_path), "r", "title = 1\n", "test", attempt)
         step = run.begin("train")
         step.write(File("a", "one"), b"1")
         step.finish(seed=1)

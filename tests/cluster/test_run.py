@@ -67,6 +67,7 @@ def test_a_step_whose_input_changed_is_not_finished(run):
 
 
 def test_verify_finds_every_kind_of_damage(run):
+    run.begin("one")
     assert list(run.problems()) == ["no step has finished"]
     finished(run, "one", a="1", b="1", c="1")
     finished(run, "two", reads=["c"], d="1")
@@ -102,8 +103,49 @@ def test_two_processes_on_one_step_do_not_mix_their_parts(run):
 
 
 def test_the_first_config_of_a_run_is_kept(run, tmp_path):
-    Run.open(str(tmp_path), "r", "title = 2\n", code="test")
+    for config in ("title = 1\n", "title = 2\n"):
+        Run.open(str(tmp_path), "r", config, code="test").begin("one")
     assert run.raw("config.toml") == b"title = 1\n"
+
+
+def test_a_run_that_is_opened_and_looked_at_writes_nothing(run, tmp_path):
+    assert (run.steps(), run.finished("one"), run.keys()) == ({}, False, [])
+    with pytest.raises(InputError, match="run `ofa one` first"):
+        run.read(File("a", "one"))
+    assert list(tmp_path.iterdir()) == []
+
+
+class TestExistingRuns:
+    def test_a_run_is_there_once_a_step_has_begun(self, run, tmp_path):
+        with pytest.raises(InputError, match=r"there is no run; `ofa run` makes one, run `ofa train` first"):
+            Run.existing(str(tmp_path), "r", "test")
+        run.begin("one")
+        assert Run.existing(str(tmp_path), "r", "test").keys() == ["config.toml"]
+
+    def test_the_nearest_of_other_runs_are_named(self, tmp_path):
+        for number in range(30):
+            Run.open(str(tmp_path), f"digits-{number:08d}", "title = 1\n", "test").begin("one")
+        with pytest.raises(InputError, match=r"has no run 'digits-0000007'; the nearest of 30: .*digits-00000007") as caught:
+            Run.existing(str(tmp_path), "digits-0000007", "test")
+        assert str(caught.value).count("digits-") == 4
+
+    @pytest.mark.parametrize("run_id", ["", "r/supernet", "../r", ".", "..", "/r", "r\nr", "r" * 300])
+    def test_what_is_no_id_is_no_run(self, run, tmp_path, run_id):
+        run.begin("one")
+        with pytest.raises(InputError):
+            Run.existing(str(tmp_path), run_id, "test")
+
+    def test_a_missing_store_is_not_made_and_the_nearest_are_named(self, run, tmp_path):
+        run.begin("one")
+        (tmp_path / "results").mkdir()
+        with pytest.raises(InputError, match=r"result: there is no such directory; nearest: .*/results"):
+            Run.existing(str(tmp_path / "result"), "r", "test")
+        assert not (tmp_path / "result").exists()
+
+    def test_a_run_is_no_store(self, run, tmp_path):
+        run.begin("one")
+        with pytest.raises(InputError, match="is a run, not a store; leave out the last part"):
+            Run.existing(str(tmp_path / "r"), "r", "test")
 
 
 def test_json_is_written_for_people_and_read_back():

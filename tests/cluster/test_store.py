@@ -120,7 +120,7 @@ def test_keys_are_sorted_and_start_with_the_prefix(store):
     assert store.keys("a/") == ["a/1", "a/10", "a/2/x"]
     assert store.keys("a") == ["a/1", "a/10", "a/2/x", "ab"]
     assert store.keys("a/1") == ["a/1", "a/10"]
-    assert store.keys("nothing") == store.keys("no/thing/") == []
+    assert store.keys("nothing") == store.keys("no/thing/") == store.keys("../") == store.keys("/") == []
 
 
 def test_what_is_deleted_is_gone(store):

@@ -9,6 +9,7 @@ import helpers
 import numpy as np
 import pytest
 
+from cluster.run import Run
 from ensemble.select import ALGORITHMS
 from ensemble.table import Table
 from ofa.spaces import get_space
@@ -67,11 +68,11 @@ def test_bad_input_is_one_line_and_exit_code_2(ofa, tmp_path, arguments, says):
 
 
 def test_a_record_that_is_none_is_one_line(ofa, tmp_path):
-    ofa("run", TINY, "--store", tmp_path, "--only", "fit")  # has no inputs, but makes the run
+    Run.open(str(tmp_path), helpers.run_id(), helpers.TINY.read_text(), "test").begin("train")
     (tmp_path / helpers.run_id() / "train.done.json").write_text("{}")
     code, _, err = ofa("results", "verify", "--store", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
-    assert "train.done.json: is no done record; delete it" in err
+    assert "train.done.json: is no done record: step: field required; delete it" in err
 
 
 def test_without_a_command_there_is_help(ofa):

@@ -461,7 +461,7 @@ class TestLogs:
         with pytest.raises(InputError, match="its worker pods are gone"):
             list(cluster.logs(api, run_id, "worker", follow=False, tail=0, store=url))
         assert cluster.status(api, run_id, url)["state"] == "Gone"
-        record = {"attempt": 2, "began": "", "ended": "2026-01-01T00:00:00+00:00", "exit": 130}
+        record = {"attempt": 2, "began": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:00:00+00:00", "exit": 130}
         store.write(f"{run_id}/{attempt_record(2)}", json.dumps(record).encode())
         assert cluster.status(api, run_id, url)["state"] == "Stopped"
 

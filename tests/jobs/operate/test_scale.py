@@ -10,7 +10,9 @@ from jobs.operate.scale import Overrides, Scale, override, read
 
 @pytest.fixture
 def run(tmp_path):
-    return Run.open(str(tmp_path), "r", "", code="test")
+    run = Run.open(str(tmp_path), "r", "title = 1\n", code="test")
+    run.begin("train")
+    return run
 
 
 def test_what_is_asked_is_read_and_what_is_not_asked_again_stays(run):
