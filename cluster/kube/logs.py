@@ -33,6 +33,8 @@ REFUSED_S = 10.0  # for which it is bridged that reading logs is not allowed
 MOST_FAILURES = 5  # in a row, to read the log of a pod that has ended
 QUIET_S = 10.0  # without a line, after the run has ended: pods that stay (heads, until the cluster is deleted) are left
 PREAMBLE = 40  # most lines that a submitter prints before the driver's log
+FAREWELL = 100  # most lines that a submitter prints when it loses the driver's log
+LOST_CONNECTION = ("RuntimeError: WebSocket", "Traceback (most recent call last)")
 STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
 
 
@@ -158,7 +160,10 @@ class Replay:
             return [line]
         shown: list[str] = []
         if self.start is not None and self.before[self.start + len(self.held)] != line:
-            shown, self.held, self.start = self.held, [], None
+            shown = self.end()
+            if not shown:  # all was repeated
+                return [line]
+            self.over, self.start = False, None
         if self.start is None:
             starts = range(min(len(self.before), PREAMBLE))
             self.start = next((place for place in starts if self.before[place] == line), None)
@@ -170,8 +175,10 @@ class Replay:
         return shown
 
     def end(self) -> list[str]:
-        """The lines to show at the end of the log."""
-        shown, self.held, self.over = self.held, [], True
+        """The lines to show where the log ends or stops to repeat; none if only the submitter's own end is left."""
+        left = self.before[(self.start or 0) + len(self.held) :]
+        repeated = self.held and len(left) <= FAREWELL and any(text.startswith(LOST_CONNECTION) for text in left)
+        shown, self.held, self.over = ([] if repeated else self.held), [], True
         return shown
 
 
@@ -194,7 +201,7 @@ class _Reader:
     """A pod that is being read in a thread of its own, or waits to be."""
 
     log: PodLog
-    job_id: str
+    driver: str
     seen_at: float
     read: bool = False
     ended: bool = False
@@ -280,13 +287,22 @@ class Following:
             try:
                 job = self.api.find("RayJob", self.name)
                 found = [] if job is None else started(pods(self.api, job, self.role))
+                new = any(uid(pod) not in self.readers for pod in found)
+                driver = self._driver(job) if job is not None and new else ""
                 self.outages.answered()
-                self.news.put([job, found])
+                self.news.put([job, found, driver])
                 self.stop.wait(self.look_s)
             except (InputError, StepError) as error:
                 self.outages.failed(error)
 
-    def _looked(self, job: Doc | None, found: list[Doc]) -> bool:
+    def _driver(self, job: Doc) -> str:
+        """What tells the driver from another one, whose log begins anew: its Ray job, and the head that it runs on."""
+        heads = pods(self.api, job, "head") if self.role == "submitter" else []
+        alive = [head for head in heads if (head.get("status") or {}).get("phase") == "Running"]
+        there = sorted(uid(head) for head in alive if "deletionTimestamp" not in head["metadata"])
+        return " ".join([(job.get("status") or {}).get("jobId", ""), *there]) if there else ""
+
+    def _looked(self, job: Doc | None, found: list[Doc], driver: str) -> bool:
         """Starts to read new pods; whether all is read."""
         if job is None and self.job is None:
             raise NotThere(f"namespace {self.api.namespace}: no run {self.name!r}")
@@ -297,10 +313,9 @@ class Following:
         new = [pod for pod in found if uid(pod) not in self.readers]
         if first and self.tail and self.role != "worker":
             new = new[-1:]
-        job_id = ((job or {}).get("status") or {}).get("jobId", "")
         for pod in new:
             log = PodLog(self.api, pod, self.role, self.tail if first else 0)
-            self.readers[uid(pod)] = _Reader(log, job_id, now)
+            self.readers[uid(pod)] = _Reader(log, driver, now)
         self._next()
         if not self.state.ended:
             self.ended_at = None
@@ -321,7 +336,7 @@ class Following:
             turn = self.role == "worker" or before is None or before.ended or now - reader.seen_at > OVERLAP_S
             if not reader.read and turn:
                 reader.read, self.noted = True, ""
-                if self.role == "submitter" and before is not None and before.job_id == reader.job_id:
+                if before is not None and before.driver == reader.driver != "":
                     reader.replay = Replay(tuple(before.shown))
                 self._start(partial(self._read, reader))
             before = reader

@@ -40,6 +40,13 @@ def test_of_a_first_submitter_every_line_is_shown():
     assert fed([], ["a", "a", "b"]) == ["a", "a", "b"]
 
 
+def test_what_the_first_submitter_printed_of_its_own_end_is_not_expected_again():
+    lost = ["Traceback (most recent call last):", "  ...", "RuntimeError: WebSocket connection closed with close code 1006"]
+    assert fed([*FIRST, *lost], ["status: RUNNING", *FIRST[2:]]) == ["status: RUNNING"]
+    assert fed([*FIRST, *lost], [*FIRST[2:], "train: epoch 3", "run r"]) == ["train: epoch 3", "run r"]
+    assert fed([*FIRST, lost[-1]], ["another"]) == ["another"]
+
+
 @pytest.mark.parametrize(
     ("log", "shown", "rest"),
     [

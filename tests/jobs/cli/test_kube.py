@@ -172,6 +172,102 @@ class TestWatching:
         assert "it was" in [event["message"] for event in events(ofa("events", run, "--json"))]
 
 
+class TestLosingTheServer:
+    """Exit code 5: the server was lost, the run may be healthy."""
+
+    @pytest.fixture(autouse=True)
+    def _quick(self, monkeypatch):
+        monkeypatch.setattr("cluster.kube.outages.REPORTED_S", 0.1)
+
+    def main(self, monkeypatch, capsys, *words):
+        """The exit code, stdout and stderr of the whole program."""
+        monkeypatch.setattr("sys.argv", ["ofa", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return ended.value.code, *capsys.readouterr()
+
+    @pytest.mark.parametrize(
+        "words",
+        [["list"], ["status", RUN], ["events", RUN], ["logs", RUN], ["cancel", RUN], ["pause", RUN], ["resume", RUN],
+         ["retry", RUN], ["scale", RUN, "--evaluations", 9], ["wait", RUN, "--timeout", 0.5],
+         ["submit", TINY, "--store", STORE]],
+    )  # fmt: skip
+    def test_it_is_the_end_of_every_command(self, server, run, monkeypatch, capsys, words):
+        server.go_away()
+        code, _, stderr = self.main(monkeypatch, capsys, *words)
+        assert code == 5
+        assert "no answer (NewConnectionError); check the cluster and the network" in stderr
+        assert "Traceback" not in stderr and len(stderr.splitlines()) <= 12  # a plan, of `submit`
+
+    def test_it_is_an_event_in_json(self, server, run, monkeypatch, capsys):
+        server.go_away()
+        for words in (["list"], ["wait", RUN, "--timeout", 1]):
+            code, stdout, _ = self.main(monkeypatch, capsys, *words, "--json")
+            last = json.loads(stdout.splitlines()[-1])
+            assert (code, last["event"], last["exit"]) == (5, "error", 5)
+
+    def test_an_outage_is_two_lines_and_no_failure(self, server, operator, run):
+        def outage():
+            time.sleep(1)
+            server.go_away()
+            time.sleep(2)
+            operator.backend.say = "SUCCEEDED"
+            server.come_back(starting=5)
+
+        thread = threading.Thread(target=outage)
+        thread.start()
+        done = ofa("wait", run, "--timeout", 60)
+        thread.join()
+        assert done.exit_code == 0
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ofa: ")]
+        assert len(lines) == 2
+        assert "the run may be healthy; trying again until the timeout" in lines[0]
+        assert "the API server answers again, after" in lines[1]
+
+    def test_the_help_has_the_code(self):
+        assert "5: the API server was lost" in " ".join(ofa("wait", "--help").stdout.split())
+        assert "5: the API server was lost" in " ".join(ofa("--help").stdout.split())
+
+
+class TestManyRuns:
+    @pytest.fixture
+    def many(self, server):
+        job = server.create(rendered(load(str(TINY)), STORE, {}).job)
+        with server.lock:
+            for number in range(499):
+                place = {**job["metadata"], "name": f"run-{number:03}"}
+                server._put("ADDED", {**job, "metadata": place})
+
+    def test_they_are_listed_in_few_requests(self, server, many):
+        done = ofa("list", "--json")
+        assert len(events(done)) == 500
+        assert len(server.requests) == 2
+        assert all("limit=" in path and "/rayjobs?" in path for _, path in server.requests)
+
+
+class TestRefusals:
+    def test_a_quota_is_advised_as_one(self, server):
+        server.quota = "requested: count/rayjobs.ray.io=1, used: count/rayjobs.ray.io=2, limited: count/rayjobs.ray.io=2"
+        error = str(ofa("submit", TINY, "--store", STORE).exception)
+        assert "exceeded quota: ofa, requested" in error and "kubectl describe resourcequota -n ofa" in error
+        assert "role" not in error
+
+    def test_a_server_that_starts_is_waited_for(self, server, operator):
+        server.starting = 2
+        assert ofa("list").exit_code == 0
+        server.starting = 2
+        assert ofa("submit", TINY, "--store", STORE, "--detach").exit_code == 0
+
+    def test_since_when_the_head_does_not_answer_is_in_the_status(self, operator, server, run):
+        operator.backend.say = ""
+        deadline = time.monotonic() + 10
+        while "no answer from the head" not in (shown := ofa("status", run).stdout):
+            assert time.monotonic() < deadline, shown
+        since = server.get("rayjobs", "ofa", run)["status"]["jobStatusCheckFailureStartTime"]
+        assert f"Running (no answer from the head)\n  KubeRay's operator gets no answer from the head since {since}" in shown
+        assert "RAYJOB_STATUS_CHECK_TIMEOUT_SECONDS" in shown
+
+
 class TestDoctor:
     def test_all_is_well(self, server, mock_s3, monkeypatch):
         for name, value in mock_s3.items():

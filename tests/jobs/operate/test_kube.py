@@ -8,15 +8,17 @@ import pytest
 from helpers import TINY
 
 from cluster.attempts import attempt_record, claim_attempt, driver_log
-from cluster.errors import InputError
+from cluster.errors import InputError, StepError
 from cluster.kube import runs as kuberay
-from cluster.kube.api import Conflict, NotThere
+from cluster.kube.api import Conflict, Lost, NotThere
 from cluster.kube.rayjob import SUBMISSION, job_name
 from cluster.kube.state import state_of
 from cluster.run import Run
 from cluster.store import open_store
+from jobs import files
 from jobs.config import load
 from jobs.operate import kube as cluster
+from jobs.operate.outcome import within
 from jobs.operate.submit import plan, rendered
 
 # a watch that the end of a test cuts off in its TLS handshake
@@ -471,3 +473,294 @@ class TestLogs:
         kuberay.submit(api, there)
         with pytest.raises(InputError, match="no submitter pod has said anything yet"):
             list(cluster.logs(api, there.name, "submitter", follow=False, tail=0, store=None))
+
+
+class Followed:
+    """A command's function in a thread: what it yields or returns, and how it ends."""
+
+    def __init__(self, work):
+        self.lines, self.notes, self.outages, self.result, self.error = [], [], [], None, None
+        self.thread = threading.Thread(target=self._work, args=(work,), daemon=True)
+        self.thread.start()
+
+    def _work(self, work):
+        try:
+            self.result = work(self)
+        except Exception as error:
+            self.error = error
+
+    def end(self, timeout_s=40):
+        self.thread.join(timeout_s)
+        assert not self.thread.is_alive(), (self.lines, self.notes)
+        if self.error is not None:
+            raise self.error
+        return self
+
+
+def following(api, run, role="submitter", store=None, tail=0):
+    def work(seen):
+        how = {"note": seen.notes.append, "outage": seen.outages.append}
+        for line in cluster.logs(api, run, role, follow=True, tail=tail, store=store, **how):
+            seen.lines.append(line)
+
+    return Followed(work)
+
+
+def watching(api, run, timeout_s=None):
+    def work(seen):
+        how = {"note": seen.notes.append, "outage": seen.outages.append, "timeout_s": timeout_s}
+        return cluster.follow(api, run, lambda moment: seen.lines.append(str(moment.state)), **how)
+
+    return Followed(work)
+
+
+@pytest.fixture
+def _quick(monkeypatch):
+    monkeypatch.setattr("cluster.kube.outages.REPORTED_S", 0.1)
+    monkeypatch.setattr("cluster.kube.outages.LONGEST_PAUSE_S", 0.2)
+    monkeypatch.setattr("cluster.kube.logs.Following.look_s", 0.1)
+    monkeypatch.setattr("cluster.kube.logs.QUIET_S", 2.0)
+
+
+@pytest.mark.usefixtures("_quick")
+class TestOutages:
+    @pytest.mark.parametrize("starting", [0, 20])
+    def test_a_run_is_followed_over_a_server_that_is_restarted(self, api, server, operator, run, starting):
+        until(api, run, "Running")
+        seen = watching(api, run)
+        wait_for(lambda: seen.lines)
+        server.go_away()
+        wait_for(lambda: seen.outages)
+        operator.backend.say = "SUCCEEDED"
+        server.come_back(starting)
+        assert seen.end().result.state.name == "Succeeded"
+        assert [outage.lost for outage in seen.outages] == [True, False]
+
+    def test_a_command_that_begins_in_an_outage_waits_for_its_end(self, api, server, operator, run):
+        until(api, run, "Running")
+        server.go_away()
+        seen = watching(api, run, timeout_s=60)
+        wait_for(lambda: seen.outages)
+        operator.backend.say = "SUCCEEDED"
+        server.come_back(starting=5)
+        assert seen.end().result.state.name == "Succeeded"
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_a_timeout_in_an_outage_is_a_lost_server_and_in_time(self, api, server, operator, run, known):
+        until(api, run, "Running")
+        if not known:
+            server.go_away()
+        begun, seen = time.monotonic(), watching(api, run, timeout_s=3)
+        if known:
+            wait_for(lambda: seen.lines)
+            server.go_away()
+        with pytest.raises(Lost, match="the run may be healthy"):
+            seen.end()
+        assert time.monotonic() - begun < 10
+
+    def test_without_a_timeout_it_gives_up_some_time(self, api, server, operator, run, monkeypatch):
+        monkeypatch.setattr(cluster, "GIVE_UP_S", 1.0)
+        until(api, run, "Running")
+        server.go_away()
+        with pytest.raises(Lost, match="the run may be healthy"):
+            watching(api, run).end()
+
+    def test_a_user_without_rights_is_told_at_once(self, api, server, operator, run):
+        server.forbidden |= {("get", "rayjobs"), ("list", "rayjobs"), ("watch", "rayjobs")}
+        begun = time.monotonic()
+        with pytest.raises(InputError, match="not allowed"):
+            watching(api, run).end()
+        assert time.monotonic() - begun < 10
+
+    def test_a_user_who_may_not_look_at_pods_and_events_follows_the_run(self, api, server, operator, run):
+        server.forbidden |= {("list", "pods"), ("list", "events")}
+        seen = watching(api, run)
+        wait_for(lambda: "Running" in seen.lines)
+        operator.backend.say = "SUCCEEDED"
+        assert seen.end().result.state.name == "Succeeded"
+
+    def test_logs_are_followed_over_a_server_that_is_restarted(self, api, server, operator, run):
+        until(api, run, "Running")
+        lines = operator.backend.lines[api.get("RayJob", run)["status"]["rayClusterName"]]
+        lines.append("before")
+        seen = following(api, run)
+        wait_for(lambda: "before" in seen.lines)
+        server.go_away()
+        wait_for(lambda: seen.outages)
+        lines.append("meanwhile")
+        time.sleep(0.5)
+        server.come_back(starting=5)
+        lines.append("after")
+        wait_for(lambda: "after" in seen.lines)
+        operator.backend.say = "SUCCEEDED"
+        assert seen.end().lines[1:] == ["before", "meanwhile", "after"]
+        assert [outage.lost for outage in seen.outages] == [True, False]
+
+
+@pytest.mark.usefixtures("_quick")
+class TestFollowingLogs:
+    """The log is that of the run: of all its pods, one after another, until the run has ended."""
+
+    def write(self, api, operator, run, *texts):
+        name = api.get("RayJob", run)["status"]["rayClusterName"]
+        operator.backend.lines[name].extend(texts)
+        return name
+
+    def test_over_a_lost_head_and_its_second_submitter(self, api, operator, run):
+        until(api, run, "Running")
+        seen = following(api, run)
+        name = self.write(api, operator, run, "one", "two")
+        wait_for(lambda: "two" in seen.lines)
+        operator.backend.lose(name)
+        wait_for(lambda: len(operator.backend.submitted) == 2)
+        self.write(api, operator, run, "one again", "three")
+        wait_for(lambda: "three" in seen.lines)
+        operator.backend.say = "SUCCEEDED"
+        entry = seen.lines[0]
+        lines = [line for line in seen.end().lines if "WebSocket" not in line]
+        assert lines == [entry, "one", "two", entry, "one again", "three"]
+
+    def test_over_a_submitter_that_is_lost_alone(self, api, server, operator, run):
+        until(api, run, "Running")
+        seen = following(api, run)
+        self.write(api, operator, run, "one", "two")
+        wait_for(lambda: "two" in seen.lines)
+        [pod] = api.list("Pod", labels=f"job-name={run}")
+        server.update({**pod, "status": {**pod["status"], "phase": "Failed"}}, sub="status")
+        wait_for(lambda: len(api.list("Pod", labels=f"job-name={run}")) == 2)
+        self.write(api, operator, run, "three")
+        wait_for(lambda: "three" in seen.lines)
+        operator.backend.say = "SUCCEEDED"
+        assert seen.end().lines[1:] == ["one", "two", "three"]  # the second repeats the whole log
+
+    def test_over_retries_and_pauses(self, api, operator):
+        there = made("kube.attempts=2")
+        kuberay.submit(api, there)
+        run = there.name
+        seen = following(api, run)  # before there is any pod
+        until(api, run, "Running")
+        name = self.write(api, operator, run, "first")
+        wait_for(lambda: "first" in seen.lines)
+        operator.backend.statuses[name] = "FAILED"
+        wait_for(lambda: len(operator.backend.submitted) == 2)
+        until(api, run, "Running")
+        self.write(api, operator, run, "second")
+        wait_for(lambda: "second" in seen.lines)
+        cluster.pause(api, run)
+        wait_for(lambda: str(state_of(api.get("RayJob", run))) == "Paused")
+        cluster.resume(api, run)
+        wait_for(lambda: len(operator.backend.submitted) == 3)
+        until(api, run, "Running")
+        self.write(api, operator, run, "third")
+        wait_for(lambda: "third" in seen.lines)
+        operator.backend.say = "SUCCEEDED"
+        lines = [line for line in seen.end().lines if not line.startswith("running ")]
+        assert lines == ["first", "second", "third"]
+        assert any(f"{run} is Pending" in note or f"{run} is Starting" in note for note in seen.notes)
+
+    def test_a_recreated_heads_log_follows_the_first_ones(self, api, server, operator, run):
+        until(api, run, "Running")
+        [head] = api.list("Pod", labels="ray.io/node-type=head")
+        server.log("ofa", head["metadata"]["name"], "the first head")
+        seen = following(api, run, "head")
+        wait_for(lambda: "the first head" in seen.lines)
+        operator.backend.lose(api.get("RayJob", run)["status"]["rayClusterName"])
+        wait_for(lambda: len(operator.backend.submitted) == 2)
+        [head] = [pod for pod in api.list("Pod", labels="ray.io/node-type=head") if pod["status"]["phase"] == "Running"]
+        server.log("ofa", head["metadata"]["name"], "the second head")
+        wait_for(lambda: "the second head" in seen.lines)
+        operator.backend.say = "SUCCEEDED"
+        assert [line for line in seen.end().lines if "head" in line and "last line" not in line] == [
+            "the first head",
+            "the second head",
+        ]
+
+    def test_what_the_deleted_pod_did_not_show_comes_from_the_store(self, api, server, operator, run, tmp_path):
+        until(api, run, "Running")
+        url = str(tmp_path / "store")
+        run_id = in_store(api, server, run, url)
+        Run.open(url, run_id, "", "test")
+        claim_attempt(open_store(url), run_id)
+        self.write(api, operator, run, "one", "two")
+        seen = following(api, run)
+        wait_for(lambda: "two" in seen.lines)
+        log = "\n".join([*seen.lines, "three", "its end", ""])
+        open_store(url).write(f"{run_id}/{driver_log(1)}", log.encode())
+        kuberay.cancel(api, api.get("RayJob", run), now=True)
+        assert seen.end().lines[1:] == ["one", "two", "three", "its end"]
+
+    def test_a_store_that_cannot_be_read_is_a_note(self, api, operator, run, monkeypatch):
+        until(api, run, "Running")
+        seen = following(api, run)
+        wait_for(lambda: seen.lines)
+        kuberay.cancel(api, api.get("RayJob", run), now=True)
+        assert len(seen.end().lines) == 1
+        assert "its store cannot be read from here" in seen.notes[-1]
+
+    def test_the_log_of_an_unknown_run_is_one_line(self, api, run):
+        with pytest.raises(NotThere, match=f"no run 'nosuch'; there are: {run}"):
+            following(api, "nosuch").end()
+
+
+class TestTheStoreIsBelieved:
+    """KubeRay calls a run failed that has finished in its store."""
+
+    @pytest.fixture
+    def failed(self, api, server, operator, run, tmp_path):
+        until(api, run, "Running")
+        run_id = in_store(api, server, run, str(tmp_path))
+        there = Run.open(str(tmp_path), run_id, "", "test")
+        claim_attempt(there.store, run_id)
+        operator.backend.say = "FAILED"
+        operator.frozen = True
+        time.sleep(0.2)
+        words = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed"}
+        server.merge("rayjobs", "ofa", run, {"status": words}, sub="status")
+        return there
+
+    def finish(self, run):
+        for step in files.STEPS:
+            run.begin(step).finish(seed=1)
+
+    def end(self, run, code):
+        record = {"attempt": 1, "began": "", "ended": "2026-01-01T00:00:00+00:00", "exit": code}
+        run.store.write(f"{run.id}/{attempt_record(1)}", json.dumps(record).encode())
+
+    @pytest.mark.parametrize("how", ["steps", "record"])
+    def test_a_run_that_has_finished_there_has_succeeded(self, api, failed, how):
+        self.finish(failed) if how == "steps" else self.end(failed, 0)
+        name = api.list("RayJob")[0]["metadata"]["name"]
+        row = cluster.status(api, name)
+        assert (row["state"], row["reason"]) == ("Succeeded", "")
+        assert row["message"] == "the run has finished in its store; KubeRay reports Failed (AppFailed)"
+        seen = watching(api, name).end()
+        assert (seen.lines, seen.result.state.exit_code) == (["Succeeded"], 0)
+
+    def test_a_retry_that_has_begun_does_not_change_that(self, api, server, failed):
+        self.finish(failed)
+        name = api.list("RayJob")[0]["metadata"]["name"]
+        words = {"jobDeploymentStatus": "Retrying", "jobStatus": "FAILED", "failed": 1, "reason": None}
+        server.merge("rayjobs", "ofa", name, {"status": words}, sub="status")
+        assert watching(api, name).end().result.state.exit_code == 0
+
+    @pytest.mark.parametrize("code", [None, 1, 130])
+    def test_a_run_that_has_not_is_as_kuberay_reports_it(self, api, failed, code):
+        if code is not None:
+            self.end(failed, code)
+        failed.begin("train").finish(seed=1)
+        name = api.list("RayJob")[0]["metadata"]["name"]
+        row = cluster.status(api, name)
+        assert (row["state"], row["reason"], row["note"]) == ("Failed", "AppFailed", "")
+        assert watching(api, name).end().result.state.exit_code == 1
+
+    def test_a_store_that_cannot_be_read_is_a_note(self, api, server, failed):
+        name = api.list("RayJob")[0]["metadata"]["name"]
+        in_store(api, server, name, "s3://bucket/prefix")  # without credentials
+        row = cluster.status(api, name)
+        assert (row["state"], row["reason"]) == ("Failed", "AppFailed")
+        assert "cannot be read from here, so this is KubeRay's state alone" in row["note"]
+        assert "cannot be read" in watching(api, name).end().notes[0]
+
+    def test_a_store_that_does_not_answer_is_not_waited_for(self):
+        with pytest.raises(StepError, match="no answer within 0 s"):
+            within(0.05, lambda: time.sleep(2))
