@@ -13,12 +13,17 @@ import yaml
 from helpers import TINY
 from typer.testing import CliRunner
 
+from cluster.attempts import attempt_record
 from cluster.errors import InputError
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api
+from cluster.run import Run
+from jobs import files, pipeline
 from jobs.cli import main as cli
 from jobs.config import load
+from jobs.job import Job
 from jobs.operate import doctor
+from jobs.operate.outcome import state_in_store
 from jobs.operate.submit import rendered, ship
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -243,6 +248,26 @@ class TestManyRuns:
         assert len(events(done)) == 500
         assert len(server.requests) == 2
         assert all("limit=" in path and "/rayjobs?" in path for _, path in server.requests)
+
+
+class TestARetryOfAFinishedRun:
+    """What KubeRay starts again although the run has finished: the driver ends at once."""
+
+    def test_it_does_no_work_and_ends_with_0(self, monkeypatch, tmp_path):
+        there = Run.open(str(tmp_path), RUN, "", "test")
+        for step in files.STEPS:
+            there.begin(step).finish(seed=1)
+        worked = []
+        monkeypatch.setattr(pipeline, "import_module", worked.append)
+        monkeypatch.setattr(Job, "need_ray", lambda job: worked.append("ray"))
+        monkeypatch.setattr("jobs.cli.runs.result", lambda job: {"run": job.run.id})
+        done = ofa("run", TINY, "--store", tmp_path, "--in-cluster", "--json")
+        assert (done.exit_code, worked) == (0, [])
+        assert state_in_store(str(tmp_path), RUN).name == "Succeeded"
+        assert json.loads(there.raw(attempt_record(1)))["exit"] == 0
+
+    def test_the_steps_of_a_finished_run_are_those_of_the_pipeline(self):
+        assert tuple(pipeline.STEPS) == files.STEPS
 
 
 class TestRefusals:
