@@ -1,5 +1,7 @@
 """The thin client against an apiserver that behaves, and against one that does not."""
 
+import gc
+import json
 import threading
 import time
 from contextlib import suppress
@@ -278,6 +280,27 @@ class TestPages:
         server.expired_pages = 1
         assert self.names(api) == many
         assert ["continue=" in path for _, path in server.requests] == [False, True, False]
+
+    def test_a_long_page_is_decoded_without_collecting_cycles(self, api, server, many, monkeypatch):
+        runs, decode = [], api_module.json.loads
+
+        def loads(data):
+            before = sum(generation["collections"] for generation in gc.get_stats())
+            found = decode(data)
+            runs.append(sum(generation["collections"] for generation in gc.get_stats()) - before)
+            return found
+
+        server.create(config_map("large", text=json.dumps([{"a": {}}] * 10)))
+        monkeypatch.setattr(api_module, "LONG", 100)
+        threshold = gc.get_threshold()
+        gc.set_threshold(10)
+        try:
+            monkeypatch.setattr(api_module.json, "loads", loads)
+            assert len(self.names(api)) == 21
+        finally:
+            gc.set_threshold(*threshold)
+        assert runs == [0]
+        assert gc.isenabled()
 
     def test_a_response_that_is_no_list_is_a_lost_server(self, api, server, monkeypatch):
         monkeypatch.setattr(server.handler, "route", lambda *rest: {"items": 5})
