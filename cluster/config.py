@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
@@ -45,6 +45,17 @@ def one_of(module: str, dictionary: str) -> AfterValidator:
         if name not in known:
             raise ValueError(f"there are {', '.join(known)}")  # pydantic reports it as an invalid value
         return name
+
+    return AfterValidator(check)
+
+
+def follows(rule: Callable[[str], str | None]) -> AfterValidator:
+    """A check that a text follows a rule, which returns what is expected of a text that does not."""
+
+    def check(text: str) -> str:
+        if (expected := rule(text)) is not None:
+            raise ValueError(expected)
+        return text
 
     return AfterValidator(check)
 

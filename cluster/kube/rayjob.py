@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field
-
-from cluster.config import STRICT, ConfigError, Count, NotNegativeInt
+from cluster.config import STRICT, ConfigError, Count, NotNegativeInt, follows
 from cluster.kube import rules
 from cluster.kube.lint import JOB_NAME, SAFE, LintError
 from cluster.kube.state import QUEUE
@@ -45,15 +43,8 @@ SPOT_LABELS = {  # labels of spot nodes, by cloud
 }
 
 
-def _kept(rule: Callable[[str], str | None]) -> AfterValidator:
-    """A check that a setting keeps a rule of Kubernetes; a setting that is empty does."""
-
-    def check(text: str) -> str:
-        if text and (expected := rule(text)) is not None:
-            raise ValueError(f"{expected} (Kubernetes' rule)")
-        return text
-
-    return AfterValidator(check)
+def _if_given(rule: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    return lambda text: rule(text) if text else None
 
 
 @dataclass(frozen=True)
@@ -84,14 +75,16 @@ class Kube:
     """How `ofa submit` places a run on Kubernetes; this section is not part of the run's id."""
 
     __pydantic_config__: ClassVar[Any] = STRICT
-    namespace: Annotated[str, Field(min_length=1), _kept(rules.dns_label)] = "ofa"
-    image: Annotated[str, _kept(rules.image)] = ""  # ofa-cluster:<version> if not given; in production with its digest
+    namespace: Annotated[str, follows(rules.dns_label)] = "ofa"
+    image: Annotated[str, follows(_if_given(rules.image))] = (
+        ""  # ofa-cluster:<version> if not given; in production with its digest
+    )
     attempts: Count = 4  # most clusters that KubeRay may use without `ofa retry`; each continues from the store
     deadline_s: NotNegativeInt = 0  # most seconds of the whole run since its first start, pauses included; 0 is no limit
     starting_s: NotNegativeInt = 3600  # most seconds for a cluster to start (image pulls, quota, nodes); 0 is no limit
     ttl_s: Count = 600  # seconds after which the cluster of a run that has ended is deleted
     idle_s: Count = 60  # seconds after which the autoscaler removes an idle worker
-    queue: Annotated[str, _kept(rules.queue_name)] = (
+    queue: Annotated[str, follows(_if_given(rules.queue_name))] = (
         ""  # a Kueue LocalQueue; with a queue there is no autoscaler, and every group has `max` pods
     )
     spot: bool = False  # search workers may run on spot nodes
