@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ofa.arch import Arch
 from ofa.documents import Document, json_name
 
 if TYPE_CHECKING:
@@ -108,3 +109,37 @@ class TableEnsembles(Document):
     unit: str
     vote: str
     members: tuple[Subset, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitResult(Document):
+    """One exit of a network alone, or several whose weighted logits are added up; costs are exact MACs for one image."""
+
+    exits: tuple[int, ...]
+    macs: int
+    top1: float  # on the selection split
+    test_top1: float
+    test_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeResult(Document):
+    """A cascade of all exits: an image leaves at the first whose largest probability is above the exit's threshold."""
+
+    thresholds: tuple[float, ...]  # of every exit but the last, tuned on the selection split
+    macs: float  # average on the selection split
+    top1: float
+    test_macs: float
+    test_top1: float
+    test_interval: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exits(Document):
+    """`exits.json`: what the exits of one network of the front reach, alone, together, and as a cascade."""
+
+    arch: Arch
+    singles: tuple[ExitResult, ...]
+    weights: str  # of the exits in `kept`, a name in `ofa.exits.WEIGHTS`
+    kept: ExitResult  # the subset of exits that is the most accurate on the selection split (AEP, arXiv:2301.12168)
+    cascade: tuple[CascadeResult, ...]  # ascending in cost

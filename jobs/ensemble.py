@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 
 from cluster.errors import InputError
+from cluster.run import Step
 from cluster.seeds import stream
 from ensemble.document import Ensembles, SubsetFront
 from ensemble.errors import SelectionError, TableError
@@ -22,8 +23,11 @@ from ensemble.subsets import Chosen, Limits
 from ensemble.table import Table
 from ensemble.vote import Voting
 from jobs import files
+from jobs.evaluators import trained_evaluator
+from jobs.exits import Predictions, exit_results, network_of
 from jobs.job import Job
 from jobs.workers.scorer import PooledScorer
+from search.front import Front
 from search.selection import SURVIVAL
 
 
@@ -56,6 +60,8 @@ def ensemble(job: Job) -> None:
         fronts.append(SubsetFront(cost=rule, unit=config.unit, members=scored, optimism=comparison.optimism(chosen[-1])))
     found = Ensembles.of(fronts, comparison.scored(singles), voting)
     step.write_json(files.ENSEMBLES, found.to_json())
+    if job.config.search_space.values("exit"):
+        look_at_exits(job, step)
     step.finish(job.config.seed)
     for front in found.fronts:
         best = front.members[-1]
@@ -65,6 +71,23 @@ def ensemble(job: Job) -> None:
             f"[{best.test_interval[0]:.4f}, {best.test_interval[1]:.4f}]; its score on the split that it was chosen on "
             f"is optimistic by {100 * front.optimism.gap:+.2f} points"
         )
+
+
+def look_at_exits(job: Job, step: Step) -> None:
+    """Writes what the exits of the front's most accurate network reach, if it has several."""
+    arch = network_of(Front.from_json(step.read_json(files.FRONT)).members)
+    if arch is None:
+        return job.reporter.say("ensemble: no network on the front has more than one exit")
+    evaluator = trained_evaluator(job, step)
+    selection, test = (Predictions.of(evaluator, arch, split) for split in (job.data.selection, job.data.test))
+    found = exit_results(job.config, arch, job.data.classes, selection, test)
+    step.write_json(files.EXITS, found.to_json())
+    last, cheapest = found.singles[-1], next(one for one in found.cascade if one.top1 >= found.singles[-1].top1)
+    return job.reporter.say(
+        f"ensemble: {arch.key} keeps exits {', '.join(map(str, found.kept.exits))} of {arch.exit}, test top-1 "
+        f"{found.kept.test_top1:.4f} (the last alone {last.test_top1:.4f}); as a cascade it reaches the last "
+        f"exit's top-1 with {100 * cheapest.test_macs / last.macs:.0f} % of its MACs on average"
+    )
 
 
 def scorer_of(job: Job, table: Table) -> Scorer:

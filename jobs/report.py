@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
-from ensemble.document import Ensembles, ScoredSubset, SubsetFront
+from ensemble.document import CascadeResult, Ensembles, ExitResult, Exits, ScoredSubset, SubsetFront
 from jobs import files
 from jobs.job import Job
 from ofa.record import Measured
@@ -52,6 +52,9 @@ def report(job: Job) -> None:
         ("Training", TRAINING_TEXT, training_figure(phases)),
         ("Predictors against truth", predictor_text(quality), predictor_figure(quality)),
     ]
+    if job.config.search_space.values("exit") and (files.EXITS.key in job.run.keys("")):
+        exits = Exits.from_bytes(step.read(files.EXITS), files.EXITS.key)
+        sections.insert(2, ("The exits of one network", exits_text(exits), exits_figure(exits)))
     body = [summary(job, front, ensembles, measured, searched)]
     for number, (title, text, figure) in enumerate(sections):
         body.append(f"<h2>{escape(title)}</h2><p>{text}</p>{drawn(figure, f'figure{number}')}")
@@ -193,17 +196,63 @@ def test_figure(ensembles: Ensembles) -> go.Figure:
             mode="markers",
             name=name,
             marker={"color": colour, "symbol": symbol, "size": 8},
-            error_y={
-                "type": "data",
-                "array": [(row.test_interval[1] - row.test_top1) * 100 for row in rows],
-                "arrayminus": [(row.test_top1 - row.test_interval[0]) * 100 for row in rows],
-                "thickness": 1,
-                "width": 3,
-            },
+            error_y=interval_bars(rows),
         )
     figure.update_xaxes(title=f"{cost.title} (of an ensemble: by its cost rule)", type="log")
     figure.update_yaxes(title="top-1 on the test split, %")
     return styled(figure, 420)
+
+
+def exits_text(exits: Exits) -> str:
+    """The description of the figure of one network's exits."""
+    kept, last = exits.kept, exits.singles[-1]
+    return (
+        f"The most accurate network with several exits, <code>{escape(exits.arch.key)}</code>: each exit alone, and all of "
+        "them as a cascade, which an image leaves at the first exit that is confident enough. Thresholds are tuned on the "
+        "selection split for every average cost; shown is the test split, with 95 % intervals. Of all subsets of exits "
+        f"whose logits are added up ({exits.weights} weights), {', '.join(map(str, kept.exits))} is the best on the "
+        f"selection split: {percent(kept.test_top1)} on the test split, the last exit alone {percent(last.test_top1)}."
+    )
+
+
+def exits_figure(exits: Exits) -> go.Figure:
+    """Test accuracy against average MACs: single exits, the kept subset, and the cascade's curve."""
+    figure = go.Figure()
+    shapes = (("each exit", exits.singles, BLUE, "circle"), ("exits added up", (exits.kept,), GREEN, "square"))
+    for name, rows, colour, symbol in shapes:
+        figure.add_scatter(
+            x=[row.macs / 1e6 for row in rows],
+            y=[100 * row.test_top1 for row in rows],
+            error_y=interval_bars(rows),
+            text=[f"exit {', '.join(map(str, row.exits))}" for row in rows],
+            mode="markers",
+            name=name,
+            marker={"color": colour, "symbol": symbol, "size": 9},
+        )
+    figure.add_scatter(
+        x=[row.test_macs / 1e6 for row in exits.cascade],
+        y=[100 * row.test_top1 for row in exits.cascade],
+        error_y=interval_bars(exits.cascade),
+        text=["thresholds " + ", ".join(f"{t:.2f}" for t in row.thresholds) for row in exits.cascade],
+        mode="lines+markers",
+        name="cascade",
+        line={"color": ORANGE, "width": 2},
+        marker={"size": 4},
+    )
+    figure.update_xaxes(title="average MACs of an image, millions")
+    figure.update_yaxes(title="top-1 on the test split, %")
+    return styled(figure, 420)
+
+
+def interval_bars(rows: Sequence[ScoredSubset | ExitResult | CascadeResult]) -> dict[str, Any]:
+    """The error bars of the 95 % intervals on the test split, in percent."""
+    return {
+        "type": "data",
+        "array": [(row.test_interval[1] - row.test_top1) * 100 for row in rows],
+        "arrayminus": [(row.test_top1 - row.test_interval[0]) * 100 for row in rows],
+        "thickness": 1,
+        "width": 3,
+    }
 
 
 def history_text(history: History) -> str:

@@ -55,7 +55,7 @@ ROOMS = {
         "workers/",
         "operate/",
         "job",
-        "evaluators",
+        "evaluators exits",
         "train measure fit search validate predict ensemble report export",
         "pipeline",
         "tools/",
