@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from cluster.errors import InputError
+from cluster.texts import one_line
 
 # UTF-32's marks come before UTF-16's, which are their beginnings.
 _MARKS = (
@@ -26,9 +27,9 @@ _SURROGATE = re.compile(r"\\[uU][dD][89a-fA-F]")
 _DEEPEST = 500  # levels of a YAML document; the parser's own stack ends at some thousands
 
 
-def shortened(text: str, most: int = _SHOWN) -> str:
-    """`text` for a message: without its middle if it has more than `most` characters."""
-    return text if len(text) <= most else f"{text[: most // 2]}...{text[-most // 4 :]}"
+def shortened(text: str) -> str:
+    """`text` for a message: one line, without its middle if it is long."""
+    return one_line(text, _SHOWN)
 
 
 def read_bytes(path: str, expected: str) -> bytes:

@@ -54,6 +54,7 @@ class Scheme:
     url: the one spelling of an address, or a `StoreError`; the other functions are called with it.
     exists: whether there is a store to read at a URL; True where only opening it shows this.
     shared: whether every machine, such as a pod, finds the same objects at the same URL.
+    check: raises a `StoreError` if nothing can be written at a URL, where that is known without writing.
     """
 
     open: Callable[[str], Store]
@@ -61,6 +62,7 @@ class Scheme:
     exists: Callable[[str], bool] = _always
     shared: bool = False
     url: Callable[[str], str] = address.portable
+    check: Callable[[str], object] = _always
 
 
 def _directory_url(text: str) -> str:
@@ -73,6 +75,12 @@ def _open_directory(url: str) -> Store:
     if _directory_exists(url) and not Path(url).is_dir():
         raise StoreError(f"{address.shown(url)}: is a file; a store is {_examples()}")
     return DirectoryStore(Path(url))
+
+
+def _check_directory(url: str) -> None:
+    from cluster.stores.directory import check_directory
+
+    check_directory(Path(url))
 
 
 def _directory_exists(url: str) -> bool:
@@ -97,8 +105,8 @@ def _open_s3(url: str) -> Store:
 
 
 SCHEMES: dict[str, Scheme] = {
-    "": Scheme(_open_directory, "a directory", _directory_exists, url=_directory_url),
-    "file": Scheme(_open_directory, "", _directory_exists, url=_directory_url),
+    "": Scheme(_open_directory, "a directory", _directory_exists, url=_directory_url, check=_check_directory),
+    "file": Scheme(_open_directory, "", _directory_exists, url=_directory_url, check=_check_directory),
     "s3": Scheme(_open_s3, "s3://bucket/prefix", shared=True, url=_s3_url),
 }
 # What users of other tools write for the same things.
@@ -138,6 +146,14 @@ def open_store(text: str) -> Store:
     """The store at a directory or at `s3://bucket/prefix`; raises a `StoreError` if it cannot be used."""
     scheme = scheme_of(text)
     return scheme.open(scheme.url(text))
+
+
+def open_output(text: str) -> Store:
+    """The store to which the result of long work will be written; a `StoreError` before that work if it cannot be."""
+    scheme = scheme_of(text)
+    store = scheme.open(scheme.url(text))
+    scheme.check(scheme.url(text))
+    return store
 
 
 def read_object(text: str) -> bytes:

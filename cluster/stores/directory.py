@@ -18,6 +18,27 @@ from cluster.stores.errors import MissingObject, StoreError, UnreadableObject
 _TEMPORARY = ".tmp"
 
 
+def check_directory(root: Path) -> None:
+    """Raises a `StoreError` if files cannot be written to this directory, which need not be there yet. Nothing is made.
+
+    For results of long work, whose place is checked before it.
+    """
+    for folder in (root, *root.parents):
+        try:
+            if not folder.is_dir():
+                folder.stat()
+                reason = errno.ENOTDIR
+            else:
+                reason = 0 if os.access(folder, os.W_OK | os.X_OK) else errno.EACCES
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            reason = error.errno or errno.EIO
+        if reason:
+            raise StoreError(f"{root}: cannot be written to: {os.strerror(reason)}; choose another place")
+        return
+
+
 class DirectoryStore:
     """Objects as files; each is written under a temporary name, synced, and renamed."""
 

@@ -69,11 +69,17 @@ def ensemble_command(
     from jobs.tools.ensemble import ensemble_of_table
 
     assert predictions is not None
-    out = out or "."
+    out = "." if out is None else out
     limits = Limits(most_members, most_cost, tuple(must_have))
     subsets = ensemble_of_table(
-        predictions, cost_rule or "max", algorithm or "default", evaluations or 200_000, 1 if seed is None else seed,
-        out, vote or "soft", limits,
-    ).members  # fmt: skip
+        predictions,
+        "max" if cost_rule is None else cost_rule,
+        "default" if algorithm is None else algorithm,
+        evaluations or 200_000,
+        1 if seed is None else seed,
+        out,
+        "soft" if vote is None else vote,
+        limits,
+    ).members
     reporter = Reporter("json" if as_json else None)
     return reporter.say(f"{len(subsets)} subsets in {out}/ensembles.json", event="result", out=out, subsets=len(subsets))

@@ -8,7 +8,7 @@ import typer
 
 from cluster.progress import Reporter
 from cluster.texts import json_text
-from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job, parse_arch
+from jobs.cli.options import DEFAULT_STORE, Classes, ConfigPath, Json, Sets, StoreUrl, open_job, parse_arch
 from jobs.pipeline import run_steps
 from ofa.arch import ArchError
 from ofa.cost import cost
@@ -89,7 +89,7 @@ def finetune_command(
 def cost_command(
     space: Annotated[str, typer.Option(help="a search space, such as digits")],
     arch: Annotated[str, typer.Option(help="a sub-network: its name, JSON, or a file of JSON")],
-    classes: Annotated[int, typer.Option(min=1, help="number of classes")] = 1000,
+    classes: Classes = 1000,
     as_json: Json = False,
 ) -> None:
     """Counts the exact multiply-accumulates and parameters of a sub-network."""

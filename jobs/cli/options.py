@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from cluster.config import MOST
 from cluster.driver import attempt_at
 from cluster.errors import InputError
 from cluster.progress import Reporter
@@ -49,7 +50,7 @@ AtLeast = Annotated[list[str], typer.Option("--at-least", metavar="NAME=NUMBER",
 Fix = Annotated[
     list[str], typer.Option("--fix", metavar="NAME=VALUE", help="fixes a gene: resolution=192, depth.0=3, kernel.4=5, ...")
 ]
-Classes = Annotated[int, typer.Option(min=1, help="number of classes; MACs and params depend on it")]
+Classes = Annotated[int, typer.Option(min=1, max=MOST, help="number of classes; MACs and params depend on it")]
 RunId = Annotated[str | None, typer.Argument(metavar="RUN", help="the run's id; not needed if the store has one run")]
 
 DEFAULT_STORE = "./runs"

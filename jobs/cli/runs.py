@@ -97,12 +97,12 @@ def measure_command(
         assert config is not None
         with open_job(config, store, sets, as_json) as job:
             return run_steps(job, ["measure"])
-    from jobs.tools.latency_table import measure_table, write_table
+    from jobs.tools.latency_table import measure_table, place_of, write_table
 
     assert space is not None
-    here = get_space(space)
+    here, place = get_space(space), place_of(latency_table)
     table, found = measure_table(here, resolution or here.resolutions, runs=runs, threads=threads, networks=networks)
-    write_table(latency_table, table)
+    write_table(place, table)
     return Reporter("json" if as_json else None).say(
         f"{latency_table}: {sum(map(len, (table[str(r)] for r in resolution or here.resolutions)))} parts of {space}; "
         f"{found.networks} whole networks take {found.ratio:.2f} times their sums, "

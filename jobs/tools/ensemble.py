@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from cluster.errors import InputError
 from cluster.reading import read_bytes, shortened
-from cluster.store import open_store
+from cluster.store import open_output
 from cluster.texts import json_lines
 from ensemble.document import Subset, TableEnsembles
 from ensemble.evolve import Budget
@@ -28,6 +28,7 @@ def ensemble_of_table(
     rule, algorithm, vote: names in `RULES`, `ALGORITHMS` and `VOTES` of `ensemble`. evaluations, seed: of the published
     algorithms. Raises an `InputError` or an `EnsembleError` for a file, a name or a limit that cannot be used.
     """
+    folder = open_output(out)
     table = Table.from_npz(read_bytes(path, "a predictions file (.npz)"), shortened(path))
     if (wrong := next((m for m in limits.must_have if not 0 <= m < len(table.cost_M)), None)) is not None:
         raise InputError(f"--must-have {wrong}: {path} has members 0 to {len(table.cost_M) - 1}")
@@ -37,5 +38,5 @@ def ensemble_of_table(
         Subset(members=c.members, cost=c.cost, top1=c.correct / scorer.images, weights=c.weights) for c in chosen
     )
     found = TableEnsembles(cost=rule, unit="cost", vote=vote, members=members)
-    open_store(out).write(files.ENSEMBLES.key, json_lines(found.to_json()).encode())
+    folder.write(files.ENSEMBLES.key, json_lines(found.to_json()).encode())
     return found

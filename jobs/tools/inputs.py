@@ -14,6 +14,7 @@ from cluster.reading import read_bytes, read_json_or_yaml, shortened
 from ofa.arch import SCALARS, Arch
 from ofa.genes import Genes
 from ofa.record import Measured
+from ofa.space import Space
 from ofa.spaces import get_space
 from search.costs.exact import CostTable
 from search.costs.latency import LatencyTable, TableLatency
@@ -79,6 +80,7 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
         column = PublishedPredictor(data, space, where).predict
     else:
         column = Predictor.from_npz(data, space, "top1", where).predict
+    _must_be_fractions(column, space, where)
     costs = CostTable(space, classes)
     latencies = {device: TableLatency(table, space) for device, table in devices.items()}
     terms = [Term(TOP1, column, exact=False)]
@@ -96,6 +98,15 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
             raise InputError(f"{option} {twice}: is given twice; give it once")
     pinned = dict(_pinned(text, Genes(space)) for text in fixed)
     return Loaded(Problem(space, tuple(terms), tuple(limits), pinned), latencies, costs)
+
+
+def _must_be_fractions(column: Column, space: Space, where: str) -> None:
+    """Raises an `InputError` if the predictions for the smallest and the largest network cannot be top-1."""
+    with np.errstate(all="ignore"):
+        predicted = column(Genes(space).encode([space.smallest(), space.largest()]))
+    for which, value in zip(("smallest", "largest"), predicted.tolist(), strict=True):
+        if not -math.inf < value <= 1:
+            raise InputError(f"{where}: predicts {value:g} for the {which} network; expected top-1, a fraction of at most 1")
 
 
 def number(text: str, where: str) -> float:

@@ -9,6 +9,7 @@ in the file: sums omit the time between parts, so ranks are more reliable than m
 
 from __future__ import annotations
 
+import os
 import random
 import statistics
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ import torch
 from torch import nn
 
 from cluster.errors import InputError
+from cluster.reading import shortened
+from cluster.stores.directory import check_directory
 from cluster.texts import json_text, machine
 from ofa.extract import extract, extract_part
 from ofa.genes import Genes
@@ -92,12 +95,31 @@ def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
     return Agreement(len(whole_ms), tau(np.array(whole_ms), np.array(sums_ms)), ratio, statistics.median(errors))
 
 
-def write_table(path: str, table: dict[str, Any]) -> None:
-    """Writes a table as JSON; raises an `InputError` for a path that cannot be written."""
+def place_of(path: str) -> Path:
+    """The file that a table will be written to; an `InputError` before anything is measured if it cannot be."""
+    place = Path(os.path.expanduser(path)).absolute()
     try:
-        Path(path).write_text(json_text(table, indent=1) + "\n", encoding="utf-8")
+        if not path.strip() or place.is_dir():
+            raise InputError(f"--latency-table {shortened(repr(path))}: is a directory; name the file to write")
+        check_directory(place.parent)
+        place.stat()
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InputError(f"--latency-table {shortened(path)}: cannot write: {reason}; choose another place") from None
+    return place
+
+
+def write_table(place: Path, table: dict[str, Any]) -> None:
+    """Writes a table as JSON; raises an `InputError` for a file that cannot be written."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(json_text(table, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise InputError(f"--latency-table {path}: cannot write: {error.strerror}; choose another place") from None
+        raise InputError(f"--latency-table {place}: cannot write: {error.strerror}; choose another place") from None
 
 
 def _modules(net: Supernet, space: Space, resolution: int) -> list[tuple[str, tuple[nn.Module, tuple[int, ...]]]]:

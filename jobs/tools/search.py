@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from cluster.progress import Reporter
-from cluster.store import open_store
+from cluster.store import open_output
 from cluster.texts import json_lines
 from jobs import files
 from jobs.tools.inputs import Loaded
@@ -22,7 +22,7 @@ def search_files(
     loaded: Loaded, algorithm: str, evaluations: int, population: int, seed: int, out: str, reporter: Reporter
 ) -> Front:
     """The front of a problem from files; writes it and the search's history to the directory `out`."""
-    problem = loaded.problem
+    problem, folder = loaded.problem, open_output(out)
     extremes = problem.evaluate(Genes(problem.space).encode([problem.space.smallest(), problem.space.largest()]))
     reference = reference_point(problem.objectives, extremes)
     curve = Curve(problem.objectives, reference, problem.limits)
@@ -41,7 +41,6 @@ def search_files(
     members = sorted(loaded.measured(found.archs), key=lambda m: (m.latency_ms or 0.0, m.macs))
     left = Front(problem.space.name, tuple(members))
     history = History.of(problem.objectives, reference, [curve.progress("predicted", algorithm)])
-    folder = open_store(out)
     folder.write(files.FRONT.key, json_lines(left.to_json()).encode())
     folder.write(files.HISTORY.key, json_lines(history.to_json()).encode())
     reporter.say(

@@ -13,7 +13,7 @@ import numpy as np
 
 from cluster.errors import InputError
 from cluster.progress import Reporter
-from cluster.store import open_store
+from cluster.store import open_output
 from cluster.texts import json_lines
 from jobs import files
 from jobs.tools.inputs import Loaded, number
@@ -30,6 +30,7 @@ def targets(
     if bool(latency_ms) == bool(macs):
         raise InputError("ofa targets: give --latency-ms with a table, or --macs without, such as 15,20,25")
     option, texts = ("--latency-ms", latency_ms) if latency_ms else ("--macs", [macs or ""])
+    folder = open_output(out)
     wanted: dict[Objective, list[float]] = {}
     for text in texts:
         cost, bounds = _wanted(option, text, loaded.problem.objectives)
@@ -39,7 +40,7 @@ def targets(
             loaded.problem, wanted, strategy=strategy, seed=seed, evaluations=evaluations, progress=tracker.at
         )
     front = Front(loaded.problem.space.name, loaded.measured(found.archs))
-    open_store(out).write(files.TARGETS.key, json_lines(front.to_json()).encode())
+    folder.write(files.TARGETS.key, json_lines(front.to_json()).encode())
     mean = float(np.mean([member.top1 for member in front.members]))
     reporter.say(
         f"{len(front.members)} targets in {out}/targets.json, mean predicted top-1 {mean:.4f}, "

@@ -26,7 +26,7 @@ SIZES = {
 
 def find(name: str) -> MobileSpace | None:
     """The space of this name, or None; a width multiplier that no network can have is an `ArchError`."""
-    found = re.fullmatch(r"ofa_mbv3_w(\d+\.\d+)(?:_(32|64)px)?", name)
+    found = re.fullmatch(r"ofa_mbv3_w([0-9]+\.[0-9]+)(?:_(32|64)px)?", name)
     if found is None:
         return None
     multiplier = float(found[1])

@@ -32,7 +32,7 @@ HEAD = (6, 8)  # widths of a head's two layers, as multiples of its input's
 
 def find(name: str) -> OFAv2Space | None:
     """The space of this name, or None; a width multiplier that no network can have is an `ArchError`."""
-    found = re.fullmatch(r"ofav2_mbv3_(se|ee)_(b|d|p|dp)_w(\d+\.\d+)(_32px|_64px)?(_published)?", name)
+    found = re.fullmatch(r"ofav2_mbv3_(se|ee)_(b|d|p|dp)_w([0-9]+\.[0-9]+)(_32px|_64px)?(_published)?", name)
     if found is None:
         return None
     exits, blocks, width, size, published = found.groups()

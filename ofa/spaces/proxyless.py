@@ -14,7 +14,7 @@ NAMES = ("ofa_proxyless_w1.3",)
 
 def find(name: str) -> MobileSpace | None:
     """The space of this name, or None; a width multiplier that no network can have is an `ArchError`."""
-    found = re.fullmatch(r"ofa_proxyless_w(\d+\.\d+)", name)
+    found = re.fullmatch(r"ofa_proxyless_w([0-9]+\.[0-9]+)", name)
     if found is None:
         return None
     multiplier = float(found[1])

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from ofa import npz
 from ofa.genes import Genes
 from ofa.graph import strided
 from ofa.spaces import get_space
@@ -45,6 +46,8 @@ def folder(tmp_path_factory):
         ("w10.npz", predictor_of(get_space("ofa_mbv3_w1.0"))),
     ):
         (here / name).write_bytes(data)
+    arrays = npz.unpack_all(predictor_of(DIGITS))
+    (here / "far.npz").write_bytes(npz.pack(**arrays | {"standard": np.array([1e300, 1.0, 1.0])}))
     doc = table_of(DIGITS)
     (here / "all.json").write_text(json.dumps(doc))
     (here / "24.json").write_text(json.dumps({"24": doc["24"]}))
@@ -91,6 +94,7 @@ def test_a_predictor_of_a_run_with_fewer_choices_brings_them(search):
     [
         ("latency.npz", [], "latency.npz: predicts 'latency_ms'; expected a predictor of top1"),
         ("w10.npz", [], "w10.npz: is of the space 'ofa_mbv3_w1.0', not of digits; fit one on this space"),
+        ("far.npz", [], "far.npz: predicts -inf for the smallest network; expected top-1, a fraction of at most 1"),
         ("all.json", [], "all.json: is no predictor: it is not an npz file"),
         (".", [], ".: is a directory; give the path of a predictor of top-1"),
         ("nowhere.npz", [], "nowhere.npz: No such file or directory"),
@@ -141,3 +145,43 @@ def test_targets_that_are_no_numbers_get_one_line(search, value):
     for option, table in (("--latency-ms", ["--latency-table", "all.json"]), ("--macs", [])):
         code, err, _ = search(option, value, *table, command="targets")
         assert (code, err.count("\n")) == (2, 1), err
+
+
+@pytest.mark.parametrize("command", ["search", "targets", "ensemble"])
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("x" * 300, "the name is too long"),
+        ("x/" * 3000, ""),
+        ("", "the store is ''"),
+        ("top1.npz", "is a file"),
+        ("top1.npz/out", "cannot be written to: Not a directory"),
+        ("a\0b", "control character"),
+        ("ftp://x", "ftp"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(ofa, folder, monkeypatch, command, out, says):
+    def work(*_, **__):
+        raise AssertionError("has begun to work")
+
+    monkeypatch.chdir(folder)
+    for place in ("jobs.tools.search.predicted.solve", "jobs.tools.targets.targets_search.search"):
+        monkeypatch.setattr(place, work)
+    given = {"search": [], "targets": ["--macs", "1e6"]}
+    options = ["--space", "digits", "--classes", 10, "--predictor", "top1.npz", *given.get(command, [])]
+    code, _, err = ofa(command, *(options if command in given else ["--predictions", "nowhere.npz"]), "--out", out)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert says in err
+    assert "nowhere" not in err
+
+
+@pytest.mark.parametrize("out", ["x" * 300, "", " ", ".", "top1.npz/x", "a\0b"])
+def test_a_table_that_cannot_be_written_is_refused_before_anything_is_measured(ofa, folder, monkeypatch, out):
+    def work(*_, **__):
+        raise AssertionError("has begun to measure")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("jobs.tools.latency_table.measure_table", work)
+    code, _, err = ofa("measure", "--space", "digits", "--latency-table", out)
+    assert (code, err.count("\n")) == (2, 1), err
+    assert "Traceback" not in err

@@ -87,3 +87,43 @@ def test_a_predictor_of_the_wrong_width_gets_its_line(mobile, resnet):
 
 def test_the_resolutions_that_a_predictor_knows(mobile):
     assert PublishedPredictor.resolutions(mobile, get_space("ofa_mbv3_w1.2"), "p.npz") == (128, 144, 160, 176, 192, 208, 224)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"2_weight": None}, "it has no '2_weight'"),
+        ({"6_bias": None}, "it has no '6_bias'"),
+        (
+            {"2_weight": np.zeros((3, 4))},
+            r"its '2_weight' has the shape \[3, 4\]; expected numbers in the shape \[400, any\]",
+        ),
+        ({"0_weight": np.zeros(128)}, r"its '0_weight' has the shape \[128\]"),
+        (
+            {"6_weight": np.zeros((2, 400))},
+            r"its '6_weight' has the shape \[2, 400\]; expected numbers in the shape \[1, any\]",
+        ),
+        ({"0_weight": np.full((400, 128), np.nan)}, "its '0_weight' has values that are not finite"),
+        ({"0_weight": np.full((400, 128), "x")}, "its '0_weight' is of the type <U1"),
+        ({"0_bias": np.zeros(3)}, r"its '0_bias' has the shape \[3\]"),
+        ({"6_bias": np.array(0.5)}, r"its '6_bias' has the shape \[\]"),
+    ],
+)
+def test_damaged_layers_get_one_line(mobile, changes, says):
+    arrays = npz.unpack_all(mobile) | changes
+    data = npz.pack(**{name: array for name, array in arrays.items() if array is not None})
+    assert is_published(data)
+    for read in (PublishedPredictor, PublishedPredictor.resolutions):
+        with pytest.raises(ProblemError, match=f"^p.npz: is no published predictor: {says}") as caught:
+            read(data, W12, "p.npz")
+        assert "\n" not in str(caught.value)
+
+
+def test_layers_in_the_other_byte_order_and_as_half_floats_are_read(mobile):
+    arrays = npz.unpack_all(mobile)
+    archs = Genes(W12).random(20, np.random.default_rng(0))
+    plain = PublishedPredictor(mobile, W12, "p.npz").predict(archs)
+    swapped = npz.pack(**{name: array.astype(array.dtype.newbyteorder(">")) for name, array in arrays.items()})
+    np.testing.assert_array_equal(PublishedPredictor(swapped, W12, "p.npz").predict(archs), plain)
+    halves = npz.pack(**{name: array.astype(np.float16) for name, array in arrays.items()})
+    np.testing.assert_allclose(PublishedPredictor(halves, W12, "p.npz").predict(archs), plain, atol=0.01)
