@@ -25,6 +25,7 @@ from ofa.phases import Phase
 from ofa.space import Space
 from ofa.spaces import get_space
 from search.objective import OBJECTIVES, Objective
+from search.predict.quality import held_out_rows
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 # Every number has a range (`tests/jobs/test_config.py`); upper bounds only exclude what cannot be meant.
@@ -48,6 +49,9 @@ def _source(text: str) -> str:
 
 Source = Annotated[str, AfterValidator(_source)]
 Address = Annotated[str, AfterValidator(address.portable)]
+
+FEWEST_ARCHS = 10  # that are measured
+FEWEST_ROWS = 3  # that a predictor is fitted to
 
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
@@ -167,7 +171,7 @@ class Measure:
     """The measurements of the trained supernet before any search."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    archs: Annotated[int, Field(ge=10, le=MOST)] = 240  # the smallest sub-network, the largest and random ones
+    archs: Annotated[int, Field(ge=FEWEST_ARCHS, le=MOST)] = 240  # the smallest sub-network, the largest and random ones
     calibration_images: Count = 512  # training images for the batch-norm calibration of each arch
     batch: Count = 128  # images per batch of an evaluation
     latency_archs: Annotated[int, Field(ge=5, le=MOST)] = 40  # the first of them, which are also timed
@@ -343,9 +347,26 @@ def _check(experiment: Experiment) -> None:
             f"search.population is {search.population}, "
             f"too few for {search.islands} islands; use at least {4 * search.islands}"
         )
-    if experiment.measure.latency_archs > experiment.measure.archs:
-        raise ConfigError(f"measure.latency_archs is {experiment.measure.latency_archs}, more than measure.archs")
+    _check_measurements(experiment)
     _check_names(experiment)
+
+
+def _check_measurements(experiment: Experiment) -> None:
+    """Checks that there are enough archs to measure, and that enough of them are left to fit predictors to."""
+    measure, held_out = experiment.measure, experiment.fit.held_out
+    if measure.archs > (size := experiment.search_space.size):
+        raise ConfigError(
+            f"measure.archs is {measure.archs}; the space {experiment.space} with its choices has {size} sub-networks; "
+            + (f"use at most {size}, or give it more choices" if size >= FEWEST_ARCHS else "give it more choices")
+        )
+    if measure.latency_archs > measure.archs:
+        raise ConfigError(f"measure.latency_archs is {measure.latency_archs}, more than measure.archs")
+    for name, rows in (("measure.archs", measure.archs), ("measure.latency_archs", measure.latency_archs)):
+        if (left := rows - held_out_rows(rows, held_out)) < FEWEST_ROWS:
+            raise ConfigError(
+                f"fit.held_out is {held_out:g}, which leaves {left} of {name} ({rows}) to fit a predictor to; "
+                f"it needs {FEWEST_ROWS}: lower fit.held_out, or raise {name}"
+            )
 
 
 def _check_names(experiment: Experiment) -> None:

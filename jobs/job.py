@@ -39,8 +39,8 @@ class Job:
 
         return load(self.config, self.reporter)
 
-    def need_ray(self) -> None:
-        """Connects to Ray, at the first call."""
+    def need_ray(self, gpus: int = 0) -> None:
+        """Connects to Ray, at the first call. gpus: of a training, one for each worker; an `InputError` without them."""
         if self._connected:
             return
         from cluster.runtime.session import session
@@ -49,8 +49,10 @@ class Job:
         train, readers = self.config.train, self.config.data.readers if self.data.stored is not None else 0
         cpus = max(train.workers + readers, self.config.ray.evaluators + self.config.ray.scorers)
         shared = sum(array.nbytes for array in self.data.arrays().values())
-        ray = self.config.ray
-        self.stack.enter_context(session(ray.address, cpus, shared, grows=ray.autoscales))
+        ray, wait_s = self.config.ray, self.config.kube.starting_s or None
+        if gpus and ray.autoscales:
+            self.reporter.say(f"train: {gpus} GPUs are requested of the cluster, which may add nodes for them")
+        self.stack.enter_context(session(ray.address, cpus, shared, gpus=gpus, grows=ray.autoscales, wait_s=wait_s))
 
     def pool(self, start: Callable[[], Pool]) -> Pool:
         """The command's pool of actors: `start` makes it at the first call, with Ray connected; closed with the job."""

@@ -12,15 +12,19 @@ from dataclasses import dataclass
 from functools import partial
 
 from cluster.checkpoint import Checkpoints
+from cluster.config import ConfigError
 from cluster.run import File
 from cluster.runtime.backends import BACKENDS
+from cluster.runtime.machine import require_local_gpus
 from cluster.runtime.workers import Event, Skipped
 from jobs import files
 from jobs.config import Experiment
 from jobs.job import Job
-from jobs.workers.trainer import Place, loop
+from jobs.workers.trainer import Place, given_weights, loop
+from ofa.cost import cost
 from ofa.images import steps_per_epoch
 from ofa.phases import Plan, Recipe
+from search.predict.terms import EXACT
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class Trained:
 def train_supernet(job: Job) -> None:
     """Runs the step `train`: writes the weights of every phase."""
     config = job.config
+    check(config, job.data.classes)
     plan = plan_of(config, job.data.classes)
     step = job.run.begin("train")  # once the images are known to be usable
     trained = train(job, plan)
@@ -52,6 +57,21 @@ def train_supernet(job: Job) -> None:
     )
 
 
+def check(config: Experiment, classes: int) -> None:
+    """Raises an `InputError` for settings that would fail in training or in a later step, now that the images are known."""
+    setting, unit = config.ensemble, config.ensemble.unit
+    space = config.search_space
+    if setting.most_cost and unit in EXACT:
+        least = getattr(cost(space, space.smallest(), classes), unit)
+        if setting.most_cost < least:
+            raise ConfigError(
+                f"ensemble.most_cost is {setting.most_cost:g}; the smallest network of {space.name} has {least:,} {unit}: "
+                "raise it, or leave it out"
+            )
+    if config.train.weights:
+        given_weights(config.train.weights, space, classes)
+
+
 def train(job: Job, plan: Plan, at: str = files.SUPERNET) -> Trained:
     """Trains by `plan` on the job's images, from the latest checkpoint in the folder `at` of the run.
 
@@ -60,8 +80,11 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET) -> Trained:
     Checkpoints(job.run, at).latest()  # a damaged checkpoint is an error here, not on every worker
     setting = job.config.train
     backend = BACKENDS[setting.backend]
+    gpus = setting.workers if plan.device == "cuda" else 0
     if backend.needs_ray or job.data.stored is not None:  # a stored training split is read by Ray Data
-        job.need_ray()
+        job.need_ray(gpus)
+    elif gpus:
+        require_local_gpus(gpus)
     total = sum(phase.epochs for phase in plan.phases) * steps_per_epoch(job.data.sizes["train"], plan.batch)
     place = Place(job.run.store.url, job.run.id, job.run.code, at, job.run.attempt, setting.checkpoint_s)
     with job.reporter.track("train", total, "steps") as tracker:

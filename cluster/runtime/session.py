@@ -12,8 +12,11 @@ from contextlib import contextmanager
 from functools import partial
 
 import ray
+from ray.job_config import JobConfig
+from ray.util.placement_group import placement_group, remove_placement_group
 
-from cluster.errors import InputError
+from cluster.errors import InputError, StepError
+from cluster.runtime.machine import ModulePaths, ensure_token, ray_directory, require_local_cpus, require_local_gpus
 
 LOCAL = "local"
 RAY_SETTINGS = {  # environment variables of Ray that are set unless the user sets them; empty counts as unset
@@ -25,11 +28,14 @@ RAY_SETTINGS = {  # environment variables of Ray that are set unless the user se
 
 
 @contextmanager
-def session(address: str, cpus: int, shared_bytes: int, *, grows: bool = False) -> Iterator[None]:
+def session(
+    address: str, cpus: int, shared_bytes: int, *, gpus: int = 0, grows: bool = False, wait_s: float | None = None
+) -> Iterator[None]:
     """Connects to Ray at `address`, and disconnects at the end; an `InputError` if it cannot, or has fewer than `cpus` CPUs.
 
     shared_bytes: size of the arrays that go into the object store; a cluster started here has room for them.
-    grows: an autoscaler adds nodes, so fewer CPUs are accepted now.
+    gpus: the same for GPUs. grows: an autoscaler adds nodes, so fewer CPUs are accepted now, and GPUs are waited for: at
+    most `wait_s` seconds (None: without a limit), after which there is a `StepError`.
 
     `local` starts a cluster that ends with this process; any other address is joined (`auto`, host:port). RAY_ADDRESS,
     which `ray job submit` sets, overrides `local`; empty, it counts as unset, as in Ray itself.
@@ -39,21 +45,31 @@ def session(address: str, cpus: int, shared_bytes: int, *, grows: bool = False) 
         address, setting = os.environ["RAY_ADDRESS"], "RAY_ADDRESS"
     for name, value in RAY_SETTINGS.items():
         os.environ[name] = os.environ.get(name) or value
-    init = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR)
+    config = JobConfig()
+    config._py_driver_sys_path = ModulePaths()
+    init = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, job_config=config)
+    if address == LOCAL:
+        require_local_cpus(cpus)
+        require_local_gpus(gpus)
+        directory = ray_directory()
+        ensure_token()
     try:
         if address == LOCAL:
             # as many CPUs as required even on a smaller machine, where everything then runs slower
             count = max(cpus, os.cpu_count() or 1)
             room = 512 * 2**20 + 2 * shared_bytes  # training and evaluators store one copy each
-            init(address=LOCAL, num_cpus=count, include_dashboard=False, object_store_memory=room)
+            init(address=LOCAL, num_cpus=count, include_dashboard=False, object_store_memory=room,
+                 _temp_dir=directory)  # fmt: skip
         else:
             _check_reachable(address)
             init(address=address)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        advice = "check that HOME can be written" if address == LOCAL else "start that cluster, or use 'local'"
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        advice = "start that cluster, or use 'local'"
         if setting == "RAY_ADDRESS":
             advice = "start that cluster, or unset RAY_ADDRESS"
+        elif address == LOCAL:
+            advice = f"check that HOME and {directory} can be written and have room"
         raise InputError(f"{setting} is {address!r}: cannot connect: {reason}; {advice}") from None
     if threading.current_thread() is threading.main_thread():
         # Ray's handler prints a stack trace; this one ends the process like Ctrl-C
@@ -63,9 +79,31 @@ def session(address: str, cpus: int, shared_bytes: int, *, grows: bool = False) 
         if there < cpus and not grows:
             raise InputError(f"{setting} is {address!r}: the cluster has {there} CPUs, this run needs {cpus}; lower "
                              "train.workers and ray.evaluators, or add nodes")  # fmt: skip
+        if int(ray.cluster_resources().get("GPU", 0)) < gpus:
+            if not grows:
+                raise InputError(_no_gpus(setting, address, gpus) + "; set train.device to 'cpu', or add nodes with GPUs")
+            _wait_for_gpus(setting, address, gpus, wait_s)
         yield
     finally:
         ray.shutdown()
+
+
+def _no_gpus(setting: str, address: str, gpus: int) -> str:
+    there = int(ray.cluster_resources().get("GPU", 0))
+    return f"{setting} is {address!r}: the cluster has {there} GPUs, train.device = 'cuda' needs {gpus}, one for each worker"
+
+
+def _wait_for_gpus(setting: str, address: str, gpus: int, wait_s: float | None) -> None:
+    """Requests GPUs of the autoscaler until they are there."""
+    group = placement_group([{"GPU": 1.0}] * gpus)
+    try:
+        if not group.wait(wait_s or 10**9):
+            raise StepError(
+                f"{_no_gpus(setting, address, gpus)}; none were added in {wait_s:g} s: check the groups of the cluster "
+                "(kube.train.gpus), or set train.device to 'cpu'"
+            )
+    finally:
+        remove_placement_group(group)
 
 
 def _check_reachable(address: str) -> None:

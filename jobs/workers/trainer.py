@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from cluster.checkpoint import Checkpoints, Progress
@@ -21,6 +22,7 @@ from cluster.run import Run
 from cluster.runtime.workers import Progressed, Skipped, Worker
 from cluster.seeds import stream
 from cluster.store import read_object
+from cluster.stores.errors import StoreError
 from cluster.texts import json_text, sha256
 from jobs.config import Data
 from jobs.images.dataset import Dataset
@@ -29,6 +31,7 @@ from ofa.evaluate import NotFinite
 from ofa.images import steps_per_epoch, torch_generator
 from ofa.norms import store
 from ofa.phases import Phase, Plan
+from ofa.space import Space
 from ofa.supernet import Supernet
 from ofa.teacher import State, Teacher, Teachers
 from ofa.threads import torch_threads
@@ -60,7 +63,7 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
         net = Supernet(plan.space, plan.classes, torch_generator(streams("weights")))
         given = None
         if plan.weights:
-            given = fitting(safetensors.torch.load(read_object(plan.weights)), net, plan.weights)
+            given = given_weights(plan.weights, plan.space, plan.classes)
             net.load_state_dict(given)
         net.to(plan.device)
         learner = Learner(net, plan.recipe, worker.average)
@@ -268,6 +271,21 @@ def net_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of a tensor with NaN or infinite values, or None."""
     return next((name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
+
+
+def given_weights(url: str, space: Space, classes: int) -> dict[str, Tensor]:
+    """The weights that training starts from, `train.weights`; raises an `InputError` if they are not there or do not fit."""
+    try:
+        data = read_object(url)
+    except StoreError as error:
+        raise ConfigError(f"train.weights: {error}; give the weights.safetensors of a run") from None
+    try:
+        tensors = safetensors.torch.load(data)
+    except SafetensorError as error:
+        raise ConfigError(f"train.weights: {url}: is no safetensors file: {error}; give the weights of a run") from None
+    with torch.device("meta"):
+        net = Supernet(space, classes)
+    return fitting(tensors, net, url)
 
 
 def fitting(tensors: Mapping[str, Tensor], net: Supernet, where: str) -> dict[str, Tensor]:

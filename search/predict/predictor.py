@@ -20,7 +20,7 @@ from ofa.space import Space
 from search.costs.exact import CostTable
 from search.errors import PredictorError
 from search.predict.models import FITS, LOADS, Model
-from search.predict.quality import Quality
+from search.predict.quality import Quality, held_out_rows
 
 Target = Literal["top1", "latency_ms"]
 
@@ -285,7 +285,7 @@ def judge(
 ) -> Quality:
     """Chooses the kind by cross-validation on a random part, fits it there, and predicts the remaining rows."""
     order = rng.permutation(len(truth_B))
-    count = max(2, round(held_out * len(truth_B)))
+    count = held_out_rows(len(truth_B), held_out)
     test, train = order[:count], order[count:]
     taus = cross_validated(space, genes_BG[train], truth_B[train], target, kinds) if len(kinds) > 1 else {}
     kind = next(iter(taus), kinds[0])

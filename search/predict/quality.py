@@ -7,6 +7,11 @@ from dataclasses import asdict, dataclass
 from ofa.documents import Document
 
 
+def held_out_rows(rows: int, share: float) -> int:
+    """The number of rows that are held out of a predictor's training."""
+    return max(2, round(share * rows))
+
+
 @dataclass(frozen=True, slots=True)
 class Quality(Document):
     """The errors and rank correlation of a predictor on held-out rows."""

@@ -130,6 +130,10 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ),
         ("search.population=5", "search.population is 5, too few for 2 islands; use at least 8"),
         ("measure.latency_archs=61", "measure.latency_archs is 61, more than measure.archs"),
+        (
+            "fit.held_out=0.9",
+            r"fit.held_out is 0.9, which leaves 1 of measure.latency_archs \(10\) to fit a predictor to; it",
+        ),
         ("ensemble.vote=loud", "ensemble: vote is 'loud'; there are soft, hard, weighted"),
         ("ensemble.algorithm=magic", "ensemble: algorithm is 'magic'; there are default, greedy, exhaustive, nsga2"),
         ('ensemble.costs=["max", "mean"]', "ensemble.costs: 1 is 'mean'; there are max, sum"),
@@ -281,3 +285,11 @@ def test_two_places_have_two_run_ids(one, other):
 def test_a_source_that_can_be_no_store_is_refused_with_the_settings(text):
     with pytest.raises(ConfigError, match=r"data: source is "):
         load(str(TINY), [f"data.source={text}"])
+
+
+@pytest.mark.parametrize(("expands", "advice"), [([1], "give it more choices"), ([1, 2], "use at most 16, or give it")])
+def test_more_archs_to_measure_than_the_space_has_are_refused_before_anything_starts(expands, advice):
+    phases = '[{name="a",epochs=1,lr=1}]'
+    sets = [f"choices={{resolutions=[24, 28],depths=[1],kernels=[3],expands={expands}}}", f"train.phases={phases}"]
+    with pytest.raises(ConfigError, match=rf"measure\.archs is 60; the space digits .* has \d+ sub-networks; {advice}"):
+        load(TINY, sets)

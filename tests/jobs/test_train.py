@@ -350,3 +350,21 @@ def test_outputs_that_are_not_finite_are_no_accuracy(tiny):
     evaluator = Dataset.of(arrays).evaluator(net, 16, 128)
     with pytest.raises(NotFinite, match="outputs are not finite"):
         evaluator.top1(config.search_space.largest(), Dataset.of(arrays).selection)
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("ensemble.most_cost=1", r"ensemble\.most_cost is 1; the smallest network of digits has [\d,]+ macs"),
+        ("train.weights=/nowhere/w.safetensors", r"train\.weights: .*nowhere"),
+        (f"train.weights={TINY}", r"train\.weights: .*tiny\.toml: is no safetensors file"),
+        ("train.device=cuda", r"train\.device is 'cuda', a GPU for each of train\.workers \(1\); this machine has 0"),
+    ],
+)
+def test_what_would_fail_later_fails_before_training(tmp_path, monkeypatch, setting, says):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = load(TINY, [*SHORT, "train.backend=local", "train.workers=1", setting])
+    with opened(config, str(tmp_path), Reporter("plain"), "") as job, pytest.raises(InputError, match=says) as caught:
+        train_supernet(job)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / config.id / "supernet").exists()

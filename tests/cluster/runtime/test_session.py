@@ -2,11 +2,17 @@
 
 import os
 import signal
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import ray
+import torch
 
-from cluster.errors import InputError
+from cluster.errors import InputError, StepError
+from cluster.runtime import session as sessions
+from cluster.runtime.machine import TOKENS, ModulePaths, ensure_token, ray_directory
 from cluster.runtime.session import RAY_SETTINGS, session
 
 
@@ -15,7 +21,7 @@ def addresses(monkeypatch):
     """The addresses that Ray was to connect to."""
     seen = []
     monkeypatch.setattr(ray, "init", lambda address, **_: seen.append(address))
-    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4})
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4, "GPU": 1})
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     for name in ("RAY_ADDRESS", *RAY_SETTINGS):
         monkeypatch.delenv(name, raising=False)
@@ -52,3 +58,88 @@ def test_settings_of_ray_that_are_empty_are_set_and_others_are_kept(addresses, m
     with session("local", cpus=2, shared_bytes=0):
         assert os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] == "0.5"
         assert os.environ["RAY_TRAIN_ENABLE_PRINT_PATCH"] == "1"
+
+
+def test_gpus_that_are_not_there_are_an_error_before_anything_waits_for_them(addresses, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    says = r"train\.device is 'cuda', .*\(2\); this machine has 0 \(CUDA_VISIBLE_DEVICES is ''\).*set train\.device to 'cpu'"
+    with pytest.raises(InputError, match=says), session("local", cpus=2, shared_bytes=0, gpus=2):
+        pass
+    assert addresses == []
+    says = r"ray\.address is 'auto': the cluster has 1 GPUs, train\.device = 'cuda' needs 2, .*set train\.device to 'cpu'"
+    with pytest.raises(InputError, match=says), session("auto", cpus=2, shared_bytes=0, gpus=2):
+        pass
+    with session("auto", cpus=2, shared_bytes=0, gpus=1):
+        pass
+
+
+def test_gpus_of_an_autoscaler_are_waited_for_but_not_for_ever(addresses, monkeypatch):
+    waited = []
+    group = SimpleNamespace(wait=lambda seconds: bool(waited.append(seconds)))
+    monkeypatch.setattr(sessions, "placement_group", lambda bundles: group)
+    monkeypatch.setattr(sessions, "remove_placement_group", lambda group: waited.append("removed"))
+    with (
+        pytest.raises(StepError, match=r"has 1 GPUs, .* needs 3, .*none were added in 60 s: check the groups"),
+        session("auto", cpus=2, shared_bytes=0, gpus=3, grows=True, wait_s=60),
+    ):
+        pass
+    assert waited == [60, "removed"]
+
+
+def test_far_more_processes_than_cpus_are_an_error(addresses):
+    says = r"this run needs 9999 processes .*; this machine has \d+ CPUs"
+    with pytest.raises(InputError, match=says), session("local", cpus=9999, shared_bytes=0):
+        pass
+    assert addresses == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("TMPDIR", "/nowhere/at/all", "TMPDIR is '/nowhere/at/all': .* cannot write there: No such file"),
+        ("TMPDIR", "/etc/hostname", "TMPDIR is '.*': .* cannot write there: Not a directory"),
+        ("RAY_TMPDIR", "/proc", "RAY_TMPDIR is '/proc': .* cannot write there: .*; set RAY_TMPDIR to"),
+        ("TMPDIR", "/tmp/" + "x" * 60, "TMPDIR is '/tmp/x*': too long for the sockets .* at most 39 bytes"),
+    ],
+)
+def test_a_directory_for_temporary_files_that_cannot_be_used_is_named_with_its_variable(
+    addresses, monkeypatch, name, value, says
+):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=says), session("local", cpus=2, shared_bytes=0):
+        pass
+    assert addresses == []
+    with session("auto", cpus=2, shared_bytes=0):  # a joined cluster has its own
+        pass
+
+
+def test_an_empty_tmpdir_is_unset_and_a_relative_one_is_in_the_working_directory(monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "")
+    assert ray_directory() == "/tmp/ray"
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        monkeypatch.chdir(folder)
+        os.mkdir("t")
+        monkeypatch.setenv("TMPDIR", "t")
+        assert ray_directory() == f"{folder}/t/ray"
+
+
+def test_without_a_home_that_can_be_written_the_token_is_in_the_environment(monkeypatch, tmp_path):
+    for name in TOKENS:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ensure_token()
+    assert not os.environ["RAY_AUTH_TOKEN"]
+    monkeypatch.setenv("HOME", "/proc")
+    ensure_token()
+    assert len(token := os.environ["RAY_AUTH_TOKEN"]) == 64
+    ensure_token()
+    assert os.environ["RAY_AUTH_TOKEN"] == token
+
+
+def test_workers_get_no_modules_of_the_working_directory():
+    paths = ModulePaths()
+    paths.extend(["/somewhere"])
+    assert list(paths) == [str(Path(sessions.__file__).parents[2])]

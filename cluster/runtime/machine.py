@@ -1,0 +1,93 @@
+"""What a run needs of the machine it starts on: GPUs, a directory for Ray's files, a token, modules that are its own."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from cluster.errors import InputError
+
+SOCKET_PATH = 107  # longest path of a Unix socket
+SOCKETS = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # what Ray adds to its directory
+PROBE_BYTES = 2**20
+TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+CODE = Path(__file__).resolve().parents[2]  # the directory of the packages
+
+
+def require_local_gpus(wanted: int) -> None:
+    """Raises an `InputError` if this machine has fewer than `wanted` GPUs that PyTorch can use."""
+    import torch  # takes seconds
+
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if there >= wanted:
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+    build = "" if torch.version.cuda else "; this build of PyTorch has no CUDA"
+    lower = ", lower train.workers" if there else ""
+    raise InputError(
+        f"train.device is 'cuda', a GPU for each of train.workers ({wanted}); this machine has {there}{hidden}{build}: "
+        f"set train.device to 'cpu'{lower}, or set ray.address to a cluster with GPUs"
+    )
+
+
+def require_local_cpus(wanted: int) -> None:
+    """Raises an `InputError` for many more processes than this machine can run."""
+    cores = os.cpu_count() or 1
+    if wanted > (most := max(64, 16 * cores)):
+        raise InputError(
+            f"this run needs {wanted} processes (train.workers, data.readers, ray.evaluators, ray.scorers); this machine "
+            f"has {cores} CPUs, on which at most {most} are started: lower them, or set ray.address to a cluster"
+        )
+
+
+def ray_directory() -> str:
+    """The directory of a local cluster's files, in RAY_TMPDIR, TMPDIR or /tmp; an `InputError` if it cannot be used."""
+    name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "")
+    parent = os.path.abspath(os.environ[name]) if name else "/tmp"
+    where = f"{name} is {os.environ[name]!r}" if name else "TMPDIR is not set, and /tmp is used"
+    if len(os.fsencode(parent)) + SOCKETS > SOCKET_PATH:
+        raise InputError(
+            f"{where}: too long for the sockets of a local Ray cluster; set RAY_TMPDIR or TMPDIR to a directory of at most "
+            f"{SOCKET_PATH - SOCKETS} bytes"
+        )
+    try:
+        with tempfile.TemporaryFile(dir=parent) as probe:
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
+    except OSError as error:
+        raise InputError(
+            f"{where}: a local Ray cluster cannot write there: {error.strerror}; set {name or 'TMPDIR'} to a directory that "
+            "exists, can be written and has room"
+        ) from None
+    return os.path.join(parent, "ray")
+
+
+def ensure_token() -> None:
+    """Gives a local cluster a token in the environment if HOME, where Ray would write one, cannot be written."""
+    if any(os.environ.get(name) for name in TOKENS):
+        return
+    try:
+        folder = Path.home() / ".ray"
+        folder.mkdir(exist_ok=True)
+        if os.access(folder / "auth_token", os.R_OK) or os.access(folder, os.W_OK | os.X_OK):
+            return
+    except (OSError, RuntimeError):  # no home at all
+        pass
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+class ModulePaths(list[str]):
+    """The directories of modules that Ray's workers get: that of a checkout of the code, and none that Ray adds.
+
+    Ray adds the driver's working directory in front of all others, where a file such as search.py would hide a package.
+    """
+
+    def __init__(self) -> None:
+        super().__init__([] if "site-packages" in CODE.parts else [str(CODE)])
+
+    def extend(self, paths: Iterable[str]) -> None:
+        """Adds nothing."""
