@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cluster.errors import InputError
 from cluster.runtime.rows import stream as stream_rows
 from cluster.runtime.workers import Worker
 from cluster.seeds import stream
@@ -44,10 +45,12 @@ def streamed(
     steps, rows = steps_per_epoch(len(stored), plan.batch), plan.batch // worker.world
     pieces = pieces_of(stored, plan.seed, phase, epoch, worker, skip=start * rows, rows=steps * rows)
     names = f"{plan.seed}/{phase}/{epoch}/{worker.rank}"
-    read = partial(read_piece, stored, images, plan.space.resolutions[-1], names)
+    read = partial(rows_of, stored, images, plan.space.resolutions[-1], names)
     readers = max(1, images.readers // worker.world)
     batches = stream_rows(pieces, read, rows, readers)
     for step, batch in zip(range(start, steps), batches, strict=False):
+        for error in filter(None, batch["error"].tolist()):
+            raise DataError(error)
         for failure in filter(None, batch["corrupt"].tolist()):
             counts.add_failure(*failure.split("\n"))
         yield step, torch.from_numpy(batch["pixels"].copy()), torch.from_numpy(batch["label"].copy())
@@ -70,6 +73,17 @@ def pieces_of(
         at += len(part)
         number += 1
     return pieces
+
+
+def rows_of(stored: StoredImages, data: Data, side: int, names: str, piece: Piece) -> dict[str, np.ndarray]:
+    """The columns of `read_piece` and `error`: why nothing could be read, for the consumer; Ray Data loses exceptions."""
+    try:
+        columns = read_piece(stored, data, side, names, piece)
+    except InputError as error:
+        count = len(piece[1]) - piece[2]
+        empty = {"pixels": np.zeros((count, 3, side, side), np.uint8), "label": np.zeros(count, np.int64)}
+        return {**empty, "corrupt": np.full(count, ""), "error": np.full(count, str(error))}
+    return {**columns, "error": np.full(len(columns["label"]), "")}
 
 
 def read_piece(stored: StoredImages, data: Data, side: int, names: str, piece: Piece) -> dict[str, np.ndarray]:

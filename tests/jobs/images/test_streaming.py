@@ -1,6 +1,7 @@
 """Training images that stay where they are and stream through Ray Data."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +10,11 @@ import helpers
 import numpy as np
 import pytest
 import torch
-from pictures import content, experiment, loaded, spoilt, write_parquet
+from pictures import content, experiment, loaded, spoilt, write_folders, write_parquet
 
 from cluster.runtime.workers import Worker
 from cluster.store import open_store
+from jobs.images import dataset
 from jobs.images.decoding import DataError, DecodingCounts
 from jobs.images.source import open_source
 from jobs.images.streaming import pieces_of, streamed
@@ -86,6 +88,48 @@ def test_corrupt_images_are_named_and_others_stand_for_them(tmp_path):
     assert set(counts.failed) <= {f"train-0.parquet row {row}" for row in (0, 1, 2)} and len(counts.failed) >= 2
     with pytest.raises(DataError, match=r"images cannot be decoded, data\.max_corrupt allows 1"):
         epoch(source, config, limit=1)
+
+
+def test_a_file_that_is_damaged_or_missing_while_it_streams_is_named(tmp_path):
+    store = open_store(str(tmp_path / "images"))
+    write_parquet(store, "train-0.parquet", content(60), group=60)
+    source, config = open_source(store.url).train, experiment(store.url)
+    damaged = bytearray(store.read("train-0.parquet"))
+    damaged[100:1000] = bytes(900)
+    store.write("train-0.parquet", bytes(damaged))
+    with pytest.raises(DataError, match=r"train-0.parquet: is damaged: .*; restore the file"):
+        epoch(source, config)
+    store.delete("train-0.parquet")
+    with pytest.raises(DataError, match=r"there is no train-0.parquet"):
+        epoch(source, config)
+
+
+def test_folders_with_unreadable_files_stream_as_they_are_decoded_in_memory(tmp_path):
+    store = open_store(str(tmp_path / "images"))
+    write_folders(store, content(60))
+    (tmp_path / "images/class0/gone\n.png").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "images/class1/pipe.png")
+    source, config = open_source(store.url).train, experiment(store.url)
+    batches, counts = epoch(source, config, limit=2)
+    assert [len(labels) for _, _, labels in batches] == [8] * 7
+    expected = {
+        r"class0/gone\n.png": "is missing, or a link to nothing",
+        "class1/pipe.png": "cannot be read: it is no regular file",
+    }
+    assert counts.failed.items() <= expected.items()  # the rows of an incomplete batch are not seen
+    counts = DecodingCounts("here", 2)
+    assert len(source.decoded(32, 1.0, counts)[1]) == 60
+    assert counts.failed == expected
+
+
+def test_a_class_that_is_not_in_the_sample_has_an_image_that_can_be_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "STREAM_SAMPLE", 1)
+    store = open_store(str(tmp_path / "images"))
+    write_parquet(
+        store, "train-0.parquet", [(data if label != 2 else b"x", label) for data, label in content(900)], group=50
+    )
+    with pytest.raises(DataError, match=r"no training image of class 2 \('2'\) can be decoded"):
+        loaded(store.url, memory_mib=1, max_corrupt=900)
 
 
 def test_images_larger_than_the_memory_setting_stream(tmp_path):
