@@ -17,6 +17,7 @@ from cluster.driver import attempt_at
 from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.reading import parse_json, read_json, shortened
+from cluster.run import File
 from jobs import config as configs
 from jobs.job import Job, opened
 from jobs.pipeline import STEPS
@@ -83,9 +84,13 @@ def make_strict(app: typer.Typer) -> None:
 
 @contextmanager
 def open_job(
-    config: str, store: str, sets: list[str], as_json: bool, in_cluster: bool = False, *, begins: bool = False
-) -> Iterator[Job]:
-    """Opens the job of a command on a run, which must have begun before unless the command begins one."""
+    config: str, store: str, sets: list[str], as_json: bool, in_cluster: bool = False, *, begins: bool = False,
+    reads: File | None = None,
+) -> Iterator[Job]:  # fmt: skip
+    """Opens the job of a command on a run, which must have begun before unless the command begins one.
+
+    reads: an object that the command reads first, for the error about a run that has not begun.
+    """
     asked = ["--store", store, *(part for setting in sets for part in ("--set", setting))]
     experiment = configs.load(config, sets)
     with ExitStack() as stack:
@@ -95,7 +100,14 @@ def open_job(
             deadline_s = experiment.kube.deadline_s
             attempt = stack.enter_context(attempt_at(store, experiment.id, deadline_s=deadline_s, last=last))
         reporter = Reporter("json" if as_json else None)
-        yield stack.enter_context(opened(experiment, store, reporter, shlex.join([config, *asked]), attempt, begins=begins))
+        asked_for = shlex.join([config, *asked])
+        try:
+            job = stack.enter_context(opened(experiment, store, reporter, asked_for, attempt, begins=begins))
+        except InputError as error:
+            if begins or reads is None:
+                raise
+            raise InputError(f"{error}; {reads} of the run {experiment.id} is made by `ofa {reads.step}`") from None
+        yield job
 
 
 def parse_arch(text: str) -> Arch:

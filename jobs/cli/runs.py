@@ -14,6 +14,7 @@ from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.texts import json_text
 from jobs import config as configs
+from jobs import files
 from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job
 from jobs.pipeline import FIRST, STEPS, result, run_steps, wanted_steps
 from ofa.spaces import get_space
@@ -58,7 +59,8 @@ def step_command(name: str) -> None:
         sets: Sets = [],  # noqa: B006
         as_json: Json = False,
     ) -> None:
-        with open_job(config, store, sets, as_json, begins=name == FIRST) as job:
+        reads = files.MEASURED if name == "fit" else files.FRONT
+        with open_job(config, store, sets, as_json, begins=name == FIRST, reads=reads) as job:
             run_steps(job, [name])
 
     app.command(name, help=f"Runs one step of a run: {name}.")(command)

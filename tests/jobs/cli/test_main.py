@@ -39,6 +39,9 @@ def test_cost_takes_a_name_json_or_a_file(ofa, tmp_path):
         (["run", TINY, "--store", "ftp://x"], "ftp://x: a store is a directory or s3://bucket/prefix"),
         (["run", TINY, "--store", "STORE", "--until", "serch"], "no step is called 'serch'; there are train, measure"),
         (["search", TINY, "--store", "STORE"], "run `ofa train` first"),
+        (["fit", TINY, "--store", "STORE/nowhere"], "nowhere: there is no such directory"),
+        (["fit", TINY, "--store", "STORE/nowhere"], "; measured.jsonl of the run tiny-"),
+        (["report", TINY, "--store", "STORE"], "is made by `ofa search`"),
         (["export", TINY, "--store", "STORE", "--arch", "r1-x"], "'r1-x' is not the name of an arch"),
         (["cost", "--space", "digits", "--arch", "{"], "--arch is not JSON"),
         (["cost", "--space", "ofa_mbv3_w1.0", "--arch", get_space("digits").smallest().key], "is not in the space"),
@@ -152,17 +155,17 @@ def test_a_failed_step_ends_with_1_and_an_unforeseen_error_with_a_hint(ofa, tmp_
         raise StepError("no space left for x; free some")
 
     monkeypatch.setattr("jobs.cli.runs.run_steps", full)
-    assert ofa("fit", TINY, "--store", tmp_path)[::2] == (1, "ofa: no space left for x; free some\n")
+    assert ofa("train", TINY, "--store", tmp_path)[::2] == (1, "ofa: no space left for x; free some\n")
 
     def bug(*_, **__):
         raise RuntimeError("oh\nno")
 
     monkeypatch.setattr("jobs.cli.runs.run_steps", bug)
-    code, _, err = ofa("fit", TINY, "--store", tmp_path)
+    code, _, err = ofa("train", TINY, "--store", tmp_path)
     assert code == 1
     assert err == "ofa: RuntimeError: oh; OFA_TRACEBACK=1 shows where\n"
     monkeypatch.setenv("OFA_TRACEBACK", "1")
-    assert "Traceback" in ofa("fit", TINY, "--store", tmp_path)[2]
+    assert "Traceback" in ofa("train", TINY, "--store", tmp_path)[2]
 
 
 def test_ensembles_of_any_predictions_file(ofa, tmp_path):
