@@ -74,6 +74,8 @@ class Attempt:
     began: Time | None = None
     ended: Time | None = None
     exit: int | None = None
+    reason: str | None = None  # of an end that is not the run's own: DeadlineExceeded
+    message: str | None = None
 
 
 _adapter = cache(TypeAdapter)

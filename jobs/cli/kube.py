@@ -339,16 +339,20 @@ def doctor(
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """Checks the requirements of runs on a cluster and reports how to meet them; exit code 1 if any is missing."""
+    """Checks the requirements of runs on a cluster and reports how to meet them; exit code 1 if any is missing.
+
+    What may not be looked at with this user's rights is `unknown`, which in --json is an `ok` of null.
+    """
     from jobs.operate.doctor import checks
 
     missing = 0
     for check in checks(namespace, context, store):
-        missing += not check.ok
+        missing += check.ok is False
         if as_json:
             print(json_text({name: getattr(check, name) for name in type(check).__slots__}))
         else:
-            print(f"{'ok     ' if check.ok else 'MISSING'} {check.name}: {check.found}")
+            mark = {True: "ok     ", False: "MISSING", None: "unknown"}[check.ok]
+            print(f"{mark} {check.name}: {check.found}")
             if not check.ok:
                 print(f"        {check.advice}")
     if missing:

@@ -38,6 +38,8 @@ def state_in_store(store: str, run_id: str) -> State:
     message = f"attempt {numbers[-1]} ended {record.get('ended', '')}"
     if record["exit"] == 0:
         return State("Succeeded", "", message)
+    if record.get("reason"):
+        return State("Failed", record["reason"], record.get("message") or message)
     return State("Stopped" if record["exit"] == 130 else "Failed", f"exit {record['exit']}", message)
 
 
@@ -59,20 +61,26 @@ def believed(state: State, job: Mapping[str, Any] | None, store: str | None = No
     except InputError:
         return state, ""
     try:
-        done = within(STORE_S, lambda: _finished_there(store or url, run_id))
+        done = within(STORE_S, lambda: _end_there(store or url, run_id))
     except (InputError, StepError) as error:
         return state, f"its store cannot be read from here, so this is KubeRay's state alone: {error}"
-    if not done:
+    if done is None:
         return state, ""
+    if done.name == "Failed":  # KubeRay may still retry it, on clusters whose drivers end at once
+        return done, ""
     return State("Succeeded", "", f"the run has finished in its store; KubeRay reports {state}"), ""
 
 
-def _finished_there(store: str, run_id: str) -> bool:
+def _end_there(store: str, run_id: str) -> State | None:
+    """The end of a run that its store knows for certain: it has finished, or its last driver ended at the deadline."""
     run = Run.at(store, run_id, code="")
     if finished(run):
-        return True
+        return State("Succeeded")
     numbers = attempts(run.store, run.id)
-    return bool(numbers) and read_attempt(run.store, run.id, numbers[-1]).get("exit") == 0
+    record = read_attempt(run.store, run.id, numbers[-1]) if numbers else {}
+    if record.get("reason"):
+        return State("Failed", record["reason"], record.get("message") or "")
+    return State("Succeeded") if record.get("exit") == 0 else None
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:

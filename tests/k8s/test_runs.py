@@ -6,8 +6,9 @@ import pytest
 from manifests import ROOT, Peer, allowed, golden, objections, of_kind, pods, restricted, selects
 
 from cluster.kube.rayjob import SPOT_LABELS, Group, Kube, render
-from jobs.operate.doctor import ACCOUNTS, NEEDS
-from jobs.operate.submit import plan, quantity
+from cluster.kube.rules import quantity
+from jobs.operate.doctor import ACCOUNTS, NEEDS, PRIORITIES
+from jobs.operate.submit import plan
 
 RAY = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())["ray"]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -21,11 +22,13 @@ RUNS = {
 
 @pytest.fixture(params=RUNS)
 def job(request):
-    return render("digits-1a2b3c4d", "seed = 1\n", "s3://b/p", RUNS[request.param], version=VERSION, ray_version=RAY).job
+    return render(
+        "digits-1a2b3c4d", "seed = 1\n", "s3://bucket/prefix", RUNS[request.param], version=VERSION, ray_version=RAY
+    ).job
 
 
 def run(name):
-    return render("digits-1a2b3c4d", "seed = 1\n", "s3://b/p", RUNS[name], version=VERSION, ray_version=RAY).job
+    return render("digits-1a2b3c4d", "seed = 1\n", "s3://bucket/prefix", RUNS[name], version=VERSION, ray_version=RAY).job
 
 
 def templates(job):
@@ -69,6 +72,7 @@ def test_accounts_priorities_and_secrets_are_those_of_the_overlays(job):
         account = of_kind(docs, "ServiceAccount")[spec["serviceAccountName"]]
         assert spec["automountServiceAccountToken"] is account["automountServiceAccountToken"]
         assert spec.get("priorityClassName", "ofa-head") in of_kind(docs, "PriorityClass")
+    assert set(PRIORITIES) == set(of_kind(docs, "PriorityClass"))
     assert set(ACCOUNTS) == set(of_kind(docs, "ServiceAccount"))
     assert job["metadata"]["namespace"] in of_kind(docs, "Namespace")
     assert job["spec"]["rayClusterSpec"]["authOptions"]["secretName"] == "ofa-ray-token"

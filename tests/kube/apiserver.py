@@ -41,6 +41,9 @@ RESOURCES = {  # (group/version, plural): (kind, subresources)
     ("v1", "services"): ("Service", ("proxy",)),
     ("v1", "serviceaccounts"): ("ServiceAccount", ()),
     ("v1", "resourcequotas"): ("ResourceQuota", ("status",)),
+    ("v1", "namespaces"): ("Namespace", ("status",)),
+    ("scheduling.k8s.io/v1", "priorityclasses"): ("PriorityClass", ()),
+    ("apps/v1", "deployments"): ("Deployment", ("status",)),
     ("batch/v1", "jobs"): ("Job", ("status",)),
     ("ray.io/v1", "rayjobs"): ("RayJob", ("status",)),
     ("ray.io/v1", "rayclusters"): ("RayCluster", ("status",)),
@@ -51,6 +54,7 @@ UNCHECKED = (
     "Invalid value: null: some validation rules were not checked because the object was invalid; "
     "correct the existing errors to complete validation"
 )
+CLUSTERED = ("namespaces", "priorityclasses")  # which are in no namespace
 VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 
@@ -514,6 +518,7 @@ class _Handler(BaseHTTPRequestHandler):
         if group == "apiextensions.k8s.io/v1" and rest == ["customresourcedefinitions", "rayjobs.ray.io"]:
             return self.the_crd()
         if group == "authorization.k8s.io/v1" and rest == ["selfsubjectaccessreviews"]:
+            self.allow("create", rest[0])
             return self.review(json.loads(data))
         namespace = None
         if rest[:1] == ["namespaces"] and len(rest) > 2:
@@ -535,6 +540,7 @@ class _Handler(BaseHTTPRequestHandler):
         data: bytes,
     ) -> Doc | None:  # fmt: skip
         api = self.api
+        namespace = "" if plural in CLUSTERED else namespace
         how = {"dry_run": query.get("dryRun") == "All", "strict": query.get("fieldValidation") == "Strict"}
         if sub == "log":
             return self.pod_log(str(namespace), name, query)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import TINY
+from kube.apiserver import now
 from typer.testing import CliRunner
 
 from cluster.attempts import attempt_record
@@ -294,16 +295,36 @@ class TestRefusals:
 
 
 class TestDoctor:
-    def test_all_is_well(self, server, mock_s3, monkeypatch):
-        for name, value in mock_s3.items():
-            monkeypatch.setenv(name, value)
+    @pytest.fixture
+    def prepared(self, server):
+        """What k8s/ and the installation of KubeRay make."""
         for name in doctor.ACCOUNTS:
             server.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "ofa"}})
+        for name in doctor.PRIORITIES:
+            where = {"name": name, "namespace": ""}
+            server.create({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "value": 7, "metadata": where})
+        server.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "ofa", "namespace": ""}})
+        labels = {"app.kubernetes.io/name": "kuberay-operator"}
+        where = {"name": "kuberay-operator", "namespace": "ray-system", "labels": labels}
+        made = server.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": where, "spec": {}})
+        server.update({**made, "status": {"availableReplicas": 1}}, sub="status")
+        return server
+
+    def found(self, name):
+        """The mark and the text of one check, and the exit code."""
+        done = ofa("doctor", "--json")
+        [check] = [check for check in events(done) if check["name"] == name]
+        return check["ok"], check["found"], done.exit_code
+
+    def test_all_is_well(self, prepared, mock_s3, monkeypatch):
+        for name, value in mock_s3.items():
+            monkeypatch.setenv(name, value)
         done = ofa("doctor", "--store", "s3://results/doctor")
         assert done.exit_code == 0, done.stdout
-        assert "MISSING" not in done.stdout
+        assert {line.split()[0] for line in done.stdout.splitlines()} == {"ok"}
         assert "written, read and removed" in done.stdout
         assert "CRD rayjobs.ray.io v1, 1.6 or later" in done.stdout
+        assert "Deployment ray-system/kuberay-operator has an available pod" in done.stdout
 
     def test_each_thing_that_is_missing_is_said_with_what_to_do(self, server):
         server.crd = False
@@ -311,10 +332,68 @@ class TestDoctor:
         done = ofa("doctor", "--store", "s3://", "--json")
         assert done.exit_code == 1
         missing = {check["name"]: check for check in events(done) if not check["ok"]}
-        assert set(missing) == {"KubeRay", "right to rayjobs", "right to pods/log", "store",
-                                "account ofa-head", "account ofa-worker", "account ofa-submitter"}  # fmt: skip
+        assert set(missing) == {"KubeRay", "operator", "right to rayjobs", "right to pods/log", "store", "namespace ofa",
+                                "account ofa-head", "account ofa-worker", "account ofa-submitter",
+                                "priority ofa-head", "priority ofa-worker"}  # fmt: skip
+        assert all(check["ok"] is False for check in missing.values())
         assert missing["right to rayjobs"]["found"] == "may not create"
         assert all(check["advice"] for check in missing.values())
+
+    @pytest.mark.parametrize(
+        ("verb", "resource", "checks"),
+        [
+            ("get", "customresourcedefinitions", ["KubeRay"]),
+            ("get", "serviceaccounts", [f"account {name}" for name in doctor.ACCOUNTS]),
+            ("get", "priorityclasses", [f"priority {name}" for name in doctor.PRIORITIES]),
+            ("create", "selfsubjectaccessreviews", [f"right to {r}{'/' * bool(s)}{s}" for _, r, s in doctor.NEEDS]),
+        ],
+    )
+    def test_what_may_not_be_looked_at_is_unknown_and_no_failure(self, prepared, verb, resource, checks):
+        prepared.forbidden.add((verb, resource))
+        done = ofa("doctor", "--json")
+        assert [check["name"] for check in events(done) if check["ok"] is None] == checks
+        assert [check for check in events(done) if check["ok"] is False] == []
+        assert done.exit_code == 0
+        assert "unknown " in ofa("doctor").stdout
+
+    def test_a_namespace_that_may_not_be_read_is_seen_by_a_dry_run(self, prepared):
+        prepared.forbidden.add(("get", "namespaces"))
+        assert self.found("namespace ofa") == (True, "there: the server would create an object in it", 0)
+        prepared.forbidden.add(("create", "configmaps"))
+        assert self.found("namespace ofa")[0] is None
+
+    def test_a_namespace_that_is_being_deleted_is_missing(self, prepared):
+        there = prepared.get("namespaces", "", "ofa")
+        prepared.update({**there, "status": {"phase": "Terminating"}}, sub="status")
+        assert self.found("namespace ofa") == (False, "is Terminating", 1)
+
+    def test_an_operator_without_pods_is_missing(self, prepared):
+        there = prepared.get("deployments", "ray-system", "kuberay-operator")
+        prepared.update({**there, "status": {"availableReplicas": 0}}, sub="status")
+        assert self.found("operator") == (False, "Deployment ray-system/kuberay-operator has no available pod", 1)
+
+    def test_an_operator_that_may_be_read_by_name_alone_is_found(self, prepared):
+        prepared.forbidden.add(("list", "deployments"))
+        assert self.found("operator")[:2] == (True, "Deployment ray-system/kuberay-operator has an available pod")
+
+    def test_an_operator_that_may_not_be_looked_at_is_known_by_what_it_writes(self, prepared):
+        prepared.forbidden |= {("list", "deployments"), ("get", "deployments")}
+        assert self.found("operator")[0] is None
+        made = prepared.create({**rendered(load(str(TINY)), STORE, {}).job})
+        assert self.found("operator")[0] is None  # it may need a moment
+        prepared.update({**made, "status": {"startTime": "2026-01-01T00:00:00Z"}}, sub="status")
+        assert self.found("operator")[0] is None
+        fresh = prepared.get("rayjobs", "ofa", RUN)
+        prepared.update({**fresh, "status": {"startTime": now()}}, sub="status")
+        assert self.found("operator")[:2] == (True, "the latest status of a RayJob is 0 min old")
+
+    def test_an_operator_that_looks_at_no_rayjob_is_missing(self, prepared, monkeypatch):
+        monkeypatch.setattr(doctor, "ANSWERS_S", 0.0)
+        prepared.create({**rendered(load(str(TINY)), STORE, {}).job})
+        time.sleep(1.1)
+        ok, found, code = self.found("operator")
+        assert (ok, code) == (False, 1)
+        assert found.startswith(f"RayJob {RUN} of ") and found.endswith("has no status: no operator has looked at it")
 
     def test_no_cluster_is_one_of_the_things(self, monkeypatch, tmp_path):
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))

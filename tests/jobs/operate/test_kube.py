@@ -736,6 +736,18 @@ class TestTheStoreIsBelieved:
         seen = watching(api, name).end()
         assert (seen.lines, seen.result.state.exit_code) == (["Succeeded"], 0)
 
+    @pytest.mark.parametrize("deployed", ["Failed", "Retrying"])
+    def test_a_run_whose_driver_has_ended_at_the_deadline_has_failed_with_it(self, api, server, failed, deployed):
+        record = {"attempt": 1, "exit": 1, "reason": "DeadlineExceeded", "message": "kube.deadline_s has passed"}
+        failed.store.write(f"{failed.id}/{attempt_record(1)}", json.dumps(record).encode())
+        name = api.list("RayJob")[0]["metadata"]["name"]
+        words = {"jobDeploymentStatus": deployed, "jobStatus": "FAILED", "failed": 1}
+        server.merge("rayjobs", "ofa", name, {"status": words}, sub="status")
+        row = cluster.status(api, name)
+        assert [row[key] for key in ("state", "reason", "message")] == ["Failed", *list(record.values())[2:]]
+        seen = watching(api, name).end()  # also where KubeRay goes on, with drivers that end at once
+        assert (seen.lines[-1], seen.result.state.exit_code) == ("Failed (DeadlineExceeded)", 1)
+
     def test_a_retry_that_has_begun_does_not_change_that(self, api, server, failed):
         self.finish(failed)
         name = api.list("RayJob")[0]["metadata"]["name"]
