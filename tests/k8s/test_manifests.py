@@ -240,7 +240,7 @@ class TestSecurity:
             assert rule["verbs"] == ["get"]
             assert rule["resourceNames"]
         named = {name for rule in role["rules"] for name in rule["resourceNames"]}
-        assert {"ofa", "ofa-head", "ofa-worker", "rayjobs.ray.io", "rayclusters.ray.io"} == named
+        assert {"ofa", "ofa-head", "ofa-worker", "rayjobs.ray.io", "rayclusters.ray.io", "kuberay-operator"} == named
 
     @pytest.mark.parametrize("name", RENDERED)
     def test_bindings_bind_what_is_there_to_groups(self, name):

@@ -723,7 +723,7 @@ class TestTheStoreIsBelieved:
             run.begin(step).finish(seed=1)
 
     def end(self, run, code):
-        record = {"attempt": 1, "began": "", "ended": "2026-01-01T00:00:00+00:00", "exit": code}
+        record = {"attempt": 1, "began": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:00:00+00:00", "exit": code}
         run.store.write(f"{run.id}/{attempt_record(1)}", json.dumps(record).encode())
 
     @pytest.mark.parametrize("how", ["steps", "record"])
