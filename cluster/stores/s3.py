@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from cluster.errors import InputError, NoSpace, StepError
 from cluster.stores import google
 from cluster.stores.errors import MissingObject, StoreError
+from cluster.texts import one_line
 
 if TYPE_CHECKING:
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import ClientError
 
 
 class S3Store:
@@ -31,6 +35,7 @@ class S3Store:
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
+        self._answered = False  # whether a request was answered: what fails later is no fault of the settings
         _check_environment(self.url)
         with self._explained():
             # a separate session: boto3's default one keeps the first credentials that it read
@@ -42,6 +47,7 @@ class S3Store:
                 self.client = session.client("s3", config=config.merge(unsigned))
                 self.client.meta.events.register("before-send.s3", google.Identity().authorize)
             self.client.list_objects_v2(Bucket=bucket, Prefix=self.prefix, MaxKeys=1)
+        self._answered = True
 
     def read(self, key: str) -> bytes:
         """The whole object; raises `MissingObject` if there is none."""
@@ -69,7 +75,7 @@ class S3Store:
 
     def publish(self, key: str, path: Path) -> None:
         """Publishes a file's content like `write`, without loading the whole file into memory."""
-        with self._explained(key), path.open("rb") as file:
+        with path.open("rb") as file, self._explained(key):
             self.client.upload_fileobj(file, self.bucket, self.prefix + key)  # a large file is uploaded in parts
 
     def create(self, key: str, data: bytes) -> bool:
@@ -101,12 +107,21 @@ class S3Store:
 
     @contextmanager
     def _explained(self, key: str = "") -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import ClientError
 
+        where = f"{self.url}/{key}" if key else self.url
         try:
             yield
-        except (BotoCoreError, ClientError) as error:
-            raise _s3_error(error, self.url, self.bucket, key) from None
+        except (InputError, StepError, MemoryError):  # of Google's identity, for example
+            raise
+        except ClientError as error:
+            raise _answer(error, self.url, self.bucket, key) from None
+        except Exception as error:  # boto3 also passes on what its config files, helpers and urllib3 raise
+            reason = _unanswered(error)
+            if self._answered:
+                again = "run the same command again, what is finished is kept"
+                raise StepError(f"{where}: the object store no longer answers: {reason}; {again}") from None
+            raise StoreError(f"{where}: {reason}") from None
 
 
 class _Ranges(io.RawIOBase):
@@ -143,50 +158,129 @@ class _Ranges(io.RawIOBase):
         return rest
 
 
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+
+
 def _check_environment(url: str) -> None:
-    """Raises a `StoreError` for settings for which boto3's error names none; values are not repeated."""
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-    if endpoint and not endpoint.startswith(("http://", "https://")):
-        raise StoreError(
-            f"{url}: the endpoint in AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL must start with http:// or https://"
-        )
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
-        value = os.environ.get(name, "")
+    """Raises a `StoreError` for variables for which boto3's error names none; values of secrets are not repeated."""
+    for name, value in os.environ.items():
+        if not name.startswith("AWS_") and name not in _PROXIES:
+            continue
         if value != value.strip():
             raise StoreError(f"{url}: {name} begins or ends with white space, such as a line end; remove it")
+        if not value.isprintable():
+            raise StoreError(f"{url}: {name} has a control character, such as a line end; remove it")
+    for name in _ENDPOINTS:
+        _check_url(url, name, os.environ.get(name, ""), "the server's address, such as http://host:9000")
+    for name in _PROXIES:
+        value = os.environ.get(name, "")
+        _check_url(url, name, value if "://" in value or not value else f"http://{value}", "a proxy's address")
+    region = os.environ.get("AWS_DEFAULT_REGION")
+    if region and not re.fullmatch("[A-Za-z0-9-]+", region):
+        raise StoreError(f"{url}: AWS_DEFAULT_REGION is {region!r}; give a region, such as us-east-1")
+    bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
+    if bundle:
+        try:
+            ssl.create_default_context(cafile=bundle)
+        except OSError as error:  # also of a file without certificates
+            reason = error.strerror or "no certificate in it"
+            raise StoreError(f"{url}: AWS_CA_BUNDLE or REQUESTS_CA_BUNDLE is {bundle!r}: {reason}") from None
 
 
-_S3_ADVICE = {
+def _check_url(url: str, name: str, value: str, expected: str) -> None:
+    """Raises a `StoreError` unless a variable is empty or the URL of a server."""
+    if not value:
+        return
+    if not value.lower().startswith(("http://", "https://")):
+        raise StoreError(f"{url}: {name} must start with http:// or https://; give {expected}")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        parts, host = urlsplit(""), ""
+    if not re.fullmatch(r"[A-Za-z0-9.:-]+", host) or parts.query or parts.fragment:
+        raise StoreError(f"{url}: {name} has no valid host and port; give {expected}")
+    if "@" in parts.netloc and name in _ENDPOINTS:
+        raise StoreError(f"{url}: {name} has credentials in it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
+
+
+_ANSWERS = {
     "NoSuchBucket": "there is no bucket {bucket!r}; create it, or check its name and AWS_ENDPOINT_URL_S3",
     "AccessDenied": "access denied; these credentials may not use bucket {bucket!r}",
+    "AllAccessDisabled": "access denied; the bucket {bucket!r} is disabled",
     "InvalidAccessKeyId": "the access key is not known there; check AWS_ACCESS_KEY_ID or AWS_PROFILE",
     "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
     "ExpiredToken": "the credentials have expired; log in again",
-    "NoCredentialsError": "no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-    "PartialCredentialsError": "credentials are incomplete; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    "ProfileNotFound": "AWS_PROFILE names a profile that does not exist",
-    "EndpointConnectionError": "nothing answers at the endpoint; check AWS_ENDPOINT_URL_S3 and the network",
-    "ConnectTimeoutError": "the endpoint does not answer; check AWS_ENDPOINT_URL_S3 and the network",
-    "QuotaExceeded": "the bucket's quota is used up; free some space and run the same command again",
+    "InvalidToken": "the session token is not valid; check AWS_SESSION_TOKEN, or log in again",
+    "RequestTimeTooSkewed": "the clock of this machine differs too much from the server's; set it",
+    "RequestExpired": "the clock of this machine differs too much from the server's; set it",
+    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION to it",
+    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION to it, and check AWS_ENDPOINT_URL_S3",
+    "301": "the bucket is in another region; set AWS_DEFAULT_REGION to it, and check AWS_ENDPOINT_URL_S3",
+    "InvalidBucketName": "the server has no bucket of that name; check it",
+    "NotImplemented": "the server does not know this request (If-None-Match, or a listing of version 2); use another server",
+    "MethodNotAllowed": "the server does not allow this request; check AWS_ENDPOINT_URL_S3",
+    "KeyTooLongError": "the key is too long; give a shorter prefix",
 }
 
 
-def _s3_error(error: BotoCoreError | ClientError, url: str, bucket: str, key: str) -> InputError | StepError:
-    response: dict[str, Any] = getattr(error, "response", {})
-    code = response.get("Error", {}).get("Code") or type(error).__name__
-    where = f"{url}/{key}" if key else url
-    if code in ("NoSuchKey", "404"):
+def _answer(error: ClientError, url: str, bucket: str, key: str) -> InputError | StepError:
+    """The error that an answer of the object store stands for."""
+    response: Any = error.response
+    code, where = response.get("Error", {}).get("Code") or type(error).__name__, f"{url}/{key}" if key else url
+    if code in ("NoSuchKey", "404") and key:
         return MissingObject(f"{url}: there is no {key}")
+    if code in ("NoSuchKey", "404", "500") and not key:  # a listing without an object store's own code
+        return StoreError(f"{where}: what answers at the endpoint is no object store; check AWS_ENDPOINT_URL_S3")
     if code == "QuotaExceeded":
-        return NoSpace(f"{where}: {_S3_ADVICE[code]}")
+        return NoSpace(f"{where}: the bucket's quota is used up; free some space and run the same command again")
+    advice = _ANSWERS.get({"403": "AccessDenied"}.get(code, code))
+    if advice is not None:
+        return StoreError(f"{where}: {advice.format(bucket=bucket)}")
     if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
         return StepError(f"{where}: the object store answered {code}; run the same command again, what is finished is kept")
-    advice = _S3_ADVICE.get({"403": "AccessDenied"}.get(code, code))
-    if advice is None and not response:
-        return StoreError(
-            f"{where}: no request was answered ({code}); check the AWS settings (region, config file, proxy, certificates), "
-            "AWS_ENDPOINT_URL_S3 and the network"
-        )
-    if advice is None:
-        return StoreError(f"{where}: the object store answered {code}; check the bucket's name and AWS_ENDPOINT_URL_S3")
-    return StoreError(f"{where}: {advice.format(bucket=bucket)}")
+    return StoreError(f"{where}: the object store answered {code}; check the bucket's name and AWS_ENDPOINT_URL_S3")
+
+
+# What boto3 refuses, or cannot send, by the name of its error; where the error's text names the cause, {text} repeats it.
+_REFUSED = {
+    "NoCredentialsError": "no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "PartialCredentialsError": "credentials are incomplete; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    "ProfileNotFound": "AWS_PROFILE names a profile that does not exist",
+    "CredentialRetrievalError": "credentials could not be fetched ({text}); check credential_process or the pod's identity",
+    "ConfigParseError": "a config file cannot be read ({text}); check AWS_CONFIG_FILE and AWS_SHARED_CREDENTIALS_FILE",
+    "InvalidRegionError": "the region is no name of one; check AWS_DEFAULT_REGION, or region in the config file",
+    "NoRegionError": "no region is set; set AWS_DEFAULT_REGION",
+    "EndpointConnectionError": "nothing answers at the endpoint; check AWS_ENDPOINT_URL_S3 and the network",
+    "ConnectTimeoutError": "the endpoint does not answer; check AWS_ENDPOINT_URL_S3 and the network",
+    "ReadTimeoutError": "the endpoint stopped answering; check AWS_ENDPOINT_URL_S3 and the network",
+    "ConnectionClosedError": "the connection was closed without an answer; check AWS_ENDPOINT_URL_S3 (http or https)",
+    "ProxyConnectionError": "the proxy does not answer; check HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
+    "EndpointResolutionError": "the endpoint is no server's address; check AWS_ENDPOINT_URL_S3",
+    "ResponseParserError": "what answers at the endpoint is no object store; check AWS_ENDPOINT_URL_S3",
+    "SSOTokenLoadError": "the login of AWS_PROFILE has ended; run `aws sso login`",
+    "UnauthorizedSSOTokenError": "the login of AWS_PROFILE has ended; run `aws sso login`",
+    "TokenRetrievalError": "the login of AWS_PROFILE has ended; run `aws sso login`",
+}
+_TLS = {
+    "WRONG_VERSION_NUMBER": "the server does not use https; write http:// in AWS_ENDPOINT_URL_S3",
+    "RECORD_LAYER_FAILURE": "the server does not use https; write http:// in AWS_ENDPOINT_URL_S3",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not trusted; name the file of its authority in AWS_CA_BUNDLE",
+}
+
+
+def _unanswered(error: Exception) -> str:
+    """Why no request was answered, and which setting to check; without values of secrets."""
+    name, text = type(error).__name__, " ".join(str(error).split())
+    for secret in (os.environ.get(variable, "") for variable in _SECRETS):
+        text = text.replace(secret, "***") if len(secret) > 5 else text
+    text = one_line(text.rstrip("."), 240)
+    if name == "SSLError":
+        known = next((advice for sign, advice in _TLS.items() if sign in text), None)
+        return known or f"no secure connection ({text}); check AWS_CA_BUNDLE and AWS_ENDPOINT_URL_S3"
+    known = _REFUSED.get(name)
+    if known is not None:
+        return known.format(text=text)
+    return f"boto3 cannot use the AWS settings ({name}: {text}); check the variables AWS_* and the config files"

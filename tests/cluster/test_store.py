@@ -331,22 +331,3 @@ def test_keys_that_consoles_write_for_folders_are_no_objects(mock_s3, monkeypatc
     for key in ("", "a/", "a/b"):
         store.client.put_object(Bucket="results", Key=f"folders/{key}", Body=b"")
     assert store.keys() == ["a/b"]
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "says"),
-    [
-        ("AWS_ENDPOINT_URL_S3", "127.0.0.1:9000", "must start with http:// or https://"),
-        ("AWS_SECRET_ACCESS_KEY", "testsecret\n", "AWS_SECRET_ACCESS_KEY begins or ends with white space"),
-        ("AWS_DEFAULT_REGION", "us east", r"no request was answered \(InvalidRegionError\); check the AWS settings"),
-    ],
-)
-def test_settings_that_boto3_refuses_are_named(monkeypatch, name, value, says):
-    for key in [key for key in os.environ if key.startswith("AWS_")]:
-        monkeypatch.delenv(key)
-    usual = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
-    for key, given in {**usual, "AWS_DEFAULT_REGION": "us-east-1", name: value}.items():
-        monkeypatch.setenv(key, given)
-    with pytest.raises(StoreError, match=says) as caught:
-        open_store("s3://results/x")
-    assert "testsecret" not in str(caught.value)
