@@ -230,7 +230,8 @@ def _check_decoded(splits: Mapping[str, Split], source: Source, where: str) -> N
     """Raises a `DataError` if no image of a split, or none of a class in training, could be decoded."""
     for name, split in splits.items():
         if not len(split):
-            raise DataError(f"{where}: no image of the {name} split can be decoded; repair or replace them")
+            what = "sample of the training images" if name == "sample" else f"{name} split"
+            raise DataError(f"{where}: no image of the {what} can be decoded; repair or replace them")
     if "train" in splits:
         counts = torch.bincount(splits["train"].labels, minlength=len(source.classes))
         if not bool(counts.all()):

@@ -81,8 +81,12 @@ def rows_of(stored: StoredImages, data: Data, side: int, names: str, piece: Piec
         columns = read_piece(stored, data, side, names, piece)
     except InputError as error:
         count = len(piece[1]) - piece[2]
-        empty = {"pixels": np.zeros((count, 3, side, side), np.uint8), "label": np.zeros(count, np.int64)}
-        return {**empty, "corrupt": np.full(count, ""), "error": np.full(count, str(error))}
+        return {
+            "pixels": np.zeros((count, 3, side, side), np.uint8),
+            "label": np.zeros(count, np.int64),
+            "corrupt": np.full(count, ""),
+            "error": np.full(count, str(error)),
+        }
     return {**columns, "error": np.full(len(columns["label"]), "")}
 
 

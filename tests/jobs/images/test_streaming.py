@@ -123,7 +123,7 @@ def test_folders_with_unreadable_files_stream_as_they_are_decoded_in_memory(tmp_
 
 
 def test_a_class_that_is_not_in_the_sample_has_an_image_that_can_be_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "STREAM_SAMPLE", 1)
+    monkeypatch.setattr(dataset, "STREAM_SAMPLE", 6)
     store = open_store(str(tmp_path / "images"))
     write_parquet(
         store, "train-0.parquet", [(data if label != 2 else b"x", label) for data, label in content(900)], group=50
