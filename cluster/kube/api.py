@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import os
 import re
 import ssl
@@ -107,10 +108,12 @@ class Api:
         from yaml import YAMLError
 
         configuration = client.Configuration()
+        logged: list[str] = []
         try:
             try:
                 files = os.environ.get("KUBECONFIG") or "~/.kube/config"  # asked now: the package asks when it is imported
-                config.load_kube_config(files, context=context, client_configuration=configuration)
+                with _errors_to(logged):
+                    config.load_kube_config(files, context=context, client_configuration=configuration)
             except (TypeError, AttributeError, YAMLError):  # what the package makes of a file that is something else
                 raise config.ConfigException(f"{files}: is no kubeconfig") from None
             except config.ConfigException:
@@ -121,6 +124,14 @@ class Api:
             what = f"no context {context!r}" if context else "neither a kubeconfig nor a pod's service account"
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"cluster: {what} can be used ({reason}); set KUBECONFIG, see `ofa doctor`") from None
+        if logged:
+            raise InputError(
+                f"cluster: the kubeconfig's credentials cannot be used ({logged[0]}); log in again, see `ofa doctor`"
+            )
+        if not configuration.host.startswith(("https://", "http://")):
+            raise InputError(
+                f"cluster: server {configuration.host!r} of the kubeconfig is not https://HOST:PORT; correct it"
+            )
         pool = client.ApiClient(configuration).rest_client.pool_manager
         return cls(configuration.host.rstrip("/"), namespace, configuration, pool)
 
@@ -319,8 +330,10 @@ class Api:
 
         asked = urlencode({key: value for key, value in query.items() if value})
         headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": "ofa-cluster"}
+        logged: list[str] = []
         try:
-            bearer = self.configuration.auth_settings().get("BearerToken") or {}  # renewed there, when it has run out
+            with _errors_to(logged):
+                bearer = self.configuration.auth_settings().get("BearerToken") or {}  # renewed there once it has expired
         except Exception as error:  # of a plugin that the kubeconfig names
             raise Refused(f"{self.server}: the credentials cannot be renewed: {_first_line(error)}; log in again") from None
         if bearer.get("value"):
@@ -359,6 +372,18 @@ class Api:
         finally:
             if answer is not None:
                 answer.close()
+
+
+@contextmanager
+def _errors_to(messages: list[str]) -> Iterator[None]:
+    """Collects the errors that the `kubernetes` package would log on stderr, such as those of a credentials plugin."""
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: messages.append(" ".join(record.getMessage().split()))  # type: ignore[method-assign]
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
 
 
 def _decoded(data: bytes) -> Any:

@@ -103,7 +103,8 @@ class Outages:
     def lost(self) -> Lost:
         """The error of a command that ends during an outage."""
         if not self.ever:
-            return Lost(f"{self.error or 'the API server'}; no answer for {self.silent_s:.0f} s; the run may be healthy")
+            what = self.error or "the API server does not answer"
+            return Lost(f"{what}; no answer for {self.silent_s:.0f} s; the run may be healthy")
         what = self.error or "the API server does not answer"
         return Lost(f"{what}; last answer {self.silent_s:.0f} s ago; the run may be healthy")
 

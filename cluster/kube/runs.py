@@ -358,14 +358,35 @@ def retry(api: Api, job: Doc, *, timeout_s: float = 120.0) -> Doc:
     stand_in = {**fresh["metadata"], "name": f"{name[:40].rstrip('-')}-retry"}  # its own name is still taken
     api.create({**fresh, "metadata": stand_in}, dry_run=True)
     api.delete("RayJob", name)
+    try:
+        return _replace_deleted(api, job, Rendered(fresh, settings), timeout_s)
+    except Lost as error:
+        raise Lost(
+            f"{name}: its RayJob was deleted, and is not there again: {error}; `ofa submit` its config again"
+        ) from None
+
+
+def _replace_deleted(api: Api, old: Doc, new: Rendered, timeout_s: float) -> Doc:
+    """Creates a RayJob once the old one, which is being deleted, is gone; goes on over an outage of the API server."""
+    name, outages = new.name, Outages(give_up_s=timeout_s)
     deadline = time.monotonic() + timeout_s
-    while api.find("RayJob", name) is not None:  # KubeRay stops the old job first
-        if time.monotonic() > deadline:
+    while True:
+        try:
+            there = api.find("RayJob", name)
+            if there is None:
+                there = api.create(new.job)
+            if there["metadata"]["uid"] != old["metadata"].get("uid"):  # also one that was created with a lost answer
+                _create_config(api, new, there)
+                return there
+            outages.answered()
+        except Lost as error:
+            outages.failed(error)
+            continue
+        except Conflict:  # created meanwhile
+            pass
+        if time.monotonic() > deadline:  # KubeRay stops the old job first
             raise StepError(f"{name}: the old RayJob is not gone after {timeout_s:.0f} s; is KubeRay's operator running?")
         time.sleep(0.3)
-    made = api.create(fresh)
-    _create_config(api, Rendered(fresh, settings), made)
-    return made
 
 
 # Results

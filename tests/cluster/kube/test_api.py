@@ -83,6 +83,39 @@ def test_a_file_that_is_no_kubeconfig_is_one_line(monkeypatch, tmp_path, content
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("cluster", "user", "says"),
+    [
+        ({"server": "junk"}, {"token": "t"}, "server 'junk' of the kubeconfig is not https://HOST:PORT"),
+        ({"server": "ftp://x"}, {"token": "t"}, "server 'ftp://x' of the kubeconfig is not https://HOST:PORT"),
+        ({}, {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "false", "interactiveMode": "Never"}},
+         "credentials cannot be used (exec: process returned 1"),
+        ({}, {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "/nowhere/plugin",
+                       "interactiveMode": "Never"}}, "credentials cannot be used"),
+    ],
+)  # fmt: skip
+def test_a_kubeconfig_that_cannot_work_is_one_line(server, monkeypatch, tmp_path, capfd, cluster, user, says):
+    there = server.kubeconfig()
+    there["clusters"][0]["cluster"] |= cluster
+    there["users"][0]["user"] = user
+    (tmp_path / "config").write_text(json.dumps(there))
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(InputError) as refused:
+        Api.connect("ofa")
+    assert says in str(refused.value) and "\n" not in str(refused.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_address_that_cannot_be_one_is_bad_input(server, monkeypatch, tmp_path):
+    there = server.kubeconfig()
+    for address in ("https://", "https://127.0.0.1:99999"):
+        there["clusters"][0]["cluster"]["server"] = address
+        (tmp_path / "config").write_text(json.dumps(there))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        with pytest.raises(InputError, match="correct"):
+            Api.connect("ofa").list("ConfigMap")
+
+
 def test_no_cluster_is_one_line(monkeypatch, tmp_path, api, server):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
     with pytest.raises(InputError, match="neither a kubeconfig nor a pod's service account"):

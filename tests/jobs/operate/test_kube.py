@@ -401,6 +401,39 @@ class TestChanging:
         until(api, run, "Running")
         assert kuberay.submit(api, made()) == "unchanged"
 
+    def test_a_retry_goes_on_over_an_outage(self, api, server, operator, run):
+        operator.backend.say = "STOPPED"
+        until(api, run, "Stopped")
+        before, delete = api.get("RayJob", run), server.delete
+
+        def lose(*names, **how):
+            found = delete(*names, **how)
+            if names[0] == "rayjobs":
+                server.delete = delete
+                server.unavailable = 3
+            return found
+
+        server.delete = lose
+        assert "number 2" in cluster.retry(api, run)
+        assert api.get("RayJob", run)["metadata"]["uid"] != before["metadata"]["uid"]
+        assert api.find("ConfigMap", f"{run}-config") is not None
+
+    def test_a_retry_that_loses_the_server_says_what_is_gone(self, api, server, operator, run):
+        operator.backend.say = "STOPPED"
+        until(api, run, "Stopped")
+        delete = server.delete
+
+        def lose(*names, **how):
+            found = delete(*names, **how)
+            server.unavailable = 10_000
+            return found
+
+        server.delete = lose
+        with pytest.raises(Lost, match=f"{run}: its RayJob was deleted, and is not there again: .*`ofa submit` its config"):
+            kuberay.retry(api, api.get("RayJob", run), timeout_s=0.5)
+        server.delete = delete
+        server.unavailable = 0
+
     def test_cancel_without_rays_token_deletes_and_says_so(self, api, operator, run, monkeypatch, tmp_path):
         monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
         monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "none"))
