@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ Doc = dict[str, Any]
 
 LOOK_S = 5.0  # between looks at pods and events
 MOST_PODS = 2**31 - 1  # of a group
+NUMBER = re.compile(r"\d+")  # counts and times in troubles, whose change alone is no change of the run
 UNSETTLED = ("Pending", "Starting", "Running", "Retrying", "Queued")  # states in which pods may be in trouble
 
 
@@ -110,7 +112,8 @@ def follow(
 ) -> Iterator[Seen]:
     """Yields an observation for every change of the run until it has ended or the timeout is reached.
 
-    Goes on while the API server does not answer. Raises `Lost` where it gives up, or at a timeout during an outage.
+    A change of numbers in its troubles alone is none. Goes on while the API server does not answer; raises `Lost` where it
+    gives up, or at a timeout during an outage.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     follower = _Follower(api, name, look_s, outages or Outages(give_up_s=None if timeout_s is not None else GIVE_UP_S))
@@ -120,12 +123,27 @@ def follow(
         follower.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """A version of the RayJob."""
+
+    job: Doc | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What kept pods from running, when the run was in that state."""
+
+    state: str
+    troubles: tuple[str, ...]
+
+
 class _Follower:
     """Watches a RayJob in one thread, and its pods and events in another, since either may wait for an answer."""
 
     def __init__(self, api: Api, name: str, look_s: float, outages: Outages) -> None:
         self.api, self.name, self.look_s, self.outages = api, name, look_s, outages
-        self.news: queue.Queue[tuple[Doc | None, tuple[str, ...] | None] | Exception] = queue.Queue()
+        self.news: queue.Queue[_Change | _Look | Exception] = queue.Queue()
         self.stop, self.look_now = threading.Event(), threading.Event()
         self.job: Doc | None = None  # the latest that was seen, for looks at its pods
         for work in (self._watch, self._look):
@@ -137,7 +155,9 @@ class _Follower:
         self.outages.close()
 
     def seen(self, deadline: float | None) -> Iterator[Seen]:
-        last: tuple[State, tuple[str, ...]] | None = None
+        job: Doc | None = None
+        state, last = GONE, None
+        troubled: tuple[str, ...] = ()
         while True:
             try:
                 news = self.news.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
@@ -147,12 +167,17 @@ class _Follower:
                 return
             if isinstance(news, Exception):
                 raise news
-            job, troubled = news
-            state = GONE if job is None else state_of(job)
-            if troubled is None:  # of a change of the RayJob, whose pods have not been looked at yet
-                troubled = last[1] if last is not None and last[0].name == state.name and not state.ended else ()
-            if (state, troubled) != last:
-                last = (state, troubled)
+            if isinstance(news, _Look):
+                if news.state != state.name:  # of a state that has changed meanwhile
+                    continue
+                troubled = news.troubles
+            else:
+                job, before = news.job, state
+                state = GONE if job is None else state_of(job)
+                if before.name != state.name:  # its pods have not been looked at yet
+                    troubled = ()
+            if (now := (state, tuple(NUMBER.sub("0", trouble) for trouble in troubled))) != last:
+                last = now
                 yield Seen(state, job, troubled)
             if state.ended:
                 return
@@ -166,7 +191,7 @@ class _Follower:
     def _watch(self) -> None:
         for job in self.api.watch("RayJob", self.name, self.outages):
             self.job = job
-            self.news.put((job, None))
+            self.news.put(_Change(job))
             self.look_now.set()
             if self.stop.is_set() or job is None or state_of(job).ended:
                 return
@@ -190,8 +215,8 @@ class _Follower:
                 continue
             except Exception as error:  # the run is followed without them
                 found = (f"its pods and events cannot be looked at: {error or type(error).__name__}",)
-            if job is self.job:
-                self.news.put((job, found))
+            self.news.put(_Look(state_of(job).name, found))
+            self.stop.wait(min(self.look_s, 1.0))  # where the RayJob changes all the time
 
 
 # Changing

@@ -96,11 +96,13 @@ def follow(
     A server that is lost for good raises `Lost`.
     """
     last: Seen | None = None
+    job: dict[str, Any] | None = None  # the latest that there was
     outages = Outages(outage, GIVE_UP_S if timeout_s is None else None)
     for seen in kuberay.follow(api, job_name(run), timeout_s=timeout_s, outages=outages):
         if last is None and seen.job is None:
             kuberay.find(api, run)  # raises the error that names the runs that there are
-        state, remark = believed(seen.state, seen.job)
+        job = seen.job or job
+        state, remark = believed(seen.state, job)
         last = replace(seen, state=state)
         changed(last)
         if remark:

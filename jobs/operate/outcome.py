@@ -20,7 +20,8 @@ from jobs.operate.results import the_run
 
 T = TypeVar("T")
 
-DOUBTED = ("Failed", "Retrying", "Stopped", "Invalid")  # states of KubeRay in which the store is asked
+FAILED = ("Failed", "Retrying", "Invalid")  # states of KubeRay that the store may correct
+DOUBTED = (*FAILED, "Stopped", "Gone")  # and those that a user may have caused, after the run had finished
 STORE_S = 20.0  # for which the store is waited for
 
 
@@ -63,7 +64,8 @@ def believed(state: State, job: Mapping[str, Any] | None, store: str | None = No
     try:
         done = within(STORE_S, lambda: _end_there(store or url, run_id))
     except (InputError, StepError) as error:
-        return state, f"its store cannot be read from here, so this is KubeRay's state alone: {error}"
+        note = f"its store cannot be read from here, so this is KubeRay's state alone: {error}"
+        return state, note if state.name in FAILED else ""
     if done is None:
         return state, ""
     if done.name == "Failed":  # KubeRay may still retry it, on clusters whose drivers end at once

@@ -630,6 +630,28 @@ class TestOutages:
         assert [outage.lost for outage in seen.outages] == [True, False]
 
 
+class TestTroublesInAWatch:
+    def test_a_count_that_grows_is_one_line_also_where_the_rayjob_changes_all_the_time(self, api, server, operator):
+        operator.backend.crash = 3
+        there = made()
+        kuberay.submit(api, there)
+        done = threading.Event()
+
+        def touch():
+            for number in range(1000):
+                if done.wait(0.05):
+                    return
+                server.merge("rayjobs", "ofa", there.name, {"metadata": {"annotations": {"touched": str(number)}}})
+
+        thread = threading.Thread(target=touch)
+        thread.start()
+        seen = [moment.troubles for moment in kuberay.follow(api, there.name, look_s=0.1, timeout_s=6)]
+        done.set()
+        thread.join()
+        with_troubles = [line for troubles in seen for line in troubles if "created again" in line]
+        assert len(with_troubles) in (1, 2), seen  # and one for each other line that comes beside it
+
+
 @pytest.mark.usefixtures("_quick")
 class TestFollowingLogs:
     """The log is that of the run: of all its pods, one after another, until the run has ended."""
@@ -756,7 +778,8 @@ class TestTheStoreIsBelieved:
             run.begin(step).finish(seed=1)
 
     def end(self, run, code):
-        record = {"attempt": 1, "began": "2026-01-01T00:00:00+00:00", "ended": "2026-01-01T00:00:00+00:00", "exit": code}
+        time = "2026-01-01T00:00:00+00:00"
+        record = {"attempt": 1, "began": time, "ended": time, "exit": code}
         run.store.write(f"{run.id}/{attempt_record(1)}", json.dumps(record).encode())
 
     @pytest.mark.parametrize("how", ["steps", "record"])
@@ -780,6 +803,16 @@ class TestTheStoreIsBelieved:
         assert [row[key] for key in ("state", "reason", "message")] == ["Failed", *list(record.values())[2:]]
         seen = watching(api, name).end()  # also where KubeRay goes on, with drivers that end at once
         assert (seen.lines[-1], seen.result.state.exit_code) == ("Failed (DeadlineExceeded)", 1)
+
+    def test_a_run_that_is_deleted_after_its_end_there_has_succeeded(self, api, server, failed):
+        name = api.list("RayJob")[0]["metadata"]["name"]
+        words = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "reason": None}
+        server.merge("rayjobs", "ofa", name, {"status": words}, sub="status")
+        seen = watching(api, name)
+        wait_for(lambda: seen.lines)
+        self.finish(failed)
+        kuberay.cancel(api, api.get("RayJob", name), now=True)
+        assert seen.end().result.state.exit_code == 0
 
     def test_a_retry_that_has_begun_does_not_change_that(self, api, server, failed):
         self.finish(failed)
