@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -69,7 +70,9 @@ def _read(name: str, value: Any) -> Any:
         if not isinstance(value, Mapping):
             of = "device and milliseconds" if name == "latencies_ms" else "name and number"
             raise ArchError(f"measured: {name} is {shown(value)}; expected an object of {of}")
-        return tuple((key, _number(f"{name} of {key}", one)) for key, one in value.items())
+        if name == "extra" and (own := [key for key in value if key in NUMBERS]):
+            raise ArchError(f"measured: extra has {own[0]!r}, which is a field of the record")
+        return tuple((key, _number(f"{name} of {shown(key)}", one, name)) for key, one in value.items())
     if name in ("split", "device"):
         found, expected = value if isinstance(value, str) else None, "a text"
     elif name in ("macs", "params"):
@@ -77,14 +80,15 @@ def _read(name: str, value: Any) -> Any:
     elif name == "top1":
         found, expected = number(value, most=1), "a fraction, at most 1"
     else:
-        return None if value is None else _number(name, value)
+        return None if value is None else _number(name, value, name)
     if found is None:
         raise ArchError(f"measured: {name} is {shown(value)}; expected {expected}")
     return found
 
 
-def _number(place: str, value: Any) -> float:
-    if number(value) is None:
-        raise ArchError(f"measured: {place} is {shown(value)}; expected a finite number")
+def _number(place: str, value: Any, field: str) -> float:
+    if number(value, -math.inf if field == "extra" else 0) is None:
+        kind = "a finite number" if field == "extra" else "milliseconds, not negative"
+        raise ArchError(f"measured: {place} is {shown(value)}; expected {kind}")
     found: float = value
     return found

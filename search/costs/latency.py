@@ -14,6 +14,7 @@ Shape letters in this file: B archs, G genes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -44,9 +45,11 @@ class LatencyTable:
         """The table of a JSON or YAML document in either format; raises a `ProblemError` for any other document."""
         if not isinstance(doc, Mapping) or not doc:
             raise ProblemError(f"{where}: is no latency table; expected entries like 'Conv-input:...': {{'mean': 0.5}}")
-        sizes = {key: value for key, value in doc.items() if str(key).isdecimal() and len(str(key)) < 6}
+        sizes = {key: table for key, table in doc.items() if _is_size(key)}
         if sizes:
-            _entries({"unit": doc.get("unit", "ms")}, where)
+            others = {key: entry for key, entry in doc.items() if key not in sizes}
+            if strange := _entries(others, where):
+                raise ProblemError(f"{where}: has the key {shown(next(iter(strange)))} beside resolutions; expected pixels")
             if len({int(size) for size in sizes}) < len(sizes):
                 raise ProblemError(f"{where}: has a resolution twice: {', '.join(map(str, sizes))}; give one table for each")
             return cls(where, {int(size): _entries(table, f"{where}: {size}") for size, table in sizes.items()})
@@ -114,6 +117,11 @@ def _entries(table: Any, where: str) -> dict[str, float]:
             )
         found[str(key)] = ms
     return found
+
+
+def _is_size(key: Any) -> bool:
+    """Whether a key of a table is a resolution in pixels."""
+    return re.fullmatch("[0-9]{1,5}", str(key)) is not None
 
 
 def _first(table: Mapping[str, float], keys: Sequence[str]) -> str | None:
