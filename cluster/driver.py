@@ -150,10 +150,12 @@ def attempt_at(store_url: str, run_id: str, *, deadline_s: int = 0, last: str = 
                 raise DeadlinePassed(deadline.message)
             with redirect_stdout(Tee(sys.stdout, log)), redirect_stderr(Tee(sys.stderr, log)):
                 yield attempt
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, SystemExit) and error.code != signal.SIGTERM:
+                raise
             if deadline.passed.is_set():
                 raise DeadlinePassed(deadline.message) from None
-            raise
+            raise KeyboardInterrupt from None  # Ray has a handler while it connects that exits with SIGTERM
         finally:
             deadline.cancel()
         code = 0
