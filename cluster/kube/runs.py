@@ -211,7 +211,9 @@ class _Follower:
                 else:
                     found = tuple(troubles(self.api, job))
                 self.outages.answered()
-            except Lost:  # the watch bridges it
+            except Lost as error:
+                if not error.answered:  # else a part of the server is busy
+                    self.outages.failed(error)
                 continue
             except Exception as error:  # the run is followed without them
                 found = (f"its pods and events cannot be looked at: {error or type(error).__name__}",)

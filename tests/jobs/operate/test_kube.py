@@ -418,7 +418,8 @@ class TestChanging:
         assert api.get("RayJob", run)["metadata"]["uid"] != before["metadata"]["uid"]
         assert api.find("ConfigMap", f"{run}-config") is not None
 
-    def test_a_retry_that_loses_the_server_says_what_is_gone(self, api, server, operator, run):
+    def test_a_retry_that_loses_the_server_says_what_is_gone(self, api, server, operator, run, monkeypatch):
+        monkeypatch.setattr("cluster.kube.api.REPEATED_S", 0.2)
         operator.backend.say = "STOPPED"
         until(api, run, "Stopped")
         delete = server.delete
@@ -557,7 +558,7 @@ def _quick(monkeypatch):
 
 @pytest.mark.usefixtures("_quick")
 class TestOutages:
-    @pytest.mark.parametrize("starting", [0, 20])
+    @pytest.mark.parametrize("starting", [0, 6])
     def test_a_run_is_followed_over_a_server_that_is_restarted(self, api, server, operator, run, starting):
         until(api, run, "Running")
         seen = watching(api, run)
@@ -645,7 +646,7 @@ class TestTroublesInAWatch:
 
         thread = threading.Thread(target=touch)
         thread.start()
-        seen = [moment.troubles for moment in kuberay.follow(api, there.name, look_s=0.1, timeout_s=6)]
+        seen = [moment.troubles for moment in kuberay.follow(api, there.name, look_s=0.1, timeout_s=4)]
         done.set()
         thread.join()
         with_troubles = [line for troubles in seen for line in troubles if "created again" in line]
