@@ -34,6 +34,7 @@ LARGE_PIXELS = 2**24  # larger images are decoded one at a time, whatever the nu
 HEAD = 32  # bytes from which a file's format is known
 # Pillow registers these formats, but decodes them with other programs, or not at all.
 NOT_DECODED = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"}
+CERTAIN = {"AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "WEBP"}  # no other file starts as these do
 ORIENTATION, BITS, SAMPLE_FORMAT = 0x0112, 258, 339  # tags of EXIF and TIFF
 SIGNED = 2  # a sample format
 TOPS = [2**bits - 1 for bits in range(8, 17)]  # of integers whose upper byte is kept
@@ -81,8 +82,9 @@ def format_of(head: bytes) -> str:
 def is_image(file: IO[bytes]) -> bool:
     """Whether a file starts as an image that can be decoded; its pixels are not read."""
     head = file.read(HEAD)
-    if not format_of(head):
-        return False
+    kind = format_of(head)
+    if not kind or kind in CERTAIN:
+        return bool(kind)
     file.seek(0)
     try:
         return bool(Image.open(file, formats=_formats()).size)

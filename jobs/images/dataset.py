@@ -55,7 +55,7 @@ class Description:
     def __str__(self) -> str:
         """One line: the classes, the images of each split, and what is left out."""
         images = ", ".join(f"{count} {name}" for name, count in self.images.items())
-        reasons = [f"{len(names)} {reason} ({first_names(names, NAMED)})" for reason, names in self.left_out.items()]
+        reasons = [f"{_counted(names, reason)} ({first_names(names, NAMED)})" for reason, names in self.left_out.items()]
         more = len(reasons) - REASONS
         unused = ", ".join(reasons[:REASONS]) + (f", and {more} more kinds" if more > 0 else "")
         return (
@@ -75,6 +75,13 @@ class Description:
                 for reason, names in self.left_out.items()
             },
         }
+
+
+def _counted(names: Sequence[str], reason: str) -> str:
+    """A number and a reason, whose first word is in the singular for one name."""
+    first, _, rest = reason.partition(" ")
+    first = first.removesuffix("s") if len(names) == 1 and first in ("images", "folders") else first
+    return f"{len(names)} {first} {rest}".rstrip()
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,10 @@ def read(store: Store, keys: Sequence[str], images: Sequence[str], empty: Collec
         rows = np.full(len(members), -1, np.int32)
         splits[split] = StoredImages(store.url, files, count, rows, count // FILES_A_GROUP, labels)
     expected = EXPECTED
-    if len(names) == 1 and not folder_of and (deeper := {key.split("/")[1] for key in inside if key.count("/") > 1}):
-        expected += f"; is data.source {store.url}/{printable(names[0])}, with {first_names(sorted(deeper))}?"
+    deeper = {key.split("/")[depth] for key in inside if key.count("/") > depth} if len(names) == 1 else set()
+    if deeper:
+        hint = f"is data.source {store.url}/{printable(names[0])}" if not folder_of else "is that one folder too many"
+        expected += f"; {hint}, with {first_names(sorted(deeper))}?"
     return source_of(store.url, splits, names, expected, _notes(names), _left_out(keys, images, depth, empty))
 
 
@@ -114,7 +116,7 @@ def _splits(store: Store, images: Sequence[str]) -> dict[str, str]:
         parts = key.split("/", 2)
         below[parts[0]].add(parts[1] if len(parts) > 2 else "")
         example.setdefault(parts[0], key)
-    named = {folder: split for folder in below if (split := split_named(folder))}
+    named = {folder: split for folder in below if (split := split_named(folder, prefixed=True))}
     splits = [folder for folder in named if "" not in below[folder] or len(below[folder]) > 2]
     if not named or not (splits or len(named) == len(below)):
         return {}

@@ -159,7 +159,9 @@ def open_source(text: str) -> Source:
 def _there(location: Location) -> str:
     """What is at a location without images, for messages."""
     if not location.keys:
-        return "there are only hidden files" if location.hidden else "it is empty or does not exist"
+        if location.hidden:
+            return "there are only hidden files"
+        return "it is empty" if Path(location.store.url).is_dir() else "there is nothing at that place"
     suffixes = Counter(os.path.splitext(key)[1].lower() or "without a suffix" for key in location.keys)
     loose = f", {len(location.image_keys)} of them images in no folder" if location.image_keys else ""
     counts = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(5))

@@ -45,9 +45,13 @@ Advance = Callable[[int], None]  # is called with the number of images that were
 LeftOut = Mapping[str, Sequence[str]]
 
 
-def split_named(name: str) -> str | None:
-    """The split that the name of a folder or a file (without its number) stands for: train, test or validation."""
-    return SPLIT_NAMES.get(AFTER_A_SPLIT.sub("", name.lower()))
+def split_named(name: str, prefixed: bool = False) -> str | None:
+    """The split that the name of a folder or a file (without its number) stands for: train, test or validation.
+
+    prefixed: the split may follow other words, as in my_data_train.
+    """
+    word = AFTER_A_SPLIT.sub("", name.lower())
+    return SPLIT_NAMES.get(re.split(r"[ _-]", word)[-1] if prefixed else word)
 
 
 class Images(Protocol):

@@ -116,7 +116,7 @@ def test_files_that_are_no_images_are_listed(here, capsys):
     here.write("bird/1.xyz", b"x")
     loaded(here.url)
     assert (
-        "left out: 1 .xyz (bird/1.xyz), 1 .txt (class1/notes.txt), 1 folders without images (bird/)"
+        "left out: 1 .xyz (bird/1.xyz), 1 .txt (class1/notes.txt), 1 folder without images (bird/)"
         in capsys.readouterr().err
     )
 
