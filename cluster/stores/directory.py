@@ -117,7 +117,8 @@ class DirectoryStore:
 
     def _no_read(self, key: str, reason: str | None) -> UnreadableObject:
         """The error for an object that is there and cannot be read."""
-        return UnreadableObject(f"{self.url}: cannot read {key}: {reason}", str(reason))
+        hint = "; give this user the right to read it" if reason == os.strerror(errno.EACCES) else ""
+        return UnreadableObject(f"{self.url}: cannot read {key}: {reason}{hint}", str(reason))
 
     def _unreadable(self, error: OSError) -> None:
         """Ignores a missing directory, which has no keys; raises a `StoreError` for one that cannot be listed."""

@@ -201,7 +201,7 @@ def load(config: Experiment, reporter: Reporter) -> Dataset:
             splits[name] = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
     for line in (*source.messages, *counts.messages()):
         reporter.say(line)
-    _check_decoded(splits, source, data.source)
+    _check_decoded(splits, images, source, data.source)
     if streaming is not None:
         _check_streamed(streaming, splits["sample"], source, data.source)
         reporter.say(f"data: {len(streaming)} training images need {mib:.0f} MiB, data.memory_mib is {data.memory_mib}: "
@@ -233,16 +233,15 @@ def divided(source: Source, config: Experiment) -> dict[str, Images]:
     return {"train": source.train[train], "selection": source.train[selection], "test": test}
 
 
-def _check_decoded(splits: Mapping[str, Split], source: Source, where: str) -> None:
-    """Raises a `DataError` if no image of a split, or none of a class in training, could be decoded."""
+def _check_decoded(splits: Mapping[str, Split], images: Mapping[str, Images], source: Source, where: str) -> None:
+    """Raises a `DataError` if a split, or a class in a split, has images of which none could be decoded."""
     for name, split in splits.items():
         if not len(split):
             what = "sample of the training images" if name == "sample" else f"{name} split"
             raise DataError(f"{where}: no image of the {what} can be decoded; repair or replace them")
-    if "train" in splits:
-        counts = torch.bincount(splits["train"].labels, minlength=len(source.classes))
-        if not bool(counts.all()):
-            raise _lost(int((counts == 0).nonzero()[0]), source, where)
+        lost = np.setdiff1d(images[name].labels_N, split.labels.numpy())
+        if len(lost) and name != "sample":
+            raise _lost(int(lost[0]), "training" if name == "train" else name, source, where)
 
 
 def _check_streamed(stored: StoredImages, sample: Split, source: Source, where: str) -> None:
@@ -253,13 +252,13 @@ def _check_streamed(stored: StoredImages, sample: Split, source: Source, where: 
             positions = np.flatnonzero(stored.labels_N == label)
             parts = (stored[part] for part in chunks(positions, 16))
             if not any(part.decoded(1, 1.0, DecodingCounts(where, len(part)))[0].size for part in parts):
-                raise _lost(label, source, where)
+                raise _lost(label, "training", source, where)
 
 
-def _lost(label: int, source: Source, where: str) -> DataError:
-    """The error for a class without a training image."""
+def _lost(label: int, split: str, source: Source, where: str) -> DataError:
+    """The error for a class without an image in a split."""
     name = printable(source.classes[label])
-    return DataError(f"{where}: no training image of class {label} ({name!r}) can be decoded; repair or replace them")
+    return DataError(f"{where}: no {split} image of class {label} ({name!r}) can be decoded; repair or replace them")
 
 
 def divide(

@@ -128,6 +128,10 @@ def test_a_split_or_class_without_a_decodable_image_gets_its_line(here):
     with pytest.raises(DataError, match="no image of the test split can be decoded"):
         loaded(here.url)
     write_folders(here, content(30), "test/")
+    for key in here.keys("test/class2/"):
+        here.write(key, b"no image")
+    with pytest.raises(DataError, match=r"no test image of class 2 \('class2'\) can be decoded"):
+        loaded(here.url, max_corrupt=100)
     for key in here.keys("train/class1/"):
         here.write(key, b"no image")
     with pytest.raises(DataError, match=r"no training image of class 1 \('class1'\) can be decoded"):
