@@ -87,15 +87,18 @@ def troubles(api: Api, job: Doc) -> list[Trouble]:
 
 
 def pod_findings(pod: Doc, now: datetime | None = None) -> Iterator[_Finding]:
-    """Why this pod does not run, or not fully; nothing of a pod that is being deleted."""
+    """Why this pod does not run, or not fully; of a pod that is being deleted, only that this takes long."""
     now = now or datetime.now(UTC)
     metadata, status, role = pod["metadata"], pod.get("status") or {}, role_of(pod)
-    if metadata.get("deletionTimestamp"):
-        return
 
     def finding(what: str, text: str, *kind: object, ended: Doc | None = None) -> _Finding:
         return _Finding((what, role, *kind), text, pod, ended)
 
+    if metadata.get("deletionTimestamp"):  # at which its grace period is over
+        over = moment(metadata["deletionTimestamp"])
+        if over and (now - over).total_seconds() > SLOW_S:
+            yield finding("deleted", f"has not ended {_long(now, over)} after it should have; its node may be lost")
+        return
     conditions = {condition.get("type"): condition for condition in status.get("conditions") or []}
     placed, evicted = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
     if placed.get("status") == "False":
@@ -103,6 +106,10 @@ def pod_findings(pod: Doc, now: datetime | None = None) -> Iterator[_Finding]:
         yield finding("placed", f"{reason}: {placed.get('message', '')}", reason, _alike(placed.get("message", "")))
     if evicted.get("status") == "True":
         yield finding("evicted", f"{evicted.get('reason')}: {evicted.get('message', '')}", evicted.get("reason"))
+    if status.get("phase") == "Unknown":
+        yield finding(
+            "unknown", f"its node does not answer{': ' if status.get('message') else ''}{status.get('message', '')}"
+        )
     if status.get("phase") == "Failed" and status.get("reason"):  # Evicted, NodeLost, UnexpectedAdmissionError, ...
         yield finding("failed", f"{status['reason']}: {status.get('message', '')}", status["reason"])
     first = status.get("initContainerStatuses") or []
@@ -139,7 +146,9 @@ def _slow(pod: Doc, containers: list[Doc], now: datetime, finding: Any) -> Itera
         if (waiting := state.get("waiting")) and waiting.get("reason", "ContainerCreating") in USUAL_WAITS:
             began, what = since, f"{waiting.get('reason', 'ContainerCreating')}"
         elif (running := state.get("running")) is not None and not container.get("ready"):
-            began, what = moment(running.get("startedAt")) or since, "runs, and is not ready"
+            waits = container["name"] == "wait-gcs-ready"  # the init container of KubeRay
+            began = moment(running.get("startedAt")) or since
+            what = "waits for the head" if waits else "runs, and is not ready"
         else:
             continue
         if began and (now - began).total_seconds() > SLOW_S:

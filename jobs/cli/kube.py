@@ -61,7 +61,7 @@ def outage_printer(as_json: bool) -> Callable[[Outage], None]:
 
 
 def state_printer(as_json: bool) -> Any:
-    """A function that prints every change of a run's state, and no line twice in a row."""
+    """A function that prints every change of a run's state, and no line twice in a row, also with another count."""
     printed: set[str] = set()
 
     def print_state(seen: Seen) -> None:
@@ -70,11 +70,11 @@ def state_printer(as_json: bool) -> Any:
         if as_json:
             print_line("", True, event="state", **facts, troubles=list(seen.troubles))
             return
-        for line in (words, *(f"  {trouble}" for trouble in seen.troubles)):
-            if line not in printed:
-                print_line(line, False)
+        for line in (words, *seen.troubles):
+            if line not in printed:  # troubles are equal by their kind
+                print_line(line if line is words else f"  {line}", False)
         printed.clear()
-        printed.update((words, *(f"  {trouble}" for trouble in seen.troubles)))
+        printed.update((words, *seen.troubles))
 
     return print_state
 

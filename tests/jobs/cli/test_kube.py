@@ -18,9 +18,13 @@ from cluster.attempts import attempt_record
 from cluster.errors import InputError
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api
+from cluster.kube.runs import Seen
+from cluster.kube.state import State
+from cluster.kube.troubles import Trouble
 from cluster.run import Run
 from jobs import files, pipeline
 from jobs.cli import main as cli
+from jobs.cli.kube import state_printer
 from jobs.config import load
 from jobs.job import Job
 from jobs.operate import doctor
@@ -150,7 +154,7 @@ class TestWatching:
         assert run in ofa("list").stdout
 
     def test_wait_ends_with_2_when_time_is_up_and_with_4_for_what_is_not_there(self, run):
-        assert ofa("wait", run, "--timeout", 0.3).exit_code == 2
+        assert ofa("wait", run, "--timeout", 3).exit_code == 2
         assert ofa("wait", "nosuch").exit_code == 4
 
     def test_wait_ends_with_3_for_a_run_that_was_stopped_and_1_for_one_that_failed(self, operator, server, run):
@@ -160,6 +164,12 @@ class TestWatching:
             status = {"jobStatus": word, "jobDeploymentStatus": deployed}
             server.merge("rayjobs", "ofa", run, {"status": status}, sub="status")
             assert ofa("wait", run).exit_code == code
+
+    def test_a_count_that_grows_is_not_printed_again(self, capsys):
+        show = state_printer(False)
+        for number, state in enumerate(("Pending", "Pending", "Starting")):
+            show(Seen(State(state), {}, (Trouble(f"it has ended {number} times", "crashes"), "another")))
+        assert capsys.readouterr().err.splitlines() == ["Pending", "  it has ended 0 times", "  another", "Starting"]
 
     def test_status_watch_says_every_change(self, operator, run):
         timer = threading.Timer(0.3, lambda: setattr(operator.backend, "say", "SUCCEEDED"))
