@@ -32,8 +32,8 @@ def shortened(text: str) -> str:
     return one_line(text, _SHOWN)
 
 
-def read_bytes(path: str, expected: str) -> bytes:
-    """The content of a file; raises an `InputError` for one that is missing, unreadable, or no file.
+def existing_file(path: str, expected: str) -> Path:
+    """The file at a path; raises an `InputError` for one that is missing or no file, or that does not fit into memory.
 
     expected: what the file should be, for messages, such as "a config file".
     """
@@ -45,26 +45,32 @@ def read_bytes(path: str, expected: str) -> bytes:
     try:
         place = Path(os.path.expanduser(path))
         status = place.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise InputError(f"{where}: is a directory; give the path of {expected}")
-        if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
-            raise InputError(f"{where}: is a device or a socket; give the path of {expected}")
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if status.st_size > memory:
-            raise InputError(
-                f"{where}: has {status.st_size / 2**30:.1f} GiB, this machine {memory / 2**30:.1f} GiB of memory; "
-                f"give {expected} that fits"
-            )
-        data = place.read_bytes()
     except OSError as error:
         raise InputError(f"{where}: {error.strerror}; give the path of {expected}") from None
-    except MemoryError:
-        raise InputError(f"{where}: does not fit into memory; give {expected} that fits") from None
     except ValueError as error:  # of a path with a null character
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where!r}: {error}; give the path of {expected}") from None
-    return data
+        raise InputError(f"{where}: {error}; give the path of {expected}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{where}: is a directory; give the path of {expected}")
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+        raise InputError(f"{where}: is a device or a socket; give the path of {expected}")
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if status.st_size > memory:
+        raise InputError(
+            f"{where}: has {status.st_size / 2**30:.1f} GiB, this machine {memory / 2**30:.1f} GiB of memory; "
+            f"give {expected} that fits"
+        )
+    return place
+
+
+def read_bytes(path: str, expected: str) -> bytes:
+    """The content of a file; errors are those of `existing_file`, and of a file that cannot be read."""
+    place = existing_file(path, expected)
+    try:
+        return place.read_bytes()
+    except OSError as error:
+        raise InputError(f"{shortened(path)}: {error.strerror}; give the path of {expected}") from None
+    except MemoryError:
+        raise InputError(f"{shortened(path)}: does not fit into memory; give {expected} that fits") from None
 
 
 def decoded(data: bytes, where: str, expected: str) -> str:

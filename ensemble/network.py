@@ -17,7 +17,7 @@ from ensemble.errors import SelectionError
 from ensemble.vote import VOTES
 from ofa.arch import Arch, ArchError
 from ofa.documents import Document
-from ofa.export import Description, Input, described, extracted, file_of
+from ofa.export import Description, Input, described, extracted, file_of, filled
 from ofa.extract import PlainNet
 from ofa.graph import IMAGES
 from ofa.images import Scale, resize
@@ -169,29 +169,38 @@ def from_safetensors(path: str) -> tuple[nn.Module, Description]:
     doc, tensors = file_of(path)
     keys = doc if isinstance(doc, dict) else {}
     make = _cascade if "thresholds" in keys else _ensemble if "combination" in keys else _single
-    network, description = make(doc, path)
-    network.load_state_dict(tensors)
-    return network.eval(), description
+    network, description = make(doc, tensors, path)
+    return filled(network, tensors, path), description
 
 
-def _single(doc: Any, path: str) -> tuple[nn.Module, Description]:
-    description = described(Description, doc, path)
+def _single(doc: Any, tensors: dict[str, Tensor], path: str) -> tuple[nn.Module, Description]:
+    description = described(Description, doc, tensors, path)
     [network] = extracted(description)
     return network, description
 
 
-def _ensemble(doc: Any, path: str) -> tuple[nn.Module, Description]:
-    description = described(EnsembleDescription, doc, path)
+def _ensemble(doc: Any, tensors: dict[str, Tensor], path: str) -> tuple[nn.Module, Description]:
+    description = described(EnsembleDescription, doc, tensors, path)
     if (vote := description.combination.vote) not in VOTES:
         raise ArchError(f"{path}: its members vote by {vote!r}; there are {', '.join(VOTES)}")
+    rule, members = description.combination, len(description.archs)
+    wrong = [
+        (not members, "has no members"),
+        (len(rule.weights) not in (0, members), f"has {len(rule.weights)} weights for {members} members"),
+        (len(rule.temperatures) not in (0, members), f"has {len(rule.temperatures)} temperatures for {members} members"),
+        (min(rule.temperatures, default=1) <= 0, f"has a temperature of {min(rule.temperatures, default=1):g}"),
+        (not 0 <= rule.keep <= description.classes, f"keeps {rule.keep} of {description.classes} classes"),
+    ]
+    if reason := next((reason for holds, reason in wrong if holds), None):
+        raise ArchError(f"{path}: {reason}; this is no exported ensemble: `ofa export` makes them")
     resolutions = [arch.resolution for arch in description.archs]
     return EnsembleNetwork(extracted(description), resolutions, description.combination), description
 
 
-def _cascade(doc: Any, path: str) -> tuple[nn.Module, Description]:
-    description = described(CascadeDescription, doc, path)
+def _cascade(doc: Any, tensors: dict[str, Tensor], path: str) -> tuple[nn.Module, Description]:
+    description = described(CascadeDescription, doc, tensors, path)
     [network] = extracted(description)
     try:
         return CascadeNetwork(network, description.thresholds), description
-    except SelectionError as error:
+    except (SelectionError, ArchError) as error:
         raise ArchError(f"{path}: {error}") from None

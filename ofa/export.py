@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -92,10 +92,9 @@ def from_safetensors(path: str) -> tuple[nn.Module, Description]:
     doc, tensors = file_of(path)
     if isinstance(doc, dict) and "combination" in doc:
         raise ArchError(f"{path}: is an ensemble; read it with `ensemble.network.from_safetensors`")
-    description = described(Description, doc, path)
+    description = described(Description, doc, tensors, path)
     [network] = extracted(description)
-    network.load_state_dict(tensors)
-    return network.eval(), description
+    return filled(network, tensors, path), description
 
 
 def file_of(path: str) -> tuple[Any, dict[str, Tensor]]:
@@ -105,16 +104,48 @@ def file_of(path: str) -> tuple[Any, dict[str, Tensor]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         return json.loads(metadata.get(_META, "")), tensors
-    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, safetensors.SafetensorError, ValueError, RecursionError) as error:
         raise ArchError(f"{path}: is no exported network ({error}); `ofa export` makes them") from None
 
 
-def described(kind: type[D], doc: Any, path: str) -> D:
-    """The description in `doc`; any other value is an `ArchError`."""
+def described(kind: type[D], doc: Any, tensors: Mapping[str, Tensor], path: str) -> D:
+    """The description in `doc`; one of other values, or that cannot be of these tensors, is an `ArchError`."""
     try:
-        return kind.from_json(doc, path)
-    except DocumentError as error:
-        raise ArchError(f"{error}; this is no exported network: `ofa export` makes them") from None
+        found = kind.from_json(doc, path)
+        space = get_space(found.space).at([arch.resolution for arch in found.archs])
+        for arch in found.archs:
+            space.checked(arch)
+    except (DocumentError, ArchError) as error:
+        where = "" if str(error).startswith(path) else f"{path}: "
+        raise ArchError(f"{where}{error}; this is no exported network: `ofa export` makes them") from None
+    several = kind is not Description and "combination" in doc
+    classes = {tensor.shape[0] for tensor in tensors.values() if tensor.ndim}
+    exits = space.values("exit")
+    wrong = [
+        (len(found.archs) != 1 and not several, f"has {len(found.archs)} networks, but no rule that combines them"),
+        (
+            found.classes not in classes,
+            f"has no layer of {found.classes} classes",
+        ),
+        (not 0 < found.input.resolution <= 2**16, f"takes images of {found.input.resolution} pixels"),
+        (min(found.input.std) <= 0, f"divides pixels by {min(found.input.std):g}"),
+        (any(after not in exits for after in found.exits), f"has the exits {list(found.exits)}, the space {list(exits)}"),
+    ]
+    if reason := next((reason for holds, reason in wrong if holds), None):
+        raise ArchError(f"{path}: {reason}; this is no exported network: `ofa export` makes them")
+    return found
+
+
+def filled(network: nn.Module, tensors: Mapping[str, Tensor], path: str) -> nn.Module:
+    """`network` with these weights, in evaluation mode; weights of another network, or not finite, are an `ArchError`."""
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        reason = " ".join(str(error).splitlines()[1:2]).strip()
+        raise ArchError(f"{path}: its weights are not of the network that it describes: {reason}") from None
+    if broken := next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None):
+        raise ArchError(f"{path}: its weights {broken} are not finite; export the network again")
+    return network.eval()
 
 
 def extracted(description: Description) -> list[PlainNet]:

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from cluster.progress import Reporter
+from cluster.reading import existing_file
 from cluster.runtime.serving import Predict, RequestError, served
 from cluster.runtime.session import session
 from ensemble.network import EnsembleNetwork, from_safetensors
@@ -50,6 +51,7 @@ class Latency:
 
 def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
     """Serves until it is interrupted; reports first the latency of one image."""
+    path = str(existing_file(path, "an exported network or ensemble (.safetensors)").absolute())
     _, description = from_safetensors(path)
     with session(address, len(description.archs), SHARED_BYTES), application(path, port) as ask:
         found = latency(path, ask)

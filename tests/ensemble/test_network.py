@@ -1,9 +1,11 @@
 """Ensembles of extracted networks: what they answer, their files, and that they answer as they were scored."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from ensemble.network import Combination, EnsembleDescription, EnsembleNetwork, from_safetensors
@@ -96,6 +98,77 @@ def test_a_file_with_an_unknown_vote_is_one_line(members, tmp_path):
     (tmp_path / "e.safetensors").write_bytes(to_safetensors(EnsembleNetwork(members, RESOLUTIONS), loud))
     with pytest.raises(ArchError, match=r"e.safetensors: its members vote by 'loud'; there are soft, hard, weighted"):
         from_safetensors(str(tmp_path / "e.safetensors"))
+
+
+NAN = float("nan")
+FIRST = ARCHS[0].to_json()
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"space": "nowhere"}, "no space is called 'nowhere'"),
+        ({"space": 5}, "space: is 5; expected a text"),
+        ({"space": "ofa_mbv3_w1.0"}, "ofa_mbv3_w1.0"),
+        ({"classes": 10**9}, "has no layer of 1000000000 classes"),
+        ({"classes": -1}, "has no layer of -1 classes"),
+        ({"classes": None}, "classes: is None; expected a whole number"),
+        ({"archs": []}, "archs|no resolution|members"),
+        ({"archs": [FIRST]}, "its weights are not of the network"),
+        ({"archs": [{**FIRST, "kernel": [9, *FIRST["kernel"][1:]]}] * 3}, "kernel of stage 0 slot 0 is 9, may be 3, 5, 7"),
+        ({"archs": [5]}, "is 5; expected an architecture"),
+        ({"archs": None}, "archs: is None; expected a list"),
+        ({"input": {"layout": "NCHW", "resolution": 0, "mean": [0, 0, 0], "std": [1, 1, 1]}}, "takes images of 0 pixels"),
+        ({"input": {"layout": "NCHW", "resolution": 8, "mean": [0, 0, 0], "std": [1, 0, 1]}}, "divides pixels by 0"),
+        ({"input": {"layout": "NCHW", "resolution": 8, "mean": [NAN, 0, 0], "std": [1, 1, 1]}}, "is nan; expected a number"),
+        ({"combination": {"weights": [1.0]}}, "has 1 weights for 3 members"),
+        ({"combination": {"temperatures": [1.0]}}, "has 1 temperatures for 3 members"),
+        ({"combination": {"temperatures": [1.0, 0.0, 1.0]}}, "has a temperature of 0"),
+        ({"combination": {"keep": 11}}, "keeps 11 of 10 classes"),
+        ({"combination": {"keep": -1}}, "keeps -1 of 10 classes"),
+        ({"combination": None}, "combination: is None"),
+        ({"combination": ...}, "has 3 networks, but no rule that combines them"),
+        ({"exits": [1]}, "has the exits"),
+        ({"thresholds": [0.5]}, "thresholds|combination"),
+    ],
+)
+def test_a_description_of_another_network_is_one_line(members, tmp_path, changes, says):
+    path = tmp_path / "e.safetensors"
+    network, description = ensemble_file(path, members, Combination())
+    doc = {name: value for name, value in (description.to_json() | changes).items() if value is not ...}
+    path.write_bytes(safetensors.torch.save(network.state_dict(), metadata={"ofa": json.dumps(doc)}))
+    with pytest.raises(ArchError, match=says) as caught:
+        from_safetensors(str(path))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda tensors: tensors | {"more": torch.zeros(10)}, "Unexpected key"),
+        (lambda tensors: dict(list(tensors.items())[1:]), "Missing key"),
+        (lambda tensors: {name: t[..., :1] if t.ndim == 4 else t for name, t in tensors.items()}, "size mismatch"),
+        (lambda tensors: {name: t * NAN if t.is_floating_point() else t for name, t in tensors.items()}, "are not finite"),
+    ],
+)
+def test_weights_of_another_network_are_one_line(members, tmp_path, change, says):
+    path = tmp_path / "e.safetensors"
+    network, description = ensemble_file(path, members, Combination())
+    tensors = {name: tensor.contiguous() for name, tensor in change(network.state_dict()).items()}
+    path.write_bytes(safetensors.torch.save(tensors, metadata={"ofa": json.dumps(description.to_json())}))
+    with pytest.raises(ArchError, match=f"e.safetensors: its weights .*{says}") as caught:
+        from_safetensors(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", "[" * 100_000, '{"a": NaN}'])
+def test_a_description_that_is_none_is_one_line(members, tmp_path, text):
+    path = tmp_path / "e.safetensors"
+    path.write_bytes(safetensors.torch.save({"a": torch.zeros(3)}, metadata={"ofa": text}))
+    with pytest.raises(ArchError) as caught:
+        from_safetensors(str(path))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("squared")

@@ -74,3 +74,30 @@ def test_an_application_answers_as_the_network_does(ray_cluster, exported):
 def test_what_cannot_be_answered_is_refused_in_words(doc, says):
     with pytest.raises(RequestError, match=says):
         images_of(doc)
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [
+        ("nowhere", "nowhere: No such file or directory; give the path of an exported network or ensemble"),
+        (".", ".: is a directory"),
+        ("", "the path is ''"),
+        ("x" * 300, "File name too long"),
+        ("a\0b", "null"),
+        ("/dev/zero", "is a device"),
+        ("empty", "empty: is no exported network"),
+        ("text", "text: is no exported network"),
+        ("binary", "binary: is no exported network"),
+        ("line", "line: is no exported network"),
+        ("marked", "marked: is no exported network"),
+        ("s3://bucket/x", "is an address"),
+    ],
+)
+def test_a_file_that_is_no_network_is_one_line(ofa, tmp_path, monkeypatch, file, says):
+    monkeypatch.chdir(tmp_path)
+    for name, data in (("empty", b""), ("text", b"{}"), ("binary", bytes(range(256))), ("line", b"x" * 10**7)):
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "marked").write_text("{}", encoding="utf-8-sig")
+    code, out, err = ofa("serve", file)
+    assert (code, out, err.count("\n")) == (2, "", 1), err
+    assert says in err
