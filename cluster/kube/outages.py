@@ -96,6 +96,11 @@ class Outages:
         return time.monotonic() - self.answered_at
 
     @property
+    def failing(self) -> bool:
+        """Whether a request has failed since the last answer."""
+        return self.since is not None
+
+    @property
     def away(self) -> bool:
         """Whether the server does not answer now, or has never answered."""
         return self.reported or not self.ever or self.silent_s > SILENT_S

@@ -29,6 +29,7 @@ Doc = dict[str, Any]
 
 LOOK_S = 5.0  # between looks at pods and events
 MOST_PODS = 2**31 - 1  # of a group
+FIRST_S = 10.0  # for which a first answer is waited for, even if the timeout is shorter
 NUMBER = re.compile(r"\d+")  # counts and times in troubles, whose change alone is no change of the run
 UNSETTLED = ("Pending", "Starting", "Running", "Retrying", "Queued")  # states in which pods may be in trouble
 
@@ -158,10 +159,15 @@ class _Follower:
         job: Doc | None = None
         state, last = GONE, None
         troubled: tuple[str, ...] = ()
+        begun = time.monotonic()
         while True:
             try:
-                news = self.news.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                news = self.news.get(timeout=left_s)
             except queue.Empty:
+                if last is None and not self.outages.failing and time.monotonic() < begun + FIRST_S:
+                    deadline = time.monotonic() + 0.2
+                    continue
                 if last is None or self.outages.away:
                     raise self.outages.lost() from None
                 return

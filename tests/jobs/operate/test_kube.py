@@ -592,6 +592,11 @@ class TestOutages:
             seen.end()
         assert time.monotonic() - begun < 10
 
+    @pytest.mark.parametrize("timeout_s", [0, -1, 1e-9])
+    def test_a_timeout_of_nothing_is_one_look(self, api, operator, run, timeout_s):
+        until(api, run, "Running")
+        assert watching(api, run, timeout_s=timeout_s).end().lines == ["Running"]
+
     def test_without_a_timeout_it_gives_up_some_time(self, api, server, operator, run, monkeypatch):
         monkeypatch.setattr(cluster, "GIVE_UP_S", 1.0)
         until(api, run, "Running")
