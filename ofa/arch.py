@@ -165,17 +165,19 @@ def _listed(name: str, value: Any) -> tuple[Any, ...]:
 
 def _checked(name: str, value: Any) -> Any:
     """The value of a field: whole numbers, but for expand ratios; any other value is an `ArchError`."""
-    if isinstance(value, tuple):
-        return tuple(_entry(name, f"entry {i} of {name}", entry) for i, entry in enumerate(value))
-    return _entry(name, name, value)
-
-
-def _entry(name: str, place: str, value: Any) -> Any:
     least, most = int(name in SCALARS), MOST.get(name, 9)
+    entries = value if isinstance(value, tuple) else (value,)
+    if not all(type(entry) is int and least <= entry <= most for entry in entries):  # the usual case is fast
+        entries = tuple(_entry(name, i, entry, least, most) for i, entry in enumerate(entries))
+    return entries if isinstance(value, tuple) else entries[0]
+
+
+def _entry(name: str, place: int, value: Any, least: int, most: int) -> float:
     found: float | None = whole(value, least, most)
     if found is None and name == "expand":
         found = number(value, least, most)
     if found is None:
+        where = name if name in SCALARS else f"entry {place} of {name}"
         kind = "number" if name == "expand" else "whole number"
-        raise ArchError(f"arch: {place} is {shown(value)}; expected a {kind} from {least} to {most}")
+        raise ArchError(f"arch: {where} is {shown(value)}; expected a {kind} from {least} to {most}")
     return found
