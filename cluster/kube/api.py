@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 from cluster.errors import InputError, StepError
+from cluster.kube import rules
 from cluster.texts import json_text
 
 Doc = dict[str, Any]
@@ -107,6 +108,8 @@ class Api:
         from kubernetes import client, config
         from yaml import YAMLError
 
+        if (expected := rules.dns_label(namespace)) is not None:
+            raise InputError(f"namespace {namespace!r}: {expected}")
         configuration = client.Configuration()
         logged: list[str] = []
         try:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from cluster.errors import InputError, StepError
 from cluster.kube.api import Api
+from cluster.kube.rayjob import RUN_LABEL
 from cluster.kube.state import state_of
 
 Doc = dict[str, Any]
@@ -270,15 +271,21 @@ def role_of(pod: Doc) -> Role:
     return kind if kind in ("head", "worker") else "submitter"
 
 
+def phase_of(pod: Doc) -> str:
+    """The phase of a pod, or `Terminating` while it is being deleted."""
+    phase: str = (pod.get("status") or {}).get("phase", "")
+    return "Terminating" if pod["metadata"].get("deletionTimestamp") else phase
+
+
 def pods(api: Api, job: Doc, role: Role | None = None) -> list[Doc]:
-    """The pods of a run's current cluster, and its submitters."""
+    """The pods of a run's current cluster, or those left of earlier ones if it has none, and its submitters."""
     cluster, name = (job.get("status") or {}).get("rayClusterName", ""), job["metadata"]["name"]
     found: list[Doc] = []
     if role in (None, "submitter"):
         found += api.list("Pod", labels=f"job-name={name}")
-    if cluster and role != "submitter":
-        kind = f",ray.io/node-type={role}" if role else ""
-        found += api.list("Pod", labels=f"ray.io/cluster={cluster}{kind}")
+    if role != "submitter":
+        of = f"ray.io/cluster={cluster}" if cluster else f"{RUN_LABEL}={name}"
+        found += api.list("Pod", labels=f"{of},ray.io/node-type{f'={role}' if role else ''}")
     return found
 
 

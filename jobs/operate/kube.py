@@ -74,7 +74,7 @@ def status(api: Api, run: str, store: str | None = None) -> Row:
         return {"run": run, "state": state.name, "reason": state.reason, "message": state.message,
                 "results": url, "note": "", "troubles": [], "pods": []}  # fmt: skip
     found = observe.pods(api, job)
-    pods = [{"pod": pod["metadata"]["name"], "phase": (pod.get("status") or {}).get("phase", "")} for pod in found]
+    pods = [{"pod": pod["metadata"]["name"], "phase": observe.phase_of(pod)} for pod in found]
     state, note = believed(state_of(job), job, store)
     facts = {"state": state.name, "reason": state.reason, "message": state.message, "note": note}
     return {**row(job), **facts, "troubles": observe.troubles(api, job), "pods": pods}

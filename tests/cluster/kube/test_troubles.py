@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cluster.errors import InputError
+from cluster.kube import troubles as module
 from cluster.kube.troubles import Trouble, event_time, events, troubles
 
 RUN = "digits-1a2b3c4d"
@@ -13,8 +14,24 @@ JOB = {"metadata": {"name": RUN}, "spec": {},
        "status": {"rayClusterName": CLUSTER, "jobDeploymentStatus": "Initializing"}}  # fmt: skip
 
 
+NOW = datetime.now(UTC)
+
+
+class Clock(datetime):
+    """A clock that has stopped."""
+
+    @classmethod
+    def now(cls, tz=None):
+        return NOW
+
+
+@pytest.fixture(autouse=True)
+def stopped(monkeypatch):
+    monkeypatch.setattr(module, "datetime", Clock)
+
+
 def ago(seconds):
-    return (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (NOW - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 AT = "at 2026-11-27T10:00:00Z"

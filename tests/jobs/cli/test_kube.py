@@ -146,6 +146,12 @@ class TestSecrets:
 
 
 class TestWatching:
+    @pytest.mark.parametrize("words", [["list"], ["status", "a"], ["cancel", "a"], ["scale", "a", "--evaluations", "9"]])
+    def test_a_namespace_that_can_be_none_is_one_line(self, server, words):
+        done = ofa(*words, "--namespace", "Bad NS")
+        assert str(done.exception).startswith("namespace 'Bad NS': expected small letters")
+        assert isinstance(done.exception, InputError)
+
     def test_status_and_list(self, run):
         done = ofa("status", run)
         assert done.stdout.startswith(f"{run}: Running\n")

@@ -375,6 +375,18 @@ class TestChanging:
         until(api, run, "Running")
         assert api.get("RayJob", run)["status"]["rayClusterName"] != first
 
+    def test_pods_that_are_left_of_a_paused_run_are_shown(self, api, operator, run):
+        operator.grace_s = 3.0
+        cluster.pause(api, run)
+        wait_for(lambda: str(state_of(api.get("RayJob", run))) == "Paused")
+        cluster.resume(api, run)
+        until(api, run, "Running")  # its pods are of the kind that needs a while to end
+        cluster.pause(api, run)
+        wait_for(lambda: str(state_of(api.get("RayJob", run))) == "Paused")
+        row = cluster.status(api, run)
+        assert {pod["phase"] for pod in row["pods"] if "-head-" in pod["pod"]} == {"Terminating"}
+        wait_for(lambda: not [pod for pod in cluster.status(api, run)["pods"] if "-head-" in pod["pod"]])
+
     def test_the_operator_retries_on_a_new_cluster_and_then_gives_up(self, api, operator):
         there = made("kube.attempts=2")
         kuberay.submit(api, there)
