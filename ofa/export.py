@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -100,7 +101,7 @@ def from_safetensors(path: str) -> tuple[nn.Module, Description]:
 def file_of(path: str) -> tuple[Any, dict[str, Tensor]]:
     """The description (as JSON) and the tensors in a file of `to_safetensors`; any other file is an `ArchError`."""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(os.path.expanduser(path), framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         return json.loads(metadata.get(_META, "")), tensors

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from cluster.progress import Reporter
+from cluster.store import canonical
 from cluster.texts import json_text
 from jobs.cli.options import DEFAULT_STORE, Json, RunId, StoreUrl
 from jobs.operate import results
@@ -17,8 +19,12 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs in a s
 @app.command("list")
 def results_list(store: StoreUrl = DEFAULT_STORE, as_json: Json = False) -> None:
     """Lists the runs in a store."""
+    found = False
     for row in results.listing(store):
         print(json_text(row) if as_json else f"{row['run']}  {row['last'][:19]:19}  {' '.join(row['steps'])}")
+        found = True
+    if not found and not as_json:
+        print(f"{canonical(store)} has no runs; `ofa run` makes one", file=sys.stderr)
 
 
 @app.command("show")

@@ -98,10 +98,14 @@ def _members(path: str) -> list[Measured]:
     expected, where = "a front.json, a targets.json or a measured.jsonl", shortened(path)
     try:
         if Path(path).suffix == ".jsonl":
-            return [Measured.from_json(doc) for doc in read_json_lines(path, expected)]
-        return list(Front.from_json(read_json(path, expected)).members)
+            members = [Measured.from_json(doc) for doc in read_json_lines(path, expected)]
+        else:
+            members = list(Front.from_json(read_json(path, expected)).members)
     except ArchError as error:
         raise InputError(f"{where}: {error}; give {expected}") from None
+    if not members:
+        raise InputError(f"{where}: has no members; give {expected}")
+    return members
 
 
 def _devices(members: Sequence[Measured]) -> list[str]:
