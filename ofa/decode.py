@@ -35,6 +35,7 @@ HEAD = 32  # bytes from which a file's format is known
 # Pillow registers these formats, but decodes them with other programs, or not at all.
 NOT_DECODED = {"BUFR", "EPS", "FPX", "GRIB", "HDF5", "MIC", "MPEG", "WMF"}
 CERTAIN = {"AVIF", "GIF", "JPEG", "JPEG2000", "PNG", "WEBP"}  # no other file starts as these do
+LONGEST_REASON = 200  # characters
 ORIENTATION, BITS, SAMPLE_FORMAT = 0x0112, 258, 339  # tags of EXIF and TIFF
 SIGNED = 2  # a sample format
 TOPS = [2**bits - 1 for bits in range(8, 17)]  # of integers whose upper byte is kept
@@ -117,7 +118,7 @@ def decode(data: bytes) -> tuple[Image.Image, str]:
         raise CorruptImage(f"{kind} of an unknown kind, or damaged" if kind else "no known image format") from None
     except Exception as error:  # Pillow's plugins raise nearly every kind for damaged files
         reason = str(error).strip()
-        raise CorruptImage(reason.splitlines()[0] if reason else type(error).__name__) from None
+        raise CorruptImage(reason.splitlines()[0][:LONGEST_REASON] if reason else type(error).__name__) from None
 
 
 def _rgb(stored: Image.Image) -> Image.Image:

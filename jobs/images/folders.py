@@ -92,7 +92,8 @@ def read(store: Store, keys: Sequence[str], images: Sequence[str], empty: Collec
     if deeper:
         hint = f"is data.source {store.url}/{printable(names[0])}" if not folder_of else "is that one folder too many"
         expected += f"; {hint}, with {first_names(sorted(deeper))}?"
-    return source_of(store.url, splits, names, expected, _notes(names), _left_out(keys, images, depth, empty))
+    notes = (*_notes(names), *_nested(inside, depth))
+    return source_of(store.url, splits, names, expected, notes, _left_out(keys, images, depth, empty))
 
 
 def _suffix(key: str) -> str:
@@ -142,6 +143,14 @@ def _notes(names: Sequence[str]) -> tuple[str, ...]:
         alike[_simple(name)].append(name)
     pairs = [" and ".join(repr(printable(name)) for name in group) for group in alike.values() if len(group) > 1]
     return (f"data: nearly the same name of different classes: {first_names(pairs)}",) if pairs else ()
+
+
+def _nested(images: Sequence[str], depth: int) -> list[str]:
+    """A line on images that are in folders inside their class's folder."""
+    deeper = [key for key in images if key.count("/") > depth]
+    folders = list(dict.fromkeys("/".join(key.split("/")[: depth + 1]) + "/" for key in deeper))
+    where = f"inside their class's folder: {first_names(folders, 3)}"
+    return [f"data: {len(deeper)} of {len(images)} images are in folders {where}"] if deeper else []
 
 
 def _left_out(keys: Sequence[str], images: Sequence[str], depth: int, empty: Collection[str]) -> dict[str, list[str]]:

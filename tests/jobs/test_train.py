@@ -236,6 +236,8 @@ def test_another_backend_is_a_line_in_a_dictionary(tmp_path, monkeypatch):
     record, weights = finished("threads", 2, tmp_path, monkeypatch)
     assert sorted(record["outputs"]) == ["supernet/a/meta.json", "supernet/a/weights.safetensors"]
     assert all(tensor.isfinite().all() for tensor in weights.values())
+    described = record["data"]
+    assert (described["source"], described["classes"], described["images"]) == ("digits", 10, record["images"])
     _, alone = finished("local", 1, tmp_path / "alone", monkeypatch)
     assert not same(weights, alone)  # two workers sample sub-networks of their own
 

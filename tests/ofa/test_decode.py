@@ -40,15 +40,33 @@ def tiff(values, bits=None, kind=1, order="<", compression=1, data=None):
     return (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, 10) + entries + bytes(4) + data
 
 
-def png16(values, colour):
-    """A PNG of 16 bits."""
+def png(values, colour, bits, data):
+    """A PNG whose rows are packed in `data`."""
 
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour, 0, 0, 0)
+    rows = b"".join(b"\0" + row for row in data)
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, colour, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def png16(values, colour):
+    """A PNG of 16 bits."""
+    return png(values, colour, 16, [row.astype(">u2").tobytes() for row in values])
+
+
+def packed(values, bits):
+    """Rows of values of 1, 2 or 4 bits, each row in whole bytes."""
+    parts = [values[:, at :: 8 // bits] << (8 - bits * (at + 1)) for at in range(8 // bits)]
+    return [row.tobytes() for row in np.bitwise_or.reduce(parts).astype(np.uint8)]
+
+
+def low(bits):
+    """A PNG and a TIFF of few bits."""
+    values = noise(2**bits - 1, np.uint8)
+    rows = packed(values, bits)
+    return [png(values, 0, bits, rows), tiff(values, bits, data=b"".join(rows))]
 
 
 def packed12(values):
@@ -77,6 +95,9 @@ FLOATS = R.random(SHAPE, np.float32)
 SPOILT = FLOATS.copy()
 SPOILT[3, 4], SPOILT[5, 6], SPOILT[7, 8] = np.nan, np.inf, -np.inf
 RANGES = {  # files whose values cover the range of their format
+    "of 1 bit": low(1),
+    "of 2 bits": low(2),
+    "of 4 bits": low(4),
     "PNG of 16 bits": [png16(noise(65535, np.uint16), 0)],
     "PNG of 16 bits with transparency": [png16(noise(65535, np.uint16, shape=(20, 24, 2)), 4)],
     "PNG of 48 bits": [png16(noise(65535, np.uint16, shape=(20, 24, 3)), 2)],

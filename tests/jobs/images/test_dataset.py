@@ -1,10 +1,12 @@
+import json
+
 import helpers
 import numpy as np
 import torch
 
 from cluster.progress import Reporter
 from jobs.config import load
-from jobs.images.dataset import Dataset
+from jobs.images.dataset import Dataset, Description
 from jobs.images.dataset import load as load_data
 from jobs.images.decoding import DecodingCounts
 from jobs.images.source import open_source
@@ -60,3 +62,29 @@ def test_arrays_bring_the_same_data_set_back():
     for name, split in data.splits.items():
         assert torch.equal(split.pixels, again.splits[name].pixels)
         assert torch.equal(split.labels, again.splits[name].labels)
+
+
+def test_the_line_on_a_source_names_what_is_first_and_counts_the_rest():
+    classes = [f"class{number}" for number in range(12)]
+    left_out = {
+        ".txt": ["a\nb.txt"],
+        "folders without images": [f"{n}/" for n in range(5)],
+        "images in no folder": ["x.png"],
+    }
+    found = Description("here", classes, {"train": 7, "selection": 2, "test": 1}, left_out)
+    assert str(found) == (
+        "here: 12 classes (class0, class1, class2, class3, class4, class5, class6, class7 and 4 more), "
+        "images: 7 train, 2 selection, 1 test; left out: 1 .txt (a\\nb.txt), "
+        "5 folders without images (0/, 1/, 2/ and 2 more), 1 image in no folder (x.png)"
+    )
+    assert found.to_json()["left_out"]["folders without images"] == {"count": 5, "first": ["0/", "1/", "2/"]}
+    many = Description("here", classes, {}, {f".{number}": ["x"] for number in range(11)})
+    assert str(many).endswith(".7 (x), and 3 more kinds")
+
+
+def test_the_line_on_a_source_is_an_event(capsys):
+    data = load_data(load(TINY, []), Reporter("json"))
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    [event] = [event for event in events if event["event"] == "source"]
+    assert event == {"event": "source", "text": f"data: {data.description}", **data.description.to_json()}
+    assert event["images"] == data.sizes

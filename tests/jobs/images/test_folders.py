@@ -184,9 +184,10 @@ def test_what_cannot_be_meant_is_one_line(case, root):
 
 
 def test_classes_without_a_test_image_and_nearly_equal_names_are_shown(root, capsys):
-    tree(root, "train/Cat", "train/cat", "train/dog", "test/cat", images=6)
+    tree(root, "train/Cat", "train/cat/a", "train/cat/b/c", "train/dog", "test/cat", images=6)
     loaded(str(root))
     shown = capsys.readouterr().err
+    assert "12 of 30 images are in folders inside their class's folder: train/cat/a/, train/cat/b/" in shown
     assert "test has no image of 2 of 3 classes: Cat, dog" in shown
     assert "nearly the same name of different classes: 'Cat' and 'cat'" in shown
 
