@@ -2,20 +2,34 @@
 
     ofa export configs/digits.toml --store ./runs                       the knee of the front and the best ensemble
     ofa export configs/digits.toml --store ./runs --arch r28-d112-...   any sub-network, by its name
+    ofa export CONFIG --arch NAME --exits 1,3,5                         several exits of it, or all: one output each
+    ofa export CONFIG --arch NAME --average-macs 2e6                    a cascade of its exits within an average cost
 
 Every ONNX and .pt2 file was run and agrees with the network.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-from cluster.errors import StepError
+from cluster.errors import InputError, StepError
 from cluster.run import Step
-from ensemble.document import Ensembles
-from ensemble.network import SOFT, Combination, EnsembleDescription, EnsembleNetwork
+from ensemble.cascade import curve, tuned
+from ensemble.document import CascadeResult, Ensembles
+from ensemble.errors import SelectionError
+from ensemble.network import (
+    SOFT,
+    CascadeDescription,
+    CascadeNetwork,
+    Combination,
+    EnsembleDescription,
+    EnsembleNetwork,
+)
 from jobs import files
 from jobs.evaluators import trained_evaluator
+from jobs.exits import Predictions, cascade_costs, cascade_result
 from jobs.job import Job
 from ofa.arch import Arch
 from ofa.evaluate import Evaluator
@@ -57,16 +71,65 @@ def export(job: Job) -> None:
     )
 
 
-def export_arch(job: Job, arch: Arch) -> None:
-    """Exports one sub-network, on the front or not."""
-    name = job.config.search_space.checked(arch).key
+def export_arch(job: Job, arch: Arch, exits: str | None = None, average_macs: float | None = None) -> None:
+    """Exports one sub-network, on the front or not.
+
+    exits: those that are outputs, such as "1,3,5", or "all". average_macs: exports a cascade of all exits, with thresholds
+    tuned on the selection split: an image costs at most as many MACs on average. What cannot be is an `InputError`.
+    """
+    chosen = exits_of(job, job.config.search_space.checked(arch), exits, average_macs)
+    name = arch.key
+    if average_macs is not None:
+        name += f"-macs{average_macs:.0f}"
+    elif chosen:
+        name += f"-exits{''.join(map(str, chosen))}"
     step_name = f"export-{name}"
     if job.run.finished(step_name):
         return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')} exists already")
     step = job.run.begin(step_name)
-    write(job, step, trained_evaluator(job, step), name, [arch])
+    evaluator = trained_evaluator(job, step)
+    if average_macs is None:
+        write(job, step, evaluator, name, [arch], exits=chosen)
+    else:
+        write_cascade(job, step, evaluator, name, arch, average_macs)
     step.finish(job.config.seed)
     return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')}, .safetensors and .json")
+
+
+def exits_of(job: Job, arch: Arch, exits: str | None, average_macs: float | None) -> tuple[int, ...]:
+    """The exits that are asked for, in their order; () for the arch's own alone."""
+    if exits is None and average_macs is None:
+        return ()
+    if exits is not None and average_macs is not None:
+        raise InputError("ofa export: --exits and --average-macs exclude each other; a cascade has all exits")
+    if not arch.exit:
+        raise InputError(f"ofa export: the space {job.config.space} has a single exit; leave out --exits and --average-macs")
+    if exits is None or exits == "all":
+        return tuple(range(1, arch.exit + 1))
+    words = exits.split(",")
+    known = {str(after): after for after in range(1, arch.exit + 1)}
+    if any(word not in known for word in words) or len(set(words)) < len(words):
+        raise InputError(f"ofa export: --exits is {exits!r}; {arch.key} has the exits 1 to {arch.exit}: give some, such as "
+                         f"1,{arch.exit}, or all")  # fmt: skip
+    return tuple(sorted(known[word] for word in words))
+
+
+def write_cascade(job: Job, step: Step, evaluator: Evaluator, name: str, arch: Arch, average_macs: float) -> None:
+    """Exports all exits of `arch`, with the most accurate thresholds within an average cost."""
+    selection, test = (Predictions.of(evaluator, arch, split) for split in (job.data.selection, job.data.test))
+    cost_E = cascade_costs(job.config, arch, job.data.classes)
+    try:
+        chosen = tuned(curve(selection.confidence_EN, selection.right_EN, cost_E), average_macs)
+    except SelectionError as error:
+        raise InputError(f"ofa export: --average-macs: {error}") from None
+    found = cascade_result(chosen, selection, test, cost_E)
+    write(job, step, evaluator, name, [arch], exits=tuple(range(1, arch.exit + 1)), cascade=found)
+    low, high = found.test_interval
+    job.reporter.say(
+        f"export: thresholds {', '.join(f'{threshold:.3f}' for threshold in found.thresholds)}: on the test split top-1 "
+        f"{found.test_top1:.4f} [{low:.4f}, {high:.4f}] at {found.test_macs:,.0f} MACs on average "
+        f"({found.macs:,.0f} on the selection split)"
+    )
 
 
 def combination_of(job: Job, ensembles: Ensembles) -> Combination:
@@ -80,20 +143,33 @@ def combination_of(job: Job, ensembles: Ensembles) -> Combination:
     )
 
 
-def write(job: Job, step: Step, evaluator: Evaluator, name: str, archs: list[Arch], combination: Combination = SOFT) -> None:
-    """Exports `archs` as one network under `name`, if ONNX Runtime agrees with PyTorch on real images."""
-    space, classes = job.config.space, job.data.classes
-    members = [extract(evaluator.net, arch, evaluator.statistics(arch)) for arch in archs]
+def write(
+    job: Job,
+    step: Step,
+    evaluator: Evaluator,
+    name: str,
+    archs: list[Arch],
+    combination: Combination = SOFT,
+    *,
+    exits: tuple[int, ...] = (),
+    cascade: CascadeResult | None = None,
+) -> None:
+    """Exports `archs` as one network under `name`, if ONNX Runtime agrees with PyTorch on real images.
+
+    exits: of a single network, those that are outputs. cascade: the safetensors file is a cascade of these exits.
+    """
+    space, classes, scale = job.config.space, job.data.classes, evaluator.scale
+    members = [extract(evaluator.net, arch, evaluator.statistics(arch, exits), exits=exits) for arch in archs]
     network: nn.Module
     if len(archs) == 1:
         [network], side = members, archs[0].resolution
-        description = Description.of(space, classes, archs[0], evaluator.scale, side)
+        description = Description.of(space, classes, archs[0], scale, side, exits)
     else:
         side = job.config.search_space.resolutions[-1]
         network = EnsembleNetwork(members, [arch.resolution for arch in archs], combination)
-        description = EnsembleDescription.of_members(space, classes, archs, evaluator.scale, side, combination)
+        description = EnsembleDescription.of_members(space, classes, archs, scale, side, combination)
     program = to_program(network.eval(), side)
-    onnx, pt2 = to_onnx(program), to_pt2(program)
+    onnx, pt2 = to_onnx(program, description.outputs), to_pt2(program)
     images = next(evaluator.batches(job.data.selection[:64], side))
     differences = {
         "onnx_difference": onnx_difference(onnx, network, images),
@@ -105,7 +181,12 @@ def write(job: Job, step: Step, evaluator: Evaluator, name: str, archs: list[Arc
                 f"export: {name}: {kind} from PyTorch is {difference:.2g}, allowed is {TOLERANCE:g}; "
                 "the installed torch, onnxscript and onnxruntime do not fit each other: install those of constraints.txt"
             )
+    reached: dict[str, Any] = {}
+    if cascade is not None:
+        network = CascadeNetwork(members[0], cascade.thresholds)
+        description = CascadeDescription.of_exits(space, classes, archs[0], scale, exits, cascade.thresholds)
+        reached = {"cascade": cascade.to_json()}
     step.write(files.subnet(name, ".safetensors"), to_safetensors(network, description))
     step.write(files.subnet(name, ".onnx"), onnx)
     step.write(files.subnet(name, ".pt2"), pt2)
-    step.write_json(files.subnet(name, ".json"), {**description.to_json(), **differences})
+    step.write_json(files.subnet(name, ".json"), {**description.to_json(), **differences, **reached})

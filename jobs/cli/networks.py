@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.texts import json_text
 from jobs.cli.options import DEFAULT_STORE, Classes, ConfigPath, Json, Sets, StoreUrl, open_job, parse_arch
@@ -23,16 +24,24 @@ def export_command(
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006
     arch: Annotated[str | None, typer.Option(help="one sub-network instead: its name, JSON, or a file of JSON")] = None,
+    exits: Annotated[
+        str | None, typer.Option(metavar="LIST", help="with --arch: the exits that are outputs, such as 1,3,5, or all")
+    ] = None,
+    average_macs: Annotated[
+        float | None, typer.Option(help="with --arch: a cascade of its exits that costs at most this on average")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Exports networks as safetensors and ONNX: the knee of the front and the best ensemble, or one network by its name."""
     parsed = None if arch is None else parse_arch(arch)
+    if parsed is None and (exits is not None or average_macs is not None):
+        raise InputError("ofa export: --exits and --average-macs are of one network; give its --arch too")
     with open_job(config, store, sets, as_json) as job:
         if parsed is None:
             return run_steps(job, ["export"])
         from jobs.export import export_arch
 
-        return export_arch(job, parsed)
+        return export_arch(job, parsed, exits, average_macs)
 
 
 @app.command("eval")

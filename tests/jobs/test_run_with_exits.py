@@ -1,0 +1,102 @@
+"""A whole run on a space with exits: they are in the front, in exits.json, in the report, and are exported."""
+
+import json
+import os
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from helpers import TINY, ofa
+
+from ensemble.network import CascadeNetwork, from_safetensors
+from jobs.config import load
+from ofa.arch import Arch
+from ofa.spaces import get_space
+
+pytestmark = pytest.mark.whole_run
+SPACE = "ofav2_mbv3_ee_dp_w0.1_32px"
+SETTINGS = (
+    f"space={SPACE}", "choices.resolutions=[20]", "train.teacher_exits=ascending",
+    'train.phases=[{name="full",epochs=1,lr=0.1,joint_exits="ascending",exits=[5]},'
+    '{name="all",epochs=1,lr=0.05,distil=1.0,teacher="previous"}]',
+    "measure.archs=20", "measure.latency_archs=5", "measure.latency_runs=5", "search.evaluations=24", "search.population=8",
+    "search.predicted_evaluations=300", "search.predicted_members=4",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def arguments(tmp_path_factory):
+    """The arguments of every command on the run, which is there."""
+    store = tmp_path_factory.mktemp("exits")
+    words = [TINY, "--store", store, *(word for setting in SETTINGS for word in ("--set", setting))]
+    done = ofa("run", *words, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return words
+
+
+@pytest.fixture(scope="module")
+def folder(arguments):
+    return arguments[2] / load(str(TINY), list(SETTINGS)).id
+
+
+def test_archs_of_several_exits_are_measured_and_exits_json_is_about_one_of_the_front(folder):
+    measured = [Arch.from_json(json.loads(line)["arch"]) for line in (folder / "measured.jsonl").read_text().splitlines()]
+    assert len({arch.exit for arch in measured}) > 2 and all(get_space(SPACE).contains(arch) for arch in measured)
+    front = [Arch.from_json(member["arch"]) for member in json.loads((folder / "front.json").read_text())["members"]]
+    if not (folder / "exits.json").exists():
+        assert {arch.exit for arch in front} == {1}
+        return
+    exits = json.loads((folder / "exits.json").read_text())
+    assert Arch.from_json(exits["arch"]) in front
+    assert [row["exits"] for row in exits["singles"]] == [[i] for i in range(1, exits["arch"]["exit"] + 1)]
+    assert "The exits of one network" in (folder / "report.html").read_text()
+
+
+def test_all_exits_of_a_network_are_exported_and_agree_with_onnx(arguments, folder):
+    space = get_space(SPACE)
+    arch = space.uniform(20, 3, 2, 6, 3, 3)
+    done = ofa("export", *arguments, "--arch", arch.key, "--exits", "1,3")
+    assert done.returncode == 0, done.stderr
+    name = folder / "subnets" / f"{arch.key}-exits13"
+    network, description = from_safetensors(f"{name}.safetensors")
+    assert description.exits == (1, 3)
+    images = torch.rand(3, 3, 20, 20)
+    session = onnxruntime.InferenceSession(f"{name}.onnx", providers=["CPUExecutionProvider"])
+    assert [output.name for output in session.get_outputs()] == ["exit1", "exit3"]
+    with torch.no_grad():
+        for found, wanted in zip(session.run(None, {"images": images.numpy()}), network(images), strict=True):
+            assert np.abs(found - wanted.numpy()).max() < 1e-4
+
+
+def test_a_cascade_is_exported_within_its_average_cost(arguments, folder):
+    arch = get_space(SPACE).uniform(20, 3, 2, 6, 3, 3)
+    done = ofa("export", *arguments, "--arch", arch.key, "--average-macs", 400_000)
+    assert done.returncode == 0, done.stderr
+    name = folder / "subnets" / f"{arch.key}-macs400000"
+    network, _ = from_safetensors(f"{name}.safetensors")
+    reached = json.loads(name.with_name(f"{name.name}.json").read_text())["cascade"]
+    assert isinstance(network, CascadeNetwork) and list(network.cascade.thresholds) == reached["thresholds"]
+    assert reached["macs"] <= 400_000
+    assert "MACs on average" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--exits", "9"), "--exits is '9'"),
+        (("--exits", "1,1"), "--exits is '1,1'"),
+        (("--exits", "1", "--average-macs", "9e9"), "exclude each other"),
+        (("--average-macs", "10"), "the limit on the average cost is 10; the first exit alone costs"),
+    ],
+)
+def test_exits_that_cannot_be_exported_are_one_line(arguments, words, says):
+    arch = get_space(SPACE).uniform(20, 3, 2, 6, 3, 3)
+    done = ofa("export", *arguments, "--arch", arch.key, *words)
+    assert (done.returncode, done.stderr.count("\nofa: ") + done.stderr.startswith("ofa: ")) == (2, 1)
+    assert says in done.stderr
+
+
+def test_exits_without_an_arch_are_one_line(arguments):
+    done = ofa("export", *arguments, "--exits", "all")
+    assert done.returncode == 2 and "give its --arch too" in done.stderr
