@@ -1,4 +1,4 @@
-"""Cost rules: the cost of an ensemble from the costs of its members. `RULES` has every rule by its name.
+"""Cost rules: the cost of an ensemble from those of its members or of their parts. `RULES` has every rule by its name.
 
 Source of `max` and `sum`: OFA³, doi:10.1109/IJCNN60899.2024.10650685.
 
@@ -8,8 +8,14 @@ Shape letters in this file: S subsets, M members, L levels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import numpy as np
+
+from ensemble.errors import SelectionError
+from ofa.sharing import Pieces
+
+_CHUNK = 2**16  # subsets whose pieces are added up at once
 
 
 class Rule(ABC):
@@ -17,6 +23,11 @@ class Rule(ABC):
 
     fewest = 1  # least number of members of an ensemble in the published algorithms
     members_run: str  # how the members are executed, for help texts and reports
+    needs_pieces = False  # whether the cost depends on what members have in common
+
+    def of(self, pieces: Pieces | None) -> Rule:
+        """The rule for members with these pieces; a rule that needs pieces and has none is a `SelectionError`."""
+        return self
 
     @abstractmethod
     def costs(self, masks_SM: np.ndarray, cost_M: np.ndarray) -> np.ndarray:
@@ -78,4 +89,34 @@ class Sum(Rule):
         return found
 
 
-RULES: dict[str, Rule] = {"max": Largest(), "sum": Sum()}
+@dataclass(frozen=True)
+class Shared(Rule):
+    """The sum of the costs of everything that some member needs; what several members have in common is paid once.
+
+    Exits of one network share the layers before the earlier exit (`ofa.sharing`).
+    """
+
+    pieces: Pieces | None = None
+
+    fewest = 2
+    members_run = "one after the other, what they have in common once"
+    needs_pieces = True
+
+    def of(self, pieces: Pieces | None) -> Rule:
+        """See `Rule.of`."""
+        if pieces is None:
+            raise SelectionError("the cost rule 'shared' needs the members' networks; use it in a run, or max or sum here")
+        return Shared(pieces)
+
+    def costs(self, masks_SM: np.ndarray, cost_M: np.ndarray) -> np.ndarray:
+        """See `Rule.costs`; without pieces members have nothing in common."""
+        pieces = self.pieces or Pieces(np.eye(len(cost_M), dtype=bool), cost_M)
+        uses_MP, cost_P = pieces.uses_MP.astype(np.float32), pieces.cost_P
+        found = np.empty(len(masks_SM))
+        for start in range(0, len(masks_SM), _CHUNK):
+            part = masks_SM[start : start + _CHUNK].astype(np.float32)
+            found[start : start + _CHUNK] = (part @ uses_MP > 0) @ cost_P
+        return found
+
+
+RULES: dict[str, Rule] = {"max": Largest(), "sum": Sum(), "shared": Shared()}

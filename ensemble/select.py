@@ -19,6 +19,7 @@ from ensemble.evolve import Budget, evolve
 from ensemble.rule import RULES
 from ensemble.subsets import NO_LIMITS, Chosen, Limits, Search
 from ensemble.vote import VOTES
+from ofa.sharing import Pieces
 
 if TYPE_CHECKING:
     from ensemble.score import Scorer
@@ -40,6 +41,7 @@ def select(
     *,
     vote: str = "soft",
     budget: Budget | None = None,
+    pieces: Pieces | None = None,
 ) -> list[Chosen]:
     """The best subsets found, in ascending cost, each more accurate than all cheaper ones, weighted by the vote.
 
@@ -47,12 +49,13 @@ def select(
     algorithm: `exhaustive` scores every subset, so its front is proven; `greedy` adds the member that helps most, within
     every limit on the cost; `default` is exhaustive up to 13 members, and beyond a local search at every level of cost.
     These depend on their inputs only: nothing is sampled, and no clock is read. The published algorithms `nsga2`,
-    `sms-emoa` and `spea2` evolve masks within `budget`, which they need. An impossible selection is a `SelectionError`.
+    `sms-emoa` and `spea2` evolve masks within `budget`, which they need. pieces: what the members have in common, for a
+    rule that needs it. An impossible selection is a `SelectionError`.
     """
     for what, name, known in (("cost rule", rule, RULES), ("algorithm", algorithm, ALGORITHMS), ("vote", vote, VOTES)):
         if name not in known:
             raise SelectionError(f"no {what} is called {name!r}; there are {', '.join(known)}")
-    search = Search(scorer, np.asarray(cost_M, dtype=np.float64), RULES[rule], progress, limits)
+    search = Search(scorer, np.asarray(cost_M, dtype=np.float64), RULES[rule].of(pieces), progress, limits)
     ALGORITHMS[algorithm](search, budget or Budget())
     if not search.front:
         raise SelectionError("no subset keeps to the limits; raise the most members or the highest cost")

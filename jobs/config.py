@@ -17,6 +17,7 @@ from cluster.kube.rayjob import Kube
 from cluster.runtime.backends import BACKENDS
 from cluster.store import canonical
 from cluster.texts import json_text
+from ensemble.rule import RULES
 from jobs.images.source import reader_of_text
 from ofa.arch import Arch, ArchError
 from ofa.draws import Draw, Given, Sandwich, Uniform
@@ -382,6 +383,12 @@ def _check_names(experiment: Experiment) -> None:
     known = [name for name in there if OBJECTIVES[name].field in ALWAYS or name in search.objectives]
     costs = [name for name in known if OBJECTIVES[name].direction == "minimize"]
     _known(f"ensemble.unit is {experiment.ensemble.unit!r}", experiment.ensemble.unit, costs)
+    ensemble = experiment.ensemble
+    if ensemble.unit not in ("macs", "params") and any(RULES[rule].needs_pieces for rule in ensemble.costs):
+        raise ConfigError(
+            f"ensemble.unit is {ensemble.unit!r}, but what members have in common is known of macs and params only; "
+            "use one of them, or leave 'shared' out of ensemble.costs"
+        )
     if search.predicted_algorithm != "default":
         from search.predicted import NEED_LIMITS
 

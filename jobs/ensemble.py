@@ -17,6 +17,7 @@ from ensemble.document import Ensembles, SubsetFront
 from ensemble.errors import SelectionError, TableError
 from ensemble.evolve import Budget
 from ensemble.gains import Comparison
+from ensemble.rule import RULES
 from ensemble.score import Scorer, SubsetScorer
 from ensemble.select import select
 from ensemble.subsets import Chosen, Limits
@@ -27,6 +28,7 @@ from jobs.evaluators import trained_evaluator
 from jobs.exits import Predictions, exit_results, network_of
 from jobs.job import Job
 from jobs.workers.scorer import PooledScorer
+from ofa.sharing import Pieces, pieces
 from search.front import Front
 from search.selection import SURVIVAL
 
@@ -47,12 +49,21 @@ def ensemble(job: Job) -> None:
     singles = [Chosen((i,), float(selection.cost_M[i]), int(correct)) for i, correct in enumerate(correct_M)]
     bootstrap = np.random.default_rng(stream(job.config.seed, "bootstrap").getrandbits(63))
     comparison = Comparison(scorer.images, tester, singles, bootstrap)
+    parts = pieces_of(job, step) if any(RULES[rule].needs_pieces for rule in config.costs) else None
     fronts: list[SubsetFront] = []
     for rule in config.costs:
         with job.reporter.track(f"ensemble ({rule})", 0, "subsets") as tracker:
             try:
                 chosen = select(
-                    scorer, selection.cost_M, rule, config.algorithm, tracker.at, limits, vote=config.vote, budget=budget
+                    scorer,
+                    selection.cost_M,
+                    rule,
+                    config.algorithm,
+                    tracker.at,
+                    limits,
+                    vote=config.vote,
+                    budget=budget,
+                    pieces=parts,
                 )
             except SelectionError as error:
                 raise InputError(f"ensemble: {error}") from None
@@ -71,6 +82,12 @@ def ensemble(job: Job) -> None:
             f"[{best.test_interval[0]:.4f}, {best.test_interval[1]:.4f}]; its score on the split that it was chosen on "
             f"is optimistic by {100 * front.optimism.gap:+.2f} points"
         )
+
+
+def pieces_of(job: Job, step: Step) -> Pieces:
+    """What the front's members have in common, in the unit of the ensembles' cost."""
+    archs = [member.arch for member in Front.from_json(step.read_json(files.FRONT)).members]
+    return pieces(job.config.search_space, archs, job.data.classes, job.config.ensemble.unit)
 
 
 def look_at_exits(job: Job, step: Step) -> None:

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 # A file of a folder that stands in a room by name is not in the folder's room.
 ROOMS = {
     "ofa": (
-        "checks arch layout compiled documents npz graph space genes cost record timings exits",
+        "checks arch layout compiled documents npz graph space genes cost record timings exits sharing",
         "parts/",
         "spaces/",
         "layers/",

@@ -46,7 +46,7 @@ class Latency:
         """The latency by each cost rule: `max` of members that run side by side, `sum` of members in turn."""
         members_ms = np.array(self.members_ms)
         everyone = np.ones((1, len(members_ms)), dtype=bool)
-        return {name: float(rule.costs(everyone, members_ms)[0]) for name, rule in RULES.items()}
+        return {name: float(rule.costs(everyone, members_ms)[0]) for name, rule in RULES.items() if not rule.needs_pieces}
 
 
 def serve(path: str, port: int, address: str, reporter: Reporter) -> None:

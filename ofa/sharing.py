@@ -1,0 +1,53 @@
+"""The computations that several sub-networks have in common, which need to be done once for all of them.
+
+Shape letters in this file: M sub-networks, P pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ofa.arch import Arch
+from ofa.graph import IMAGES, Node
+from ofa.space import Space
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Computations with the sub-networks that need each: uses_MP bool [M, P], cost_P float64 [P]."""
+
+    uses_MP: np.ndarray
+    cost_P: np.ndarray
+
+
+def pieces(space: Space, archs: Sequence[Arch], classes: int, field: str = "macs") -> Pieces:
+    """The pieces of these sub-networks of one supernet.
+
+    Two nodes are the same computation if their images have one resolution and both are the same part of the same layer on
+    the same inputs: then weights, batch-norm statistics and outputs are equal. So the exits of one network share everything
+    before the earlier exit, and networks that differ late share their beginning. Nodes that the same sub-networks need are
+    one piece. field: the unit of the costs.
+    """
+    users: dict[tuple[object, ...], set[int]] = {}
+    costs: dict[tuple[object, ...], int] = {}
+    numbers: dict[tuple[object, ...], int] = {}  # of every computation
+    for member, arch in enumerate(archs):
+        graph = space.graph(arch, (), classes)
+        known = {IMAGES: numbers.setdefault((IMAGES, arch.resolution), len(numbers))}
+        for node, size in zip(graph.nodes, graph.sizes(arch.resolution), strict=True):
+            key = _identity(node, known)
+            known[node.name] = numbers.setdefault(key, len(numbers))
+            users.setdefault(key, set()).add(member)
+            costs[key] = getattr(node.part.cost(size), field)
+    together: dict[frozenset[int], int] = {}
+    for key, members in users.items():
+        together[frozenset(members)] = together.get(frozenset(members), 0) + costs[key]
+    uses_MP = np.array([[member in members for members in together] for member in range(len(archs))], dtype=bool)
+    return Pieces(uses_MP, np.array(list(together.values()), dtype=np.float64))
+
+
+def _identity(node: Node, known: dict[str, int]) -> tuple[object, ...]:
+    return (node.name, node.part, *(known[name] for name in node.inputs))
