@@ -376,7 +376,7 @@ class TestChanging:
         assert api.get("RayJob", run)["status"]["rayClusterName"] != first
 
     def test_pods_that_are_left_of_a_paused_run_are_shown(self, api, operator, run):
-        operator.grace_s = 3.0
+        operator.grace_s = 5.0
         cluster.pause(api, run)
         wait_for(lambda: str(state_of(api.get("RayJob", run))) == "Paused")
         cluster.resume(api, run)
