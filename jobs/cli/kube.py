@@ -103,7 +103,9 @@ def submit(
         raise InputError("ofa submit: --wait and --detach exclude each other; give one of them")
     extra = {"kube.namespace": namespace, "kube.image": image}
     experiment = configs.load(config, [*sets, *(f"{key}={json_text(v)}" for key, v in extra.items() if v is not None)])
-    code_url = "" if code is None else submitting.ship(code, store)
+    code_url = ""
+    if code is not None:
+        code_url = submitting.packed(code, store)[0] if dry_run else submitting.ship(code, store)
     made = submitting.rendered(experiment, store, os.environ, code_url)
     if output is not None:
         print(submitting.as_text(made, output), end="", flush=True)

@@ -18,7 +18,7 @@ from typing import Any
 from cluster.errors import InputError, StepError
 from cluster.kube.api import Api, NotThere
 from cluster.kube.troubles import moment
-from cluster.store import open_store
+from cluster.store import exists, open_output, open_store
 
 RAY = (2, 60)  # the version of the images and manifests
 NEEDS = {  # what the command line does to each resource: the role ofa-user
@@ -243,6 +243,8 @@ def bucket(store: str) -> Check:
     """Writes, reads and deletes an object with the credentials of this machine; pods have their own."""
     key, data = f"doctor-{uuid.uuid4().hex}", b"ofa doctor"
     try:
+        if not exists(store):
+            return Check("store", True, f"{open_output(store).url}: not there yet, a run can make it")
         opened = open_store(store)
         created, again = opened.create(key, data), opened.create(key, data)
         read = opened.read(key)

@@ -20,13 +20,14 @@ from typing import Any, Literal, get_type_hints
 
 import yaml
 
+from cluster import address
 from cluster.config import ConfigError, dump
 from cluster.errors import InputError
 from cluster.kube import lint, rules
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api, NotThere
 from cluster.kube.rayjob import AUTOSCALER_CPUS, SUBMITTER_CPUS, WAITING_CPUS, Kube, Rendered, refuse_secrets, render
-from cluster.store import open_store, scheme_of
+from cluster.store import canonical, open_store, scheme_of
 from cluster.texts import json_text
 from jobs.config import Address, Experiment, Source
 from jobs.images.source import reader_of_text
@@ -217,20 +218,26 @@ def quota_notes(made: Plan, api: Api) -> list[str]:
 
 def ship(folder: str, store_url: str) -> str:
     """Uploads the files that git tracks in `folder` as `<store>/code/<sha256>.zip`, once; returns its URL."""
+    url, data = packed(folder, store_url)
+    open_store(store_url).create(url.removeprefix(f"{canonical(store_url)}/"), data)
+    return url
+
+
+def packed(folder: str, store_url: str) -> tuple[str, bytes]:
+    """The URL that the files that git tracks in `folder` have as a zip in the store, and the zip; nothing is uploaded."""
+    folder = str(address.directory(folder))
     listed = subprocess.run(["git", "-C", folder, "ls-files", "-z"], capture_output=True, check=False)
     if listed.returncode:
         raise InputError(f"--code {folder}: is no git checkout; only what git tracks is shipped")
     names = sorted(name for name in listed.stdout.decode().split("\0") if name and (Path(folder) / name).is_file())
     if "jobs/__main__.py" not in names:
         raise InputError(f"--code {folder}: there is no jobs/__main__.py; give the project's root")
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:  # equal files give equal bytes: no times, no owners
             archive.writestr(zipfile.ZipInfo(name), (Path(folder) / name).read_bytes(), zipfile.ZIP_DEFLATED)
-    data = packed.getvalue()
-    key = f"code/{hashlib.sha256(data).hexdigest()}.zip"
-    open_store(store_url).create(key, data)
-    return f"{store_url.rstrip('/')}/{key}"
+    data = content.getvalue()
+    return f"{canonical(store_url)}/code/{hashlib.sha256(data).hexdigest()}.zip", data
 
 
 def submit(api: Api, made: Rendered) -> Literal["created", "unchanged"]:

@@ -9,7 +9,6 @@ in the file: sums omit the time between parts, so ranks are more reliable than m
 
 from __future__ import annotations
 
-import os
 import random
 import statistics
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from cluster import address
 from cluster.errors import InputError
 from cluster.reading import shortened
 from cluster.stores.directory import check_directory
@@ -97,9 +97,11 @@ def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
 
 def place_of(path: str) -> Path:
     """The file that a table will be written to; an `InputError` before anything is measured if it cannot be."""
-    place = Path(os.path.expanduser(path)).absolute()
+    if path and address.split(path)[0]:
+        raise InputError(f"--latency-table {shortened(path)}: is an address; give the path of the file to write")
+    place = address.directory(path)
     try:
-        if not path.strip() or place.is_dir():
+        if not path or path.endswith("/") or place.is_dir():
             raise InputError(f"--latency-table {shortened(repr(path))}: is a directory; name the file to write")
         check_directory(place.parent)
         place.stat()

@@ -29,7 +29,7 @@ from jobs.config import load
 from jobs.job import Job
 from jobs.operate import doctor
 from jobs.operate.outcome import state_in_store
-from jobs.operate.submit import rendered, ship
+from jobs.operate.submit import packed, rendered, ship
 
 ROOT = Path(__file__).parent.parent.parent.parent
 # a watch that the end of a test cuts off in its TLS handshake
@@ -411,6 +411,14 @@ class TestDoctor:
         assert (ok, code) == (False, 1)
         assert found.startswith(f"RayJob {RUN} of ") and found.endswith("has no status: no operator has looked at it")
 
+    def test_a_store_that_is_not_there_is_not_made(self, tmp_path):
+        assert doctor.bucket(f"{tmp_path}/typo").found == f"{tmp_path}/typo: not there yet, a run can make it"
+        (tmp_path / "file").write_text("")
+        assert not doctor.bucket(f"{tmp_path}/file/typo").ok
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+        (tmp_path / "store").mkdir()
+        assert doctor.bucket(f"{tmp_path}/store/").found == f"{tmp_path}/store: written, read and removed"
+
     def test_no_cluster_is_one_of_the_things(self, monkeypatch, tmp_path):
         monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
         done = ofa("doctor", "--json")
@@ -426,10 +434,12 @@ class TestCode:
         (folder / ".env").write_text("AWS_SECRET_ACCESS_KEY=planted\n")
         for words in (["init", "-q"], ["add", "jobs"]):
             subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True)
+        planned, _ = packed(str(folder), str(tmp_path / "store"))  # a dry run
+        assert not (tmp_path / "store").exists()
         first = ship(str(folder), str(tmp_path / "store"))
+        assert first == planned
         assert first == ship(str(folder), str(tmp_path / "store"))
-        packed = Path(first).read_bytes()
-        assert b".env" not in packed
+        assert b".env" not in Path(first).read_bytes()
         (folder / "jobs/__main__.py").write_text("print('another')\n")
         assert ship(str(folder), str(tmp_path / "store")) != first
 

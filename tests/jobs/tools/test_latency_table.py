@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from cluster.errors import InputError
 from jobs.cli.main import app
-from jobs.tools.latency_table import CLASSES, compared, measure_table
+from jobs.tools.latency_table import CLASSES, compared, measure_table, place_of
 from ofa.genes import Genes
 from ofa.graph import strided
 from ofa.spaces import get_space
@@ -83,3 +83,14 @@ def test_a_config_or_a_table_not_both():
         done = CliRunner().invoke(app, ["measure", *arguments])
         assert isinstance(done.exception, InputError)
         assert "give a config file, or --latency-table FILE and --space NAME" in str(done.exception)
+
+
+def test_a_table_is_written_where_the_path_says_or_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    for path, place in {"a#b%20.json": "a#b%20.json", "~/t.json": "home/t.json", "./x//t.json": "x/t.json"}.items():
+        assert place_of(path) == tmp_path / place
+    for path in ("", "t/", "file:///t.json", "s3://bucket/t.json", "a\nb", "x" * 300):
+        with pytest.raises(InputError):
+            place_of(path)
+    assert list(tmp_path.iterdir()) == []
