@@ -6,7 +6,6 @@ ofa results pull digits-1a2b3c4d --store s3://bucket/prefix --to ./results
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,12 +14,15 @@ from typing import Any
 from cluster.address import shown
 from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
+from cluster.reading import parse_json
 from cluster.run import CONFIG, DONE, DamagedObject, Run, must_exist, run_keys
 from cluster.store import open_store
 from cluster.stores.errors import MissingObject
 from cluster.texts import sha256
 from ensemble.document import Ensembles
 from jobs import files
+from ofa.arch import ArchError
+from search.front import Front
 
 UNFINISHED = (f"{files.SUPERNET}/",)  # folders in which a step that is not finished may have left objects
 MOST_LISTED = 20  # ids in a message
@@ -139,16 +141,25 @@ def settings(run: Run) -> dict[str, Any]:
     return dict(flat(run.config(), ""))
 
 
+def front_of(run: Run) -> Front:
+    """The front of a run; a `DamagedObject` if the search wrote something else."""
+    where = f"{run.url}/{files.FRONT.key}"
+    try:
+        return Front.from_json(parse_json(run.read(files.FRONT).decode(), where, "a front"))
+    except (ArchError, UnicodeDecodeError) as error:
+        raise DamagedObject(f"{where}: {error}; delete search{DONE} there and run the same command again") from None
+
+
 def found(run: Run) -> dict[str, Any]:
     """The run's numbers, as far as it is."""
     steps, numbers = run.steps(), {}
     for name, record in steps.items():
         numbers[f"{name}: seconds"] = record["seconds"]
     if "search" in steps:
-        members = json.loads(run.read(files.FRONT))["members"]
+        members = front_of(run).members
         numbers["front: members"] = len(members)
-        numbers["front: best top-1"] = max(member["top1"] for member in members)
-        numbers["front: least MACs"] = min(member["macs"] for member in members)
+        numbers["front: best top-1"] = max((member.top1 for member in members), default=None)
+        numbers["front: least MACs"] = min((member.macs for member in members), default=None)
         numbers["search: evaluations"] = steps["search"].get("evaluations")
     if "ensemble" in steps:
         best = Ensembles.from_bytes(run.read(files.ENSEMBLES), f"{run.url}/{files.ENSEMBLES.key}").best

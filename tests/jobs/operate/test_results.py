@@ -7,7 +7,7 @@ from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
 from cluster.run import File, Run
 from cluster.store import open_store
-from jobs.operate.results import listing, pull, runs, the_run, verify
+from jobs.operate.results import compare, listing, pull, runs, the_run, verify
 
 FRONT, SEARCHED = File("front.json", "search"), File("search.jsonl", "search")
 REPORT = File("report.html", "report")
@@ -166,3 +166,25 @@ def test_a_prefix_of_a_bucket_without_objects_gets_a_line(mock_s3, monkeypatch):
 
 def test_an_empty_directory_lists_no_runs(tmp_path):
     assert list(listing(str(tmp_path))) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}", b"[]", b"\xff", b"", b'{"space": "digits", "members": [{}]}', b'{"space": 1, "members": 1}']
+)
+def test_a_front_that_is_none_is_named_where_runs_are_compared(url, content):
+    step = Run(open_store(url), "tiny-1", code="test").begin("search")
+    step.write(FRONT, content)
+    step.finish(seed=1)
+    with pytest.raises(InputError, match=r"tiny-1/front\.json"):
+        compare(the_run(url, "tiny-1"), the_run(url, "tiny-1"))
+
+
+def test_settings_and_steps_of_two_runs_are_compared(url):
+    step = Run.open(url, "tiny-2", "title = 2\nother = [1]\n", code="test").begin("fit")
+    step.finish(seed=1)
+    store = open_store(url)
+    store.delete("tiny-1/search.done.json")
+    rows = {row["what"]: (row["one"], row["other"]) for row in compare(the_run(url, "tiny-1"), the_run(url, "tiny-2"))}
+    assert rows["title"] == (1, 2)
+    assert rows["other"] == (None, [1])
+    assert rows["fit: seconds"][0] is None
