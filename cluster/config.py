@@ -21,6 +21,7 @@ from cluster.reading import parse_toml, read_text, shortened
 
 T = TypeVar("T")
 
+_DEEPEST = 10  # most sections in each other
 _EXPECTED = "a config file, such as configs/digits.toml"
 # each config dataclass carries it as __pydantic_config__
 STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
@@ -124,11 +125,14 @@ def _override(doc: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not name.strip():
         raise ConfigError(f"--set {override}: expected section.key=value, such as search.evaluations=100")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word is a string
     *sections, key = name.strip().split(".")
+    if len(sections) > _DEEPEST:
+        raise ConfigError(f"--set {shortened(override)}: no setting is in {len(sections)} sections")
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+        value = parsed["value"] if len(parsed) == 1 else text
+    except (ValueError, RecursionError):
+        value = text  # a bare word is a string
     for section in sections:
         doc = doc.setdefault(section, {})
         if not isinstance(doc, dict):

@@ -87,3 +87,18 @@ def test_a_missing_file_and_a_bad_override_get_one_line(tmp_path):
             load(write(tmp_path, ""), Whole, [bad])
     with pytest.raises(ConfigError, match="title is a setting, not a section"):
         load(write(tmp_path, "title = 'x'"), Whole, ["title.x=1"])
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("section.rate=" + "[" * 5000, "rate is '.*"),
+        ("section.rate=" + "9" * 5000, "rate is "),
+        ("section.rate=2001-99-99", "rate is '2001-99-99'"),
+        ("section.rate=1\ntitle='x'", r"rate is \"1\\ntitle='x'\""),
+        ("section." * 3000 + "rate=1", "no setting is in 3000 sections"),
+    ],
+)
+def test_a_value_of_an_override_that_toml_cannot_have_gets_one_line(tmp_path, override, says):
+    with pytest.raises(ConfigError, match=says):
+        load(write(tmp_path, ""), Whole, [override])
