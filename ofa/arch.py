@@ -107,14 +107,24 @@ class Arch:
         if "resolution" not in doc or frozenset(doc) - {"resolution"} not in FORESTS:
             raise ArchError(
                 f"arch: found {shown(sorted(map(str, doc)))}; "
-                "expected exactly resolution, depth, kernel, expand, or width for kernel"
+                "expected exactly resolution, depth, kernel, expand, or width for kernel; level, exit if there are any"
             )
         return cls._of({name: value if name in SCALARS else _listed(name, value) for name, value in doc.items()})
 
     @classmethod
     def _of(cls, named: Mapping[str, Any]) -> Arch:
-        """The arch of these fields; a value that no arch has is an `ArchError`."""
-        return cls(**NOTHING | {name: _checked(name, value) for name, value in named.items()})
+        """The arch of these fields; a value that no arch has, or of a branch that is not used, is an `ArchError`."""
+        given = {name: _checked(name, value) for name, value in named.items()}
+        arch = cls(**NOTHING | given)
+        for gene in arch.forest.masked:
+            value, parent = given[gene.field][gene.place], arch.values[gene.parent]
+            if value and parent and not gene.wanted(parent):
+                above = arch.forest.genes[gene.parent].field
+                raise ArchError(
+                    f"arch: {gene.field} of slot {gene.place} is {value:g}, but its {above} {parent:g} has no such branch; "
+                    f"expected 0, or a {above} with the bit {gene.mask}"
+                )
+        return arch
 
     @classmethod
     def from_key(cls, key: str) -> Arch:

@@ -155,6 +155,11 @@ class Forest:
         return tuple(found)
 
     @cached_property
+    def masked(self) -> tuple[Gene, ...]:
+        """The genes of branches, which matter under some values of their parent only."""
+        return tuple(gene for gene in self.genes if gene.mask)
+
+    @cached_property
     def slot_of(self) -> dict[int, int]:
         """The slot of each gene that belongs to one."""
         return {gene: i for i, slot in enumerate(self.slots) for gene in slot.genes}

@@ -299,6 +299,16 @@ class TestBadInput:
             space.checked(replace(space.largest(), **change))
         assert "\n" not in str(error.value)
 
+    @pytest.mark.parametrize("field", ["kernel", "expand"])
+    def test_a_gene_of_a_branch_that_is_not_used_is_one_line(self, field):
+        arch = small("ee_p").uniform(20, 5, 2, 3, 3, 3)
+        doc = arch.to_json()
+        doc[field][4] = 3
+        with pytest.raises(ArchError, match=rf"{field} of slot 4 is 3, but its level 3 has no such branch; expected 0"):
+            Arch.from_json(doc)
+        doc[field][4], doc[field][3] = 0, 3  # past the depth of its stage: as in released configs
+        assert Arch.from_json(doc) == arch
+
     def test_an_exit_that_is_not_among_a_spaces_choices_is_refused(self):
         space = small("ee_b").only(exits=(3, 5))
         with pytest.raises(ArchError, match="exit is 4, may be 3, 5"):
