@@ -602,7 +602,7 @@ class TestOutages:
             server.go_away()
         with pytest.raises(Lost, match="the run may be healthy"):
             seen.end()
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 25
 
     @pytest.mark.parametrize("timeout_s", [0, -1, 1e-9])
     def test_a_timeout_of_nothing_is_one_look(self, api, operator, run, timeout_s):
@@ -621,7 +621,7 @@ class TestOutages:
         begun = time.monotonic()
         with pytest.raises(InputError, match="not allowed"):
             watching(api, run).end()
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 25
 
     def test_a_user_who_may_not_look_at_pods_and_events_follows_the_run(self, api, server, operator, run):
         server.forbidden |= {("list", "pods"), ("list", "events")}
