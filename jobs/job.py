@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.config import dump
+from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.run import Run
 from jobs.config import Experiment
@@ -34,10 +35,20 @@ class Job:
 
     @cached_property
     def data(self) -> Dataset:
-        """The images, loaded at first use."""
+        """The images, loaded at first use; an `InputError` if they are not those that the supernet was trained on."""
         from jobs.images.dataset import load
 
-        return load(self.config, self.reporter)
+        data = load(self.config, self.reporter)
+        before = (self.run.done("train") or {}).get("data")
+        now = data.description.to_json() if data.description is not None else None
+        if isinstance(before, dict) and now is not None:
+            for what in ("class_names", "classes", "images"):
+                if before.get(what, now[what]) != now[what]:
+                    raise InputError(
+                        f"{self.config.data.source}: its {what.replace('_', ' ')} are {_text(now[what])}, the supernet was "
+                        f"trained with {_text(before[what])}; restore the images, or train on these in another --store"
+                    )
+        return data
 
     def need_ray(self, gpus: int = 0) -> None:
         """Connects to Ray, at the first call. gpus: of a training, one for each worker; an `InputError` without them."""
@@ -69,6 +80,13 @@ class Job:
 
     _connected: bool = field(default=False, init=False)
     _pool: Pool | None = field(default=None, init=False)
+
+
+def _text(value: Any) -> str:
+    """A value of a description of images, for messages."""
+    if isinstance(value, dict):
+        return ", ".join(f"{count} {split}" for split, count in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 @contextmanager

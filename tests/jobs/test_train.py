@@ -10,6 +10,7 @@ import helpers
 import pytest
 import safetensors.torch
 import torch
+from pictures import content, write_folders
 
 from cluster.checkpoint import Checkpoints, Progress
 from cluster.config import ConfigError
@@ -18,6 +19,7 @@ from cluster.progress import Reporter
 from cluster.run import Run
 from cluster.runtime.backends import BACKENDS, Backend
 from cluster.runtime.workers import Worker
+from cluster.store import open_store
 from jobs import files
 from jobs.config import load
 from jobs.images.dataset import Dataset
@@ -229,6 +231,21 @@ def finished(backend, workers, store, monkeypatch, need_ray=lambda job: pytest.f
     with opened(config, str(store), Reporter("plain"), "") as job:
         train_supernet(job)
         return job.run.done("train"), safetensors.torch.load(job.run.read(files.supernet("a")))
+
+
+def test_images_that_have_changed_since_the_training_are_refused(tmp_path, monkeypatch):
+    images = open_store(str(tmp_path / "images"))
+    write_folders(images, content(60))
+    sets = [*SHORT, "train.backend=local", "train.workers=1", "train.batch=8", f"data.source={images.url}"]
+    config = load(TINY, sets)
+    with opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job:
+        train_supernet(job)
+    with opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job:
+        assert job.data.sizes == job.run.done("train")["images"]
+    write_folders(images, content(75))
+    says = r"its images are 27 train, 18 selection, 30 test, the supernet was trained with 21 train, 15 selection, 24 test; "
+    with opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job, pytest.raises(InputError, match=says):
+        assert job.data
 
 
 def test_another_backend_is_a_line_in_a_dictionary(tmp_path, monkeypatch):
