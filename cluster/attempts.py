@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -60,10 +59,10 @@ def first_start(store: Store, run_id: str) -> datetime | None:
     """When the first attempt at a run began; None without a record that has a time."""
     began = []
     for number in attempts(store, run_id):
-        with suppress(ValueError, TypeError, KeyError):  # a record that is damaged
-            time = datetime.fromisoformat(json.loads(store.read(f"{run_id}/{attempt_record(number)}"))["began"])
-            if time.tzinfo is not None:
-                began.append(time)
+        with suppress(InputError):  # a record that is damaged
+            time = read_attempt(store, run_id, number).get("began")
+            if time and datetime.fromisoformat(time).tzinfo is not None:
+                began.append(datetime.fromisoformat(time))
     return min(began, default=None)
 
 

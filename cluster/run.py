@@ -143,13 +143,17 @@ class Run:
 
     def config(self) -> dict[str, Any]:
         """The settings in the run's config.toml; a `DamagedObject` if it is missing or cannot be read."""
+        found, reason = dict[str, Any](), "is empty"
         try:
-            found = tomllib.loads(self.raw(CONFIG).decode())
-        except (MissingObject, ValueError) as error:
-            reason = "is missing" if isinstance(error, MissingObject) else "is not TOML"
-            raise DamagedObject(f"{self.url}/{CONFIG}: {reason}; copy the config file of the run to it") from None
+            data = self.raw(CONFIG)
+        except MissingObject:
+            data, reason = b"", "is missing"
+        try:
+            found = tomllib.loads(data.decode())
+        except ValueError:
+            reason = "is not TOML"
         if not found:
-            raise DamagedObject(f"{self.url}/{CONFIG}: is empty; copy the config file of the run to it")
+            raise DamagedObject(f"{self.url}/{CONFIG}: {reason}; copy the config file of the run to it")
         return found
 
     def recorded(self) -> dict[str, tuple[str, str]]:
@@ -305,8 +309,9 @@ class Ledger:
         """All appended rows, in order; a `DamagedObject` for a part that is not as it was written."""
         found: list[Any] = []
         for key in (f"{self.prefix}{number}.jsonl" for number in self._numbers()):
+            data = self.run.raw(key)
             try:
-                found += [json.loads(line) for line in self.run.raw(key).splitlines()]
+                found += [json.loads(line) for line in data.splitlines()]
             except ValueError:
                 raise DamagedObject(
                     f"{self.run.url}/{key}: is not JSON, or is cut short; delete {self.run.url}/{self.prefix} "

@@ -13,7 +13,7 @@ from functools import partial
 
 from cluster.checkpoint import Checkpoints
 from cluster.config import ConfigError
-from cluster.run import File
+from cluster.run import DamagedObject, File, Run
 from cluster.runtime.backends import BACKENDS
 from cluster.runtime.machine import require_local_gpus
 from cluster.runtime.workers import Event, Skipped
@@ -105,9 +105,22 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET) -> Trained:
             gpu=plan.device == "cuda",
         )
     names = [phase.name for phase in plan.phases]
-    last = json.loads(job.run.raw(files.supernet_meta(names[-1], at).key))["history"][-1]
+    last = _last_report(job.run, at, names[-1])
     left = tuple(make(name, at) for name in names for make in (files.supernet, files.supernet_meta))
     return Trained(left, last["largest"], last["smallest"])
+
+
+def _last_report(run: Run, at: str, phase: str) -> dict[str, float]:
+    """The last report of a training: top-1 of the extremes; a `DamagedObject` if the phase's description has none."""
+    key = files.supernet_meta(phase, at).key
+    data = run.raw(key)
+    try:
+        last = json.loads(data)["history"][-1]
+        return {name: float(last[name]) for name in ("largest", "smallest")}
+    except (ValueError, LookupError, TypeError):
+        raise DamagedObject(
+            f"{run.url}/{key}: is no description of a phase; delete {run.url}/{at} to train anew, or restore the object"
+        ) from None
 
 
 def plan_of(config: Experiment, classes: int) -> Plan:

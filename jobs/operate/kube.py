@@ -24,7 +24,7 @@ from cluster.kube.rayjob import RESULTS, SUBMISSION, job_name
 from cluster.kube.runs import Seen
 from cluster.kube.state import state_of
 from cluster.kube.troubles import Role
-from cluster.run import Run
+from cluster.run import Run, must_exist
 from cluster.store import open_store
 from jobs.operate import scale as scaling
 from jobs.operate.outcome import STORE_S, believed, state_in_store, within
@@ -228,6 +228,8 @@ def scale(
     if state_of(job).ended:
         raise InputError(f"{run}: is {state_of(job)}, there is nothing to scale")
     found: Row = {"run": job["metadata"]["name"]}
+    if store is not None:
+        must_exist(store)
     there = Run.at(store or url, run_id, code="")  # a store that cannot be written to is said before anything changes
     evaluators = None
     if group is not None:

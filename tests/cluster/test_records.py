@@ -11,6 +11,7 @@ from cluster.errors import InputError
 from cluster.records import Attempt, Done, RecordError, document
 from cluster.run import DamagedObject, File, Run
 from cluster.store import open_store
+from cluster.stores.errors import StoreError
 
 DIGEST = "0f" * 32
 VALID = {
@@ -174,3 +175,15 @@ class TestWhereRecordsAreRead:
         ):
             run.config()
         assert [line.partition(":")[0] for line in run.problems()] == ["config.toml"]
+
+    def test_a_store_that_cannot_be_read_is_not_called_damage(self, run, monkeypatch):
+        run.begin("search").ledger.append([{"row": 1}])
+        ledger = run.begin("search").ledger
+
+        def refused(store, key):
+            raise StoreError(f"{store.url}: cannot read {key}")
+
+        monkeypatch.setattr(type(run.store), "read", refused)
+        for read in (run.config, ledger.rows, run.steps, Checkpoints(run, "supernet").latest):
+            with pytest.raises(StoreError, match="cannot read"):
+                read()

@@ -16,7 +16,7 @@ from cluster.checkpoint import Checkpoints, Progress
 from cluster.config import ConfigError
 from cluster.errors import Diverged, InputError
 from cluster.progress import Reporter
-from cluster.run import Run
+from cluster.run import DamagedObject, Run
 from cluster.runtime.backends import BACKENDS, Backend
 from cluster.runtime.workers import Worker
 from cluster.store import open_store
@@ -26,7 +26,7 @@ from jobs.images.dataset import Dataset
 from jobs.images.dataset import load as load_data
 from jobs.job import Job, opened
 from jobs.tools.finetune import tuned
-from jobs.train import plan_of, train_supernet
+from jobs.train import _last_report, plan_of, train_supernet
 from jobs.train import train as run_training
 from jobs.workers import trainer
 from ofa.evaluate import NotFinite
@@ -387,3 +387,11 @@ def test_what_would_fail_later_fails_before_training(tmp_path, monkeypatch, sett
         train_supernet(job)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / config.id / "supernet").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"history": []}', b'{"history": [{"largest": "x"}]}'])
+def test_a_damaged_description_of_a_phase_is_named(tmp_path, content):
+    run = Run.open(str(tmp_path), "r", "title = 1\n", code="test")
+    run.store.write("r/supernet/k/meta.json", content)
+    with pytest.raises(DamagedObject, match=r"supernet/k/meta\.json: is no description of a phase; delete .*/supernet"):
+        _last_report(run, "supernet", "k")
