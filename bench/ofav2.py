@@ -55,6 +55,8 @@ TRAININGS = {
     "exits and dense, extracted teacher": ("ee_d", "previous", "ascending"),
     "exits, dense, parallel": ("ee_dp", "first", "ascending"),
     "exits, dense, parallel, extracted teacher": ("ee_dp", "previous", "ascending"),
+    "parallel": ("se_p", "first", "last"),
+    "parallel, normalised sums": ("se_p_norm", "first", "last"),
     "exits and dense, plain distillation": ("ee_d", "first", "last"),
     "exits and dense, plain distillation, extracted teacher": ("ee_d", "previous", "last"),
 }
@@ -63,7 +65,7 @@ TRAININGS = {
 def settings_of(name: str, seed: int, data: str, epochs: int = 1) -> list[str]:
     """The settings of a training; epochs: a factor of every phase's."""
     variant, teacher, weights = TRAININGS[name]
-    space = f"ofav2_mbv3_{variant}_w0.25_32px"
+    space = f"ofav2_mbv3_{variant.removesuffix('_norm')}_w0.25_32px{'_norm' if variant.endswith('_norm') else ''}"
     largest = {"kernels": 7, "expands": 6, "depths": 3}
     if "p" in variant:
         largest["levels"] = 7

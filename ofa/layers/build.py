@@ -10,12 +10,12 @@ from ofa.layers.base import Layer
 from ofa.layers.bottleneck import ElasticBottleneck
 from ofa.layers.conv import ElasticClassifier, ElasticGlobalPool, ElasticMaxPool, ElasticUnit
 from ofa.layers.inverted import ElasticInverted
-from ofa.layers.parallel import ElasticTransformation
+from ofa.layers.parallel import ElasticSumNorm, ElasticTransformation
 from ofa.parts.bottleneck import Bottleneck
 from ofa.parts.conv import Conv, MaxPool
 from ofa.parts.head import Classifier, GlobalPool
 from ofa.parts.inverted import Inverted
-from ofa.parts.parallel import Transformation
+from ofa.parts.parallel import SumNorm, Transformation
 from ofa.space import Space
 
 # The layer of each type of part, made from the largest part of its node, with uninitialised weights.
@@ -24,6 +24,7 @@ LAYERS: dict[type, Callable[[Any, Space], Layer[Any]]] = {
     MaxPool: ElasticMaxPool,
     Inverted: ElasticInverted,
     Transformation: ElasticTransformation,
+    SumNorm: ElasticSumNorm,
     Bottleneck: ElasticBottleneck,
     GlobalPool: ElasticGlobalPool,
     Classifier: ElasticClassifier,

@@ -1,4 +1,4 @@
-"""The elastic layer of a parallel block's third branch."""
+"""The elastic layers of a parallel block's third branch and of the norm of its sum."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ofa.layers.base import ACTIVATIONS, ElasticConv, ElasticNorm, Layer, Norm, PlainBlock, PlainNorm
-from ofa.parts.parallel import Transformation
+from ofa.parts.parallel import SumNorm, Transformation
 from ofa.space import Space
 
 
@@ -36,3 +36,17 @@ class ElasticTransformation(Layer[Transformation]):
         layers["norm"] = norm(self.norm, part.out_channels)
         layers["act"] = type(self.act)()
         return PlainBlock(layers, residual=False)
+
+
+class ElasticSumNorm(Layer[SumNorm]):
+    """The norm of a sum of branches, which has no elastic dimension."""
+
+    def __init__(self, largest: SumNorm, space: Space) -> None:
+        super().__init__()
+        self.norm = ElasticNorm(largest.channels, space.eps)
+
+    def forward(self, x_NCHW: Tensor, part: SumNorm, norm: Norm) -> Tensor:
+        return norm(self.norm, x_NCHW)
+
+    def plain(self, part: SumNorm, norm: PlainNorm) -> nn.BatchNorm2d:
+        return norm(self.norm, part.channels)

@@ -1,4 +1,4 @@
-"""The third branch of a parallel block."""
+"""The third branch of a parallel block, and the norm of the sum of its branches."""
 
 from __future__ import annotations
 
@@ -32,3 +32,14 @@ class Transformation:
         pixels = strided(size, self.stride) ** 2
         bias = Cost(0, self.out_channels)
         return conv_cost(self.in_channels, self.out_channels, pixels=pixels, norm=False) + bias + norm
+
+
+@dataclass(frozen=True, slots=True)
+class SumNorm:
+    """The norm of the sum of a block's branches; the published networks have none."""
+
+    channels: int
+    stride: int = 1
+
+    def cost(self, size: int) -> Cost:
+        return Cost(0, 2 * self.channels)

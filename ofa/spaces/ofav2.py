@@ -3,7 +3,8 @@
 `ofav2_mbv3_ee_dp_w1.0` has early exits (`ee`; `se` has a single one), dense skips (`d`) and parallel blocks (`p`; `b` has
 neither), at any width multiplier. The published resolutions are 48 to 64 pixels; `_32px` and `_64px` have fewer strides, as
 the MobileNetV3 spaces for small images. With `_published` the widths of heads are multiplied twice, as in the released
-code: at width 1.2 it counts more parameters than Once-for-All's own network.
+code: at width 1.2 it counts more parameters than Once-for-All's own network. With `_norm`, the sum of a parallel block's
+branches is normalised, which the published ones are not.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from ofa.arch import Arch, ArchError
 from ofa.graph import IMAGES, Graph, Node
 from ofa.layout import MAIN_BRANCH
 from ofa.parts.conv import Conv, make_divisible
-from ofa.parts.parallel import Transformation
+from ofa.parts.parallel import SumNorm, Transformation
 from ofa.spaces.mobile import MobileSpace
 from ofa.spaces.mobilenetv3 import NARROWEST, WIDEST
 from ofa.spaces.mobilenetv3 import find as mobilenetv3
 
 NAMES = (
     *(f"ofav2_mbv3_{exits}_{blocks}_w1.0" for exits in ("se", "ee") for blocks in ("b", "d", "p", "dp")),
-    "ofav2_mbv3_ee_dp_w1.2_32px_published (any multiplier; 32px, 64px or neither; published or not)",
+    "ofav2_mbv3_ee_dp_w1.2_32px_published (any multiplier; 32px, 64px or neither; published or not; _norm)",
 )
 CONV_BRANCH, TRANSFORM_BRANCH = 2, 1  # the bits of a level, beside MAIN_BRANCH
 LEVELS = tuple(range(1, 8))  # every set of branches but none
@@ -32,10 +33,10 @@ HEAD = (6, 8)  # widths of a head's two layers, as multiples of its input's
 
 def find(name: str) -> OFAv2Space | None:
     """The space of this name, or None; a width multiplier that no network can have is an `ArchError`."""
-    found = re.fullmatch(r"ofav2_mbv3_(se|ee)_(b|d|p|dp)_w([0-9]+\.[0-9]+)(_32px|_64px)?(_published)?", name)
-    if found is None:
+    found = re.fullmatch(r"ofav2_mbv3_(se|ee)_(b|d|p|dp)_w([0-9]+\.[0-9]+)(_32px|_64px)?(_published)?(_norm)?", name)
+    if found is None or (found[6] and "p" not in found[2]):
         return None
-    exits, blocks, width, size, published = found.groups()
+    exits, blocks, width, size, published, norm = found.groups()
     multiplier = float(width)
     if not NARROWEST <= multiplier <= WIDEST:
         raise ArchError(f"space {name}: the width multiplier is {multiplier}; use {NARROWEST} to {WIDEST}")
@@ -56,6 +57,7 @@ def find(name: str) -> OFAv2Space | None:
             "levels": LEVELS if "p" in blocks else (),
             "exits": tuple(range(1, len(base.stages) + 1)) if exits == "ee" else (),
             "dense": "d" in blocks,
+            "normalised": norm is not None,
             "heads": heads,
             "final_width": heads[-1][0],
             "feature_width": heads[-1][1],
@@ -77,6 +79,7 @@ class OFAv2Space(MobileSpace):
     levels: tuple[int, ...] = ()
     exits: tuple[int, ...] = ()
     dense: bool = False
+    normalised: bool = False  # the sum of a block's branches
     heads: tuple[tuple[int, int], ...] = ()
 
     @property
@@ -112,6 +115,9 @@ class OFAv2Space(MobileSpace):
                     made = self._branches(arch, place, output)
                     nodes += made
                     blocks.append(tuple(node.name for node in made))
+                    if self.normalised:
+                        nodes.append(Node(f"{slot.name}_sum", SumNorm(self.stages[stage].width), blocks[-1]))
+                        blocks[-1] = (nodes[-1].name,)
                     output = sum(blocks[:-2], blocks[-1]) if self.dense else blocks[-1]
             if stage + 1 in wanted:
                 head, before = f"exit{stage + 1}_" if self.exits else "", output

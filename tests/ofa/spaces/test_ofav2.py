@@ -283,6 +283,37 @@ class TestExits:
         assert arch.key.endswith("-x2")
 
 
+class TestNormalisedSums:
+    def test_the_input_of_the_next_block_is_the_normalised_sum_of_the_branches(self):
+        space = get_space("ofav2_mbv3_se_p_w0.25_32px_norm").only(resolutions=(20,))
+        net = trained_like(space).train()
+        seen = {}
+        for name in ("stage0_block0", "stage0_block0_conv", "stage0_block0_transform"):
+            net.parts[name].register_forward_hook(lambda m, args, output, name=name: seen.__setitem__(name, output))
+        net.parts["stage0_block1"].register_forward_hook(lambda m, args, output: seen.__setitem__("next", args[0]))
+        net(images(4, 20), space.largest())
+        total = seen["stage0_block0"] + seen["stage0_block0_conv"] + seen["stage0_block0_transform"]
+        norm = net.parts["stage0_block0_sum"].norm
+        wanted = F.batch_norm(total, None, None, norm.weight, norm.bias, training=True, eps=norm.eps)
+        torch.testing.assert_close(seen["next"], wanted, rtol=1e-4, atol=1e-5)
+
+    def test_it_is_extracted_to_the_last_bit_and_costs_two_values_a_channel(self):
+        space, plain = get_space("ofav2_mbv3_ee_dp_w0.25_32px_norm"), small("ee_dp")
+        net = trained_like(space)
+        for arch in samples(space.only(resolutions=(20,)), 2):
+            x = images(3, 20)
+            statistics = calibrate(net, arch, [x])
+            with torch.no_grad():
+                assert torch.equal(net(x, arch, statistics), extract(net, arch, statistics)(x))
+            blocks = [space.stages[stage].width for stage, depth in enumerate(arch.depth) for _ in range(depth)]
+            base = cost(plain, arch, 10)
+            assert cost(space, arch, 10) == (base.macs, base.params + 2 * sum(blocks))
+
+    def test_only_parallel_blocks_have_sums(self):
+        with pytest.raises(ArchError, match="no space is called"):
+            get_space("ofav2_mbv3_ee_d_w1.0_norm")
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("change", "says"),
