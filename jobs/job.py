@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.config import dump
-from cluster.errors import InputError
+from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
 from cluster.run import Run
 from jobs.config import Experiment
@@ -63,7 +64,13 @@ class Job:
         ray, wait_s = self.config.ray, self.config.kube.starting_s or None
         if gpus and ray.autoscales:
             self.reporter.say(f"train: {gpus} GPUs are requested of the cluster, which may add nodes for them")
-        self.stack.enter_context(session(ray.address, cpus, shared, gpus=gpus, grows=ray.autoscales, wait_s=wait_s))
+        self.stack.enter_context(session(ray.address, cpus, shared, gpus=gpus, grows=ray.autoscales, wait_s=wait_s,
+                    on_lost=self._report_lost))  # fmt: skip
+
+    def _report_lost(self, error: StepError) -> None:
+        """Reports an error as the command line does, from a thread."""
+        print(f"ofa: {error}", file=sys.stderr)
+        self.reporter.event("error", message=str(error), exit=1)
 
     def pool(self, start: Callable[[], Pool]) -> Pool:
         """The command's pool of actors: `start` makes it at the first call, with Ray connected; closed with the job."""

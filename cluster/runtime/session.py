@@ -6,17 +6,20 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
 import ray
+import ray._private.worker
 from ray.job_config import JobConfig
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.errors import InputError, StepError
 from cluster.runtime.machine import ModulePaths, ensure_token, ray_directory, require_local_cpus, require_local_gpus
+from cluster.runtime.watch import RayLost, watched
 
 LOCAL = "local"
 RAY_SETTINGS = {  # environment variables of Ray that are set unless the user sets them; empty counts as unset
@@ -29,13 +32,16 @@ RAY_SETTINGS = {  # environment variables of Ray that are set unless the user se
 
 @contextmanager
 def session(
-    address: str, cpus: int, shared_bytes: int, *, gpus: int = 0, grows: bool = False, wait_s: float | None = None
-) -> Iterator[None]:
+    address: str, cpus: int, shared_bytes: int, *, gpus: int = 0, grows: bool = False, wait_s: float | None = None,
+    on_lost: Callable[[RayLost], None] = lambda error: print(error, file=sys.stderr),
+) -> Iterator[None]:  # fmt: skip
     """Connects to Ray at `address`, and disconnects at the end; an `InputError` if it cannot, or has fewer than `cpus` CPUs.
 
     shared_bytes: size of the arrays that go into the object store; a cluster started here has room for them.
     gpus: the same for GPUs. grows: an autoscaler adds nodes, so fewer CPUs are accepted now, and GPUs are waited for: at
     most `wait_s` seconds (None: without a limit), after which there is a `StepError`.
+
+    A cluster that is started here and dies is a `RayLost`; on_lost: see `watched`.
 
     `local` starts a cluster that ends with this process; any other address is joined (`auto`, host:port). RAY_ADDRESS,
     which `ray job submit` sets, overrides `local`; empty, it counts as unset, as in Ray itself.
@@ -71,6 +77,7 @@ def session(
         elif address == LOCAL:
             advice = f"check that HOME and {directory} can be written and have room"
         raise InputError(f"{setting} is {address!r}: cannot connect: {reason}; {advice}") from None
+    ray._private.worker._worker_logs_enabled = False  # Ray prints its own errors to stdout, which is for results
     if threading.current_thread() is threading.main_thread():
         # Ray's handler prints a stack trace; this one ends the process like Ctrl-C
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -83,8 +90,17 @@ def session(
             if not grows:
                 raise InputError(_no_gpus(setting, address, gpus) + "; set train.device to 'cpu', or add nodes with GPUs")
             _wait_for_gpus(setting, address, gpus, wait_s)
-        yield
-    finally:
+        if address == LOCAL and threading.current_thread() is threading.main_thread():
+            with watched(on_lost):
+                yield
+        else:
+            yield
+    except RayLost:
+        raise
+    except BaseException:
+        ray.shutdown()
+        raise
+    else:
         ray.shutdown()
 
 

@@ -58,7 +58,7 @@ def train_on_ray(
     channel: Any = ray.remote(num_cpus=0)(_Channel).remote()
     shared = ray.put(dict(arrays))
     ended = threading.Event()
-    delivery = threading.Thread(target=_deliver, args=(channel, on_event, ended))
+    delivery = threading.Thread(target=_deliver, args=(channel, on_event, ended), daemon=True)
     delivery.start()
     try:
         for attempt in range(max_failures + 1):
@@ -136,7 +136,11 @@ def _deliver(channel: Any, on_event: Callable[[Event], None], ended: threading.E
     """Passes events on until training has ended."""
     while True:
         last = ended.wait(0.3)
-        for event in ray.get(channel.take.remote()):
+        try:
+            events = ray.get(channel.take.remote())
+        except ray.exceptions.RayError:  # Ray is lost, which the main thread reports
+            return
+        for event in events:
             on_event(event)
         if last:
             return

@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ def addresses(monkeypatch):
     monkeypatch.setattr(ray, "init", lambda address, **_: seen.append(address))
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4, "GPU": 1})
     monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(sessions, "watched", lambda on_lost: nullcontext())
     for name in ("RAY_ADDRESS", *RAY_SETTINGS):
         monkeypatch.delenv(name, raising=False)
     handler = signal.getsignal(signal.SIGTERM)

@@ -1,0 +1,70 @@
+"""A raylet that dies: one line, exit code 1, no traceback and no log of Ray, wherever the main thread waits."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.runtime.watch import LOST
+
+PROGRAM = """
+import os, sys, threading, time
+from functools import partial
+import numpy as np
+import ray._private.worker
+from cluster.errors import StepError
+from cluster.runtime.pool import Pool
+from cluster.runtime.session import session
+from cluster.runtime.tasks import ray_map
+from cluster.runtime.training import train_on_ray
+from cluster.runtime.workers import Progressed
+
+def kill(*_):
+    print("killed", flush=True)
+    os.kill(ray._private.worker._global_node.all_processes["raylet"][0].process.pid, 9)
+
+def loop(worker, arrays):
+    for step in range(1000):
+        worker.report(Progressed(step))
+        time.sleep(0.5)
+
+class Sleeper:
+    def __init__(self, arrays):
+        pass
+    def sleep(self, seconds):
+        time.sleep(seconds)
+
+def train():
+    train_on_ray(loop, {}, kill, workers=1)
+
+def pool():
+    for _ in Pool(Sleeper, {}, 1).map("sleep", [0, 1000]):
+        kill()
+
+def tasks():
+    threading.Timer(2, kill).start()
+    ray_map(time.sleep, [1000])
+
+try:
+    with session("local", cpus=2, shared_bytes=0):
+        globals()[sys.argv[1]]()
+except StepError as error:
+    print(error, file=sys.stderr)
+    sys.exit(1)
+"""
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("step", ["train", "pool", pytest.param("tasks", marks=pytest.mark.slow)])
+def test_a_raylet_that_dies_is_one_line_and_exit_code_1(tmp_path, step):
+    root = Path(__file__).parents[3]
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    ended = subprocess.run(
+        [sys.executable, program, step], env={**os.environ, "PYTHONPATH": str(root)}, capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert ended.stdout == "killed\n"
+    assert (ended.returncode, ended.stderr) == (1, f"{LOST}\n")
