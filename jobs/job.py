@@ -16,6 +16,7 @@ from cluster.config import dump
 from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
 from cluster.run import Run
+from cluster.runtime.machine import check_environment
 from jobs.config import Experiment
 from jobs.operate.scale import Scale
 
@@ -104,6 +105,7 @@ def opened(
 
     begins: whether the run may be a new one; otherwise it must have begun before.
     """
+    check_environment()
     if begins:
         run = Run.open(store_url, config.id, dump(config), code_version(), attempt)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterable
@@ -15,6 +16,31 @@ SOCKETS = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_st
 PROBE_BYTES = 2**20
 TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 CODE = Path(__file__).resolve().parents[2]  # the directory of the packages
+
+
+def check_environment() -> None:
+    """Raises an `InputError` for a working directory that is gone, and for variables with which nothing starts."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InputError("the working directory no longer exists; change to one that does") from None
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads and not re.fullmatch(r"\s*[1-9]\d*\s*(,\s*[1-9]\d*\s*)*", threads):
+        raise InputError(f"OMP_NUM_THREADS is {threads!r}; expected a number of threads, or unset it")
+    if "error" in (warnings := os.environ.get("PYTHONWARNINGS", "")):
+        raise InputError(f"PYTHONWARNINGS is {warnings!r}, with which Ray's own processes do not start; unset it")
+
+
+def check_address(setting: str, address: str) -> None:
+    """Raises an `InputError` for what is no address of a Ray cluster."""
+    host, _, port = address.rpartition(":")
+    if address not in ("local", "auto") and not (
+        host and "://" not in address and port.isdecimal() and 0 < int(port) < 2**16 and not re.search(r"\s", address)
+    ):
+        raise InputError(
+            f"{setting} is {address!r}; expected auto, or host:port of the head of a Ray cluster, such as 10.0.0.1:6379"
+            + (", or unset it" if setting == "RAY_ADDRESS" else ", or local")
+        )
 
 
 def require_local_gpus(wanted: int) -> None:

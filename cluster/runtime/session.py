@@ -18,7 +18,14 @@ from ray.job_config import JobConfig
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.errors import InputError, StepError
-from cluster.runtime.machine import ModulePaths, ensure_token, ray_directory, require_local_cpus, require_local_gpus
+from cluster.runtime.machine import (
+    ModulePaths,
+    check_address,
+    ensure_token,
+    ray_directory,
+    require_local_cpus,
+    require_local_gpus,
+)
 from cluster.runtime.watch import RayLost, watched
 
 LOCAL = "local"
@@ -51,6 +58,7 @@ def session(
         address, setting = os.environ["RAY_ADDRESS"], "RAY_ADDRESS"
     for name, value in RAY_SETTINGS.items():
         os.environ[name] = os.environ.get(name) or value
+    check_address(setting, address)
     config = JobConfig()
     config._py_driver_sys_path = ModulePaths()
     init = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, job_config=config)

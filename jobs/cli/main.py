@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -14,7 +15,7 @@ from cluster.kube.api import Lost
 from cluster.kube.state import LOST
 from cluster.texts import json_text, one_line
 from ensemble.errors import EnsembleError
-from jobs.cli import ensembles, kube, networks, results, runs, search
+from jobs.cli import ensembles, kube, networks, results, runs, search, streams
 from jobs.cli.options import make_strict
 from jobs.job import code_version
 from ofa.arch import ArchError
@@ -56,8 +57,10 @@ def options(
 def main() -> None:
     """Runs a command; a failure is one line on stderr and an exit code, which `--help` lists."""
     as_json = "--json" in sys.argv
+    streams.prepare()
     try:
         code = app(standalone_mode=False) or 0
+        sys.stdout.flush()
         if code == STOPPED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
         raise SystemExit(code)
@@ -76,6 +79,11 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         fail("stopped; the same command continues from here", STOPPED, as_json)
     except Exception as error:  # an unforeseen error: one line for the user, the traceback on request
+        if streams.is_of_stdout(error):
+            streams.drop_stdout()
+            if isinstance(error, BrokenPipeError):  # such as of `| head`
+                raise SystemExit(1) from None
+            fail(f"stdout cannot be written: {error}; give it a place that is open and has room", 1, False)
         if os.environ.get("OFA_TRACEBACK"):
             traceback.print_exc()
         reason = str(error).strip().splitlines() or [""]
@@ -85,7 +93,11 @@ def main() -> None:
 def fail(message: str, code: int, as_json: bool) -> None:
     """Prints an error as one line on stderr (and as a JSON event on stdout) and exits with `code`."""
     message = one_line(message, LONGEST)
-    print(f"ofa: {message}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"ofa: {message}", file=sys.stderr)
     if as_json:
-        print(json_text({"event": "error", "message": message, "exit": code}), flush=True)
+        try:
+            print(json_text({"event": "error", "message": message, "exit": code}), flush=True)
+        except OSError:
+            streams.drop_stdout()
     raise SystemExit(code)

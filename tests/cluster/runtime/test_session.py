@@ -145,3 +145,17 @@ def test_workers_get_no_modules_of_the_working_directory():
     paths = ModulePaths()
     paths.extend(["/somewhere"])
     assert list(paths) == [str(Path(sessions.__file__).parents[2])]
+
+
+@pytest.mark.parametrize(
+    "address", ["ray://10.0.0.1:10001", "http://10.0.0.1:8265", "10.0.0.1", "host:port", "a b:1", "host:99999", ":6379", " "]
+)
+def test_what_is_no_address_is_refused_with_the_variable_that_holds_it(addresses, monkeypatch, address):
+    says = rf"ray\.address is {address!r}; expected auto, or host:port .*, or local"
+    with pytest.raises(InputError, match=says), session(address, cpus=2, shared_bytes=0):
+        pass
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    says = rf"RAY_ADDRESS is {address!r}; expected auto, or host:port .*, or unset it"
+    with pytest.raises(InputError, match=says), session("local", cpus=2, shared_bytes=0):
+        pass
+    assert addresses == []
