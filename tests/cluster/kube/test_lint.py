@@ -173,7 +173,7 @@ def test_the_schemas_are_those_of_kuberay(reference):
 )
 def test_every_shipped_config_gives_a_valid_rayjob(path, settings):
     elsewhere = ["data.source=s3://bucket/images"] if path.stem != "digits" else []
-    more = ["kube.train.max=32", "kube.train.gpus=1"] if path.stem == "imagenet" else []
+    more = ["kube.train.max=32", "kube.train.gpus=1"] if load(str(path)).train.device == "cuda" else []
     made = rendered(load(str(path), [*settings, *elsewhere, *more]), STORE, {})
     assert list(lint.mistakes(made.job)) == []
 
