@@ -224,7 +224,7 @@ def in_threads(loop, arrays, on_event, *, workers, max_failures, gpu):
         thread.join()
 
 
-def finished(backend, workers, store, monkeypatch, need_ray=lambda job: pytest.fail("this backend needs no Ray")):
+def finished(backend, workers, store, monkeypatch, need_ray=lambda job, gpus=0: pytest.fail("this backend needs no Ray")):
     """The record of a training in a run of its own by `ofa train`'s function, and its weights."""
     config = load(TINY, [*SHORT, f"train.backend={backend}", f"train.workers={workers}"])
     monkeypatch.setattr(Job, "need_ray", need_ray)
@@ -274,7 +274,7 @@ def test_the_local_backend_trains_in_this_process_and_leaves_its_threads_alone(t
 
 def test_one_worker_trains_the_same_weights_on_ray_and_in_this_process(ray_cluster, tmp_path, monkeypatch):
     _, here = finished("local", 1, tmp_path / "here", monkeypatch)
-    _, there = finished("ray", 1, tmp_path / "there", monkeypatch, need_ray=lambda job: None)
+    _, there = finished("ray", 1, tmp_path / "there", monkeypatch, need_ray=lambda job, gpus=0: None)
     assert same(here, there)
 
 
@@ -291,7 +291,7 @@ def test_a_training_may_have_a_folder_of_its_own_in_a_run(tmp_path):
 
 
 def test_images_that_stream_need_ray_whatever_trains(tmp_path, monkeypatch):
-    def need_ray(job):
+    def need_ray(job, gpus=0):
         raise Stop
 
     monkeypatch.setattr(Job, "need_ray", need_ray)
