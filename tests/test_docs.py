@@ -43,7 +43,7 @@ def objection(words):
                 return f"no command {name!r}"
         names.append(word)
         command = command.commands[word.split("|")[0]]
-    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    options = {"--help", *(o for parameter in command.params for o in (*parameter.opts, *parameter.secondary_opts))}
     unknown = [word for word in words if word.startswith("--") and word.split("=")[0] not in options]
     return f"{' '.join(names)} has no option {unknown[0]}" if unknown else None
 
