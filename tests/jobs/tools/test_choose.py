@@ -59,7 +59,7 @@ NUMBERS = {"a text": "0.5", "null": None, "true": True, "a list": [1], "an objec
         *(({**FRONT, "space": wrong}, "space of the front is") for wrong in (None, 5, [], {}, True)),
         ({**FRONT, "space": "nowhere"}, "no space is called 'nowhere'"),
         ({**FRONT, "space": "ofa_mbv3_w1.0"}, "ofa_mbv3_w1.0"),
-        ({**FRONT, "members": []}, "the front has no members"),
+        ({**FRONT, "members": []}, "has no members"),
         *(({**FRONT, "members": [A, wrong]}, "member 1: measured: found") for wrong in (1, None, "x", [], True)),
         *((members(**{name: ...}), f"member 0: measured: unknown [], missing ['{name}']") for name in A),
         (members(more=1), "member 0: measured: unknown ['more']"),
@@ -93,7 +93,7 @@ def test_what_is_no_front_gets_one_line(choose, doc, says):
     code, out, err = choose(doc)
     assert (code, out, err.count("\n")) == (2, "", 1), err
     assert says in err
-    assert "front.json" in err or "no members" in err
+    assert "front.json" in err
     assert len(err) < 700
 
 
