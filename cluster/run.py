@@ -22,7 +22,7 @@ from cluster.address import shown
 from cluster.attempts import Fenced
 from cluster.errors import InputError
 from cluster.records import Done, RecordError, document
-from cluster.store import Store, canonical, exists, open_store
+from cluster.store import Store, canonical, check_output, exists, open_store
 from cluster.stores.errors import MissingObject
 from cluster.texts import json_lines, jsonl, machine, sha256
 
@@ -82,8 +82,14 @@ class Run:
 
     @classmethod
     def open(cls, store_url: str, run_id: str, config_toml: str, code: str, attempt: int = 0) -> Run:
-        """The run, new or begun earlier. Nothing is written before its first step begins; the first config is kept."""
-        return replace(cls.at(store_url, run_id, code, attempt), config_toml=config_toml)
+        """The run, new or begun earlier. Nothing is written before its first step begins; the first config is kept.
+
+        Raises a `StoreError` for a new run where it is known that nothing can be written.
+        """
+        run = replace(cls.at(store_url, run_id, code, attempt), config_toml=config_toml)
+        if not run.keys(CONFIG):
+            check_output(store_url)
+        return run
 
     @classmethod
     def at(cls, store_url: str, run_id: str, code: str, attempt: int = 0) -> Run:

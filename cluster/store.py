@@ -150,10 +150,15 @@ def open_store(text: str) -> Store:
 
 def open_output(text: str) -> Store:
     """The store to which the result of long work will be written; a `StoreError` before that work if it cannot be."""
-    scheme = scheme_of(text)
-    store = scheme.open(scheme.url(text))
-    scheme.check(scheme.url(text))
+    store = open_store(text)
+    check_output(text)
     return store
+
+
+def check_output(text: str) -> None:
+    """Raises a `StoreError` if nothing can be written at an address, where that is known without writing."""
+    scheme = scheme_of(text)
+    scheme.check(scheme.url(text))
 
 
 def read_object(text: str) -> bytes:

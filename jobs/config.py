@@ -54,6 +54,7 @@ Address = Annotated[str, AfterValidator(address.portable)]
 FEWEST_ARCHS = 10  # that are measured
 FEWEST_ROWS = 3  # that a predictor is fitted to
 
+LONGEST_NAME = 200  # characters; a run's id, which has nine more, is the name of a directory
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
 
@@ -317,6 +318,8 @@ def _check(experiment: Experiment) -> None:
     """Checks that involve several settings; a `ConfigError` names the first that fails."""
     if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", experiment.name):
         raise ConfigError(f"name is {experiment.name!r}; use small letters, digits, dots and dashes")
+    if len(experiment.name) > LONGEST_NAME:
+        raise ConfigError(f"name has {len(experiment.name)} characters; use at most {LONGEST_NAME}")
     phases, search, train = experiment.phases, experiment.search, experiment.train  # phases: checks its choices too
     if not phases:
         raise ConfigError("train: there are no phases; add a [[train.phases]] section")

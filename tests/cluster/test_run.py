@@ -115,6 +115,12 @@ def test_a_run_that_is_opened_and_looked_at_writes_nothing(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_new_run_is_refused_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to: Not a directory"):
+        Run.open(str(tmp_path / "file" / "runs"), "r", "title = 1\n", code="test")
+
+
 class TestExistingRuns:
     def test_a_run_is_there_once_a_step_has_begun(self, run, tmp_path):
         with pytest.raises(InputError, match=r"there is no run; `ofa run` makes one, run `ofa train` first"):

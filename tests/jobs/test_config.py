@@ -293,3 +293,9 @@ def test_more_archs_to_measure_than_the_space_has_are_refused_before_anything_st
     sets = [f"choices={{resolutions=[24, 28],depths=[1],kernels=[3],expands={expands}}}", f"train.phases={phases}"]
     with pytest.raises(ConfigError, match=rf"measure\.archs is 60; the space digits .* has \d+ sub-networks; {advice}"):
         load(TINY, sets)
+
+
+def test_a_name_too_long_for_a_directory_is_refused():
+    assert len(load(TINY, [f"name={'x' * 200}"]).id) < 255
+    with pytest.raises(ConfigError, match="name has 201 characters; use at most 200"):
+        load(TINY, [f"name={'x' * 201}"])
