@@ -43,7 +43,7 @@ class Trained:
 def train_supernet(job: Job) -> None:
     """Runs the step `train`: writes the weights of every phase."""
     config = job.config
-    check(config, job.data.classes)
+    check(config, job.data.classes, job.data.sizes["train"])
     plan = plan_of(config, job.data.classes)
     step = job.run.begin("train")  # once the images are known to be usable
     trained = train(job, plan)
@@ -57,8 +57,12 @@ def train_supernet(job: Job) -> None:
     )
 
 
-def check(config: Experiment, classes: int) -> None:
+def check(config: Experiment, classes: int, images: int) -> None:
     """Raises an `InputError` for settings that would fail in training or in a later step, now that the images are known."""
+    if images < config.train.workers:
+        raise ConfigError(
+            f"train.workers is {config.train.workers}; there are {images} training images, one for each at least"
+        )
     setting, unit = config.ensemble, config.ensemble.unit
     space = config.search_space
     if setting.most_cost and unit in EXACT:

@@ -57,7 +57,12 @@ def watched(on_lost: Callable[[RayLost], None]) -> Iterator[None]:
 
 def _raylet() -> Any:
     """The raylet's process, with `poll()`."""
-    return ray._private.worker._global_node.all_processes["raylet"][0].process
+    return _node().all_processes["raylet"][0].process
+
+
+def _node() -> Any:
+    """Ray's record of the processes that it started on this machine."""
+    return ray._private.worker._global_node
 
 
 class _Watch:
@@ -113,7 +118,7 @@ def _silence_ray() -> None:
 def _forget_ray() -> None:
     """Ends the other processes of the lost cluster, and this one at its end, without a call of Ray."""
     atexit.unregister(ray._private.worker.shutdown)
-    ray._private.worker._global_node.kill_all_processes(check_alive=False, allow_graceful=False)
+    _node().kill_all_processes(check_alive=False, allow_graceful=False)
     atexit.register(_exit)  # Ray's threads would crash while Python ends
 
 
