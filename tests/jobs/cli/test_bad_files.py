@@ -71,6 +71,7 @@ NO_PATHS = {
     *(
         "sets",
         "until",
+        "exits",
         "only",
         "space",
         "algorithm",
