@@ -43,10 +43,10 @@ class ElasticSumNorm(Layer[SumNorm]):
 
     def __init__(self, largest: SumNorm, space: Space) -> None:
         super().__init__()
-        self.norm = ElasticNorm(largest.channels, space.eps)
+        self.norm = ElasticNorm(largest.in_channels, space.eps)
 
     def forward(self, x_NCHW: Tensor, part: SumNorm, norm: Norm) -> Tensor:
         return norm(self.norm, x_NCHW)
 
     def plain(self, part: SumNorm, norm: PlainNorm) -> nn.BatchNorm2d:
-        return norm(self.norm, part.channels)
+        return norm(self.norm, part.in_channels)

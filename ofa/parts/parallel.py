@@ -38,8 +38,8 @@ class Transformation:
 class SumNorm:
     """The norm of the sum of a block's branches; the published networks have none."""
 
-    channels: int
+    in_channels: int
     stride: int = 1
 
     def cost(self, size: int) -> Cost:
-        return Cost(0, 2 * self.channels)
+        return Cost(0, 2 * self.in_channels)

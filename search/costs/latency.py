@@ -8,6 +8,9 @@ Two published formats, as JSON or YAML:
 - NSGANetV2's: one table for all input sizes, `{key: {"mean": ms, ...}}`, with keys like
   `MBConv-input:80x80x24-output:40x40x32-expand:3-kernel:3-stride:2-idskip:0-se:0`, where `expand` is the ratio.
 
+The branches of OFAv2's parallel blocks have keys in the same style, which no published table has: `parallel_conv-...`,
+`transformation-...` and `sum_norm-...`; the heads of its exits have those of MobileNetV3's head.
+
 Keys are made in this file alone: `ofa measure --latency-table` writes the first of the keys that are read.
 Shape letters in this file: B archs, G genes.
 """
@@ -26,6 +29,7 @@ from ofa.graph import Part, strided
 from ofa.parts.conv import Conv
 from ofa.parts.head import Classifier, GlobalPool
 from ofa.parts.inverted import Inverted
+from ofa.parts.parallel import SumNorm, Transformation
 from ofa.space import Space
 from search.costs.exact import Sums, node_tables
 from search.errors import ProblemError
@@ -150,7 +154,10 @@ def _conv_keys(name: str, part: Conv, size: int) -> list[str]:
     if name == "stem":
         prefixes = ("Conv", "first_conv")
     else:
-        prefixes = ("Conv_1" if part.norm else "Conv_2", "final_expand_layer" if name == "final" else "feature_mix_layer")
+        if name.endswith("_conv"):
+            return [f"parallel_conv-{_shapes(part, size)}-{_tail(part)}"]
+        final = name.endswith("final")
+        prefixes = ("Conv_1" if part.norm else "Conv_2", "final_expand_layer" if final else "feature_mix_layer")
     return [f"{prefix}-{_shapes(part, size)}" for prefix in prefixes]
 
 
@@ -163,6 +170,18 @@ def _block_keys(name: str, part: Inverted, size: int) -> list[str]:
         f"expanded_conv-{shapes}-expand:{expand}-{tail}",
         f"MBConv-{shapes}-expand:{expand}-{tail}-{se}",
     ]
+
+
+def _transformation_keys(name: str, part: Transformation, size: int) -> list[str]:
+    return [f"transformation-{_shapes(part, size)}-{_tail(part)}"]
+
+
+def _sum_norm_keys(name: str, part: SumNorm, size: int) -> list[str]:
+    return [f"sum_norm-input:{size}x{size}x{part.in_channels}"]
+
+
+def _tail(part: Conv | Transformation) -> str:
+    return f"stride:{part.stride}-hs:{int(part.act == 'h_swish')}"
 
 
 def _pool_keys(name: str, part: GlobalPool, size: int) -> list[str]:
@@ -190,7 +209,7 @@ def _head_ms(table: Mapping[str, float], part: Part, size: int) -> float | None:
     return None
 
 
-def _shapes(part: Conv | Inverted, size: int) -> str:
+def _shapes(part: Conv | Inverted | Transformation, size: int) -> str:
     after = strided(size, part.stride)
     return f"input:{size}x{size}x{part.in_channels}-output:{after}x{after}x{part.out_channels}"
 
@@ -199,6 +218,8 @@ def _shapes(part: Conv | Inverted, size: int) -> str:
 KEYS: dict[type, Callable[[str, Any, int], list[str]]] = {
     Conv: _conv_keys,
     Inverted: _block_keys,
+    Transformation: _transformation_keys,
+    SumNorm: _sum_norm_keys,
     GlobalPool: _pool_keys,
     Classifier: _classifier_keys,
 }

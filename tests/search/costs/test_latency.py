@@ -1,6 +1,7 @@
 """Latency tables against published latencies."""
 
 import json
+import random
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from cluster.reading import read_json_or_yaml
 from ofa.arch import Arch
 from ofa.genes import Genes
+from ofa.graph import strided
 from ofa.spaces import get_space
-from search.costs.latency import LatencyTable, TableLatency
+from search.costs.exact import node_tables
+from search.costs.latency import LatencyTable, TableLatency, keys
 from search.errors import ProblemError
 
 NO_MILLISECONDS = (float("nan"), float("inf"), -1, -0.1, 1e9, 10**400, "0.5", True, None, [1], [[[[[1]]]]] * 1000)
@@ -92,3 +95,23 @@ def test_a_table_of_another_space_gets_its_line(reference):
         table.resolutions(get_space("ofa_mbv3_w1.0"))
     with pytest.raises(ProblemError, match="tables describe MobileNetV3 and ProxylessNAS"):
         table.resolutions(get_space("ofa_resnet50"))
+
+
+@pytest.mark.parametrize(
+    "name", ["ofav2_mbv3_se_d_w0.25_32px", "ofav2_mbv3_ee_dp_w0.25_32px", "ofav2_mbv3_ee_p_w0.25_32px_norm"]
+)
+def test_exits_and_branches_of_parallel_blocks_have_keys_of_their_own(name):
+    """A table with a different number for every part: sums are those over the nodes of each network."""
+    space = get_space(name).only(resolutions=(20, 32))
+    entries = node_tables(space, 1000).entries
+    table: dict[str, dict[str, float]] = {"20": {}, "32": {}}
+    for size, known in table.items():
+        for node, variants in entries.items():
+            for part, stride in filter(None, variants.values()):
+                known.setdefault(keys(node, part, strided(int(size), stride))[0], float(len(known) + 1))
+    archs = [space.largest(), space.smallest(), *(space.sample(random.Random(seed)) for seed in range(20))]
+    found = TableLatency(LatencyTable.parse(table, "t.json"), space)(Genes(space).encode(archs))
+    for arch, ms in zip(archs, found, strict=True):
+        graph = space.graph(arch)
+        at = zip(graph.nodes, graph.sizes(arch.resolution), strict=True)
+        assert ms == sum(table[str(arch.resolution)][keys(node.name, node.part, size)[0]] for node, size in at)
