@@ -211,7 +211,7 @@ def exits_text(exits: Exits) -> str:
         "them as a cascade, which an image leaves at the first exit that is confident enough. Thresholds are tuned on the "
         "selection split for every average cost; shown is the test split, with 95 % intervals. Of all subsets of exits "
         f"whose logits are added up ({exits.weights} weights), {', '.join(map(str, kept.exits))} is the best on the "
-        f"selection split: {percent(kept.test_top1)} on the test split, the last exit alone {percent(last.test_top1)}."
+        f"selection split: {percent(kept.test_top1)} % on the test split, the last exit alone {percent(last.test_top1)} %."
     )
 
 
