@@ -276,7 +276,7 @@ class TestARetryOfAFinishedRun:
             there.begin(step).finish(seed=1)
         worked = []
         monkeypatch.setattr(pipeline, "import_module", worked.append)
-        monkeypatch.setattr(Job, "need_ray", lambda job: worked.append("ray"))
+        monkeypatch.setattr(Job, "need_ray", lambda job, gpus=0: worked.append("ray"))
         monkeypatch.setattr("jobs.cli.runs.result", lambda job: {"run": job.run.id})
         done = ofa("run", TINY, "--store", tmp_path, "--in-cluster", "--json")
         assert (done.exit_code, worked) == (0, [])
