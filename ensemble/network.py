@@ -6,7 +6,7 @@ Shape letters in this file: N images, C classes, S side in pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from ofa.export import Description, Input, described, extracted, file_of, filled
 from ofa.extract import PlainNet
 from ofa.graph import IMAGES
 from ofa.images import Scale, resize
+from ofa.sharing import Computations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +54,36 @@ class Combination(Document):
 SOFT = Combination()
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A computation: the member and node that do it, its number and those of its inputs, and the inputs of no later step."""
+
+    member: int
+    name: str
+    number: int
+    inputs: tuple[int, ...]
+    done: tuple[int, ...]
+
+
+def _steps(members: Sequence[PlainNet], known: Sequence[dict[str, int]], answers: Sequence[int]) -> list[_Step]:
+    """Every computation of the members once, each after its inputs. known: the numbers of each member's nodes."""
+    found: dict[int, _Step] = {}
+    for index, (member, numbers) in enumerate(zip(members, known, strict=True)):
+        for node in member.graph.nodes:
+            inputs = tuple(numbers[name] for name in node.inputs)
+            found.setdefault(numbers[node.name], _Step(index, node.name, numbers[node.name], inputs, ()))
+    seen, steps = set(answers), []
+    for step in reversed(found.values()):
+        steps.append(replace(step, done=tuple(number for number in dict.fromkeys(step.inputs) if number not in seen)))
+        seen.update(step.inputs)
+    return steps[::-1]
+
+
 class EnsembleNetwork(nn.Module):
     """Several networks as one: from images of one size to the mean (with weights the sum) of the members' votes.
 
     The prediction is the argmax. Images are resized to each member's own resolution. Members are branches of one graph,
-    which may run in parallel.
+    which may run in parallel; what several have in common (`ofa.sharing`) is computed once.
     """
 
     def __init__(self, members: Sequence[PlainNet], resolutions: Sequence[int], combination: Combination = SOFT) -> None:
@@ -65,10 +91,26 @@ class EnsembleNetwork(nn.Module):
         self.members = nn.ModuleList(members)
         self.resolutions = list(resolutions)
         self.combination = combination
+        same = Computations()
+        known = [same.of(member.graph, side) for member, side in zip(members, resolutions, strict=True)]
+        self._images = [numbers[IMAGES] for numbers in known]
+        self._answers = [numbers[member.graph.outputs[0]] for member, numbers in zip(members, known, strict=True)]
+        self._steps = _steps(members, known, self._answers)
 
     def forward(self, images: Tensor) -> Tensor:
         """The combined votes [N, C] for images [N, 3, S, S]."""
-        votes = torch.stack([self.votes(member, images) for member in range(len(self.members))])
+        held = {
+            number: resize(images, side) for number, side in dict(zip(self._images, self.resolutions, strict=True)).items()
+        }
+        for step in self._steps:
+            first, *others = step.inputs
+            x = held[first]
+            for number in others:
+                x = x + held[number]
+            for number in step.done:
+                del held[number]
+            held[step.number] = self.members[step.member].part(step.name)(x)  # type: ignore[operator]
+        votes = torch.stack([self.combination.votes(held[number], m) for m, number in enumerate(self._answers)])
         return votes.sum(0) if self.combination.weights else votes.mean(0)
 
     def votes(self, member: int, images: Tensor) -> Tensor:

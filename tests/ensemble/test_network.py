@@ -14,10 +14,12 @@ from ensemble.table import Table
 from ensemble.vote import VOTES, Vote, Voting
 from ofa import export
 from ofa.arch import ArchError
+from ofa.cost import cost
 from ofa.export import Description, onnx_difference, pt2_difference, to_onnx, to_program, to_pt2, to_safetensors
 from ofa.extract import extract
 from ofa.images import Scale, resize
 from ofa.norms import calibrate
+from ofa.sharing import pieces
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
 
@@ -200,3 +202,33 @@ def test_an_ensemble_answers_as_it_was_scored(combination):
     table = Table(kept[:, :, :k].numpy(), probs[:, :, :k].numpy(), answers, np.ones(3))
     scorer = SubsetScorer.of(Voting(combination.vote, combination.temperatures).of_table(table))
     assert scorer.correct_weighted(np.array([combination.weights or (1, 1, 1)])).tolist() == [80]
+
+
+def test_what_members_have_in_common_is_computed_once():
+    """Two exits of a network, one that differs late, and one of another resolution."""
+    space = get_space("ofav2_mbv3_ee_dp_w0.25_32px")
+    net = Supernet(space, 10, torch.Generator().manual_seed(0)).eval()
+    late = space.uniform(24, 4, 2, 6, 3, 3)
+    other = dataclasses.replace(late, expand=(*late.expand[:12], *(4 if value else 0 for value in late.expand[12:])))
+    archs = [late, dataclasses.replace(late, exit=2), other, dataclasses.replace(late, resolution=28)]
+    plain = [extract(net, arch, calibrate(net, arch, [resize(images(16), arch.resolution)])) for arch in archs]
+    alone = torch.stack([one(resize(images(), arch.resolution)).softmax(1) for one, arch in zip(plain, archs, strict=True)])
+    computed = []
+    for member, one in enumerate(plain):
+        for node in one.graph.nodes:
+            one.part(node.name).register_forward_hook(lambda *_, at=(member, node.name): computed.append(at))
+    ensemble = EnsembleNetwork(plain, [arch.resolution for arch in archs])
+    with torch.no_grad():
+        assert torch.equal(ensemble(images()), alone.mean(0))
+    assert {name for member, name in computed if member == 1} == {
+        "exit2_final",
+        "exit2_average",
+        "exit2_mix",
+        "exit2_classifier",
+    }
+    assert {name.split("_")[0] for member, name in computed if member == 2} == {"stage3", "exit4"}
+    assert len([name for member, name in computed if member == 3]) == len(plain[3].graph.nodes)
+    needed = pieces(space, archs, 10)
+    assert (
+        len(computed) < sum(len(one.graph.nodes) for one in plain) and needed.cost_P.sum() < 4 * cost(space, late, 10).macs
+    )
