@@ -16,7 +16,8 @@ ARCH = SPACE.smallest()
 
 def subject():
     images = Split(torch.arange(20 * 3 * 24 * 24).reshape(20, 3, 24, 24).to(torch.uint8), torch.arange(20) % 10)
-    return Subject(ARCH, SPACE, 10, Evaluator(Supernet(SPACE, 10, torch.Generator().manual_seed(0)), Scale.of(images), images, 10), images)
+    net = Supernet(SPACE, 10, torch.Generator().manual_seed(0))
+    return Subject(ARCH, SPACE, 10, Evaluator(net, Scale.of(images), images, 10), images)
 
 
 def test_a_record_has_top1_and_exact_costs():
