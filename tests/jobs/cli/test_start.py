@@ -1,12 +1,15 @@
 """What a command loads before it does anything: a new interpreter runs many, and says what was loaded after each."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import helpers
 import pytest
 
+ROOT = Path(__file__).parent.parent.parent.parent
 HEAVY = {
     *("torch", "ray", "pandas", "plotly", "sklearn", "optuna", "scipy", "pyarrow", "numba"),
     *("safetensors", "PIL", "boto3", "kubernetes", "jsonschema", "yaml", "onnxruntime"),
@@ -69,3 +72,16 @@ def test_what_trains_does_load_them():
     done = subprocess.run([sys.executable, "-c", "import sys, jobs.train; print('torch' in sys.modules)"],
                           capture_output=True, text=True, check=True)  # fmt: skip
     assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize("package", ["cluster", "ensemble", "ofa", "search"])
+def test_a_module_of_another_project_with_the_name_of_a_package_is_one_line(tmp_path, package):
+    (tmp_path / f"{package}.py").touch()
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run([sys.executable, "-m", "jobs", "--version"], capture_output=True, text=True, check=False,
+                          cwd=tmp_path.parent, env={**os.environ, "PYTHONPATH": path})  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"ofa: {tmp_path / package}.py is imported for the package {package} of ofa-cluster; "
+        "take its directory out of PYTHONPATH, or rename it\n"
+    )
