@@ -1,7 +1,8 @@
 """Measures a GPU in one command of at most eight minutes: training steps, subset scores, evaluations, training.
 
-    python -m bench.gpu --data DIR --out gpu.jsonl        all parts, or those of --steps --subsets --evaluate --train
-    python -m bench.gpu --tiny                            all parts on the CPU in seconds, to test the command itself
+    python -m bench.gpu --data DIR --out gpu.jsonl   all parts but ofav2, or those of --steps --subsets --evaluate --train
+    python -m bench.gpu --data DIR --ofav2           OFAv2's trainings (Tiny ImageNet): the best sub-network after each phase
+    python -m bench.gpu --tiny                       all parts on the CPU in seconds, to test the command itself
 
 Needs torch, numpy, numba, pyarrow and pillow, and CIFAR-10's Parquet files in DIR (train-*.parquet, test-*.parquet; other
 images of 32 px in that layout work too); without DIR, images are synthetic and accuracies have no meaning. Every result is
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import json
 import os
 import random
@@ -27,7 +29,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -71,19 +73,23 @@ class PhasePlan:
     distil: float = 0.0
     sandwich: bool = False
     largest: tuple[str, ...] = ()
+    subnets: int = 1
+    joint_exits: str = "last"
 
     def phase(self, space: Space, epochs: int, batch: int) -> Phase:
-        """The phase for `space`, with its number of epochs and its batch."""
-        smaller = space.only(**{name: getattr(space, name)[-1:] for name in self.largest})
+        """The phase for `space`, with its number of epochs and its batch; choices that the space lacks are left out."""
+        fixed = [name for name in self.largest if name in space.choice_names]
+        smaller = space.only(**{name: getattr(space, name)[-1:] for name in fixed})
         return Phase(
             name=self.name,
             space=smaller,
             epochs=epochs,
             lr=self.lr,
             warmup_epochs=self.warmup_epochs,
-            draw=Sandwich(1) if self.sandwich else Uniform(1),
+            draw=Sandwich(1) if self.sandwich else Uniform(self.subnets),
             distil=self.distil,
             lr_scale=max(1.0, batch / LR_BATCH),
+            joint_exits=self.joint_exits if "exits" in space.choice_names else "last",
         )
 
 
@@ -96,6 +102,25 @@ RECIPES = {
         PhasePlan("width", 5, 0.06, 0.1, 1.0),
     ),
     "whole space, sandwich": (PhasePlan("sandwich", 15, 0.1, sandwich=True),),
+}
+
+
+# OFAv2's phases in the proportions of the published ones (configs/tiny_imagenet_ofav2.toml); and its trainings: the
+# variant of the space, the phase whose largest network is the teacher, and the weights of the teacher's exits.
+OFAV2_PHASES = (
+    PhasePlan("full", 180, 0.1, 0.0, largest=("kernels", "levels", "exits", "depths", "expands"), joint_exits="ascending"),
+    PhasePlan("kernel", 125, 0.04, 0.1, 1.0, largest=("levels", "exits", "depths", "expands")),
+    PhasePlan("level", 150, 0.04, 0.1, 1.0, largest=("exits", "depths", "expands"), subnets=2),
+    PhasePlan("height", 150, 0.04, 0.1, 1.0, largest=("depths", "expands"), subnets=2),
+    PhasePlan("depth", 150, 0.04, 0.1, 1.0, largest=("expands",), subnets=2),
+    PhasePlan("width", 150, 0.04, 0.1, 1.0, subnets=4),
+)
+OPENED = {"level": "levels", "height": "exits"}  # phases that spaces without the choice leave out
+OFAV2: dict[str, tuple[str, Literal["first", "previous"], str]] = {
+    "base": ("se_b", "first", "last"),
+    "exits": ("ee_b", "first", "ascending"),
+    "exits and dense": ("ee_d", "first", "ascending"),
+    "exits and dense, extracted teacher": ("ee_d", "previous", "ascending"),
 }
 
 
@@ -117,6 +142,7 @@ class Sizes:
     table_images: int
     masks: int
     synthetic: tuple[int, int]  # synthetic images of the training and the test split
+    ofav2: tuple[str, int]  # the end of the names of OFAv2's spaces, and the batch
 
 
 FULL = Sizes(
@@ -134,6 +160,7 @@ FULL = Sizes(
     table_images=20_000,
     masks=8192,
     synthetic=(50_000, 10_000),
+    ofav2=("_w1.0_64px", 512),
 )
 TINY = Sizes(
     cases=(("digits", 24, 4),),
@@ -150,6 +177,7 @@ TINY = Sizes(
     table_images=200,
     masks=64,
     synthetic=(80, 40),
+    ofav2=("_w0.1_32px", 40),
 )
 
 
@@ -195,12 +223,13 @@ class Bench:
     sizes: Sizes
     device: torch.device
     data: str  # a directory of Parquet files, or "" for synthetic images
+    pixels: int  # side of the images
 
     @cached_property
     def images(self) -> Images:
         """The images, loaded at the first use."""
         started = time.perf_counter()
-        images = load_images(self, get_space(self.sizes.space).resolutions[-1])
+        images = load_images(self, self.pixels)
         seconds = time.perf_counter() - started
         self.report.line(f"{images.origin}; loaded in {seconds:.1f} s", images=images.origin, seconds=seconds)
         return images
@@ -498,9 +527,9 @@ def start(bench: Bench, space: Space) -> Learner:
     return Learner(net, recipe, average=lambda gradient: None)
 
 
-def teacher_of(bench: Bench, net: Supernet) -> Teacher:
-    """A teacher with the network's present weights."""
-    return Teacher(evaluator(bench, copy.deepcopy(net)))
+def teacher_of(bench: Bench, net: Supernet, exits: str = "last") -> Teacher:
+    """A teacher with the network's present weights, and with these weights of its exits."""
+    return Teacher(evaluator(bench, copy.deepcopy(net)), exits=exits)
 
 
 def evaluator(bench: Bench, net: Supernet) -> Evaluator:
@@ -511,9 +540,13 @@ def evaluator(bench: Bench, net: Supernet) -> Evaluator:
 
 def trained(
     bench: Bench, space: Space, name: str, plans: Sequence[PhasePlan], batch: int,
-    step_s: Mapping[str, float], until: float,
+    step_s: Mapping[str, float], until: float, *, teaches: Literal["first", "previous"] = "first", exits: str = "last",
+    after: Callable[[Phase, Learner], None] = lambda phase, learner: None,
 ) -> None:  # fmt: skip
-    """Trains by one recipe, planned to end at `until` with its evaluation; a training that is late stops after an epoch."""
+    """Trains by one recipe, planned to end at `until` with its evaluation; a training that is late stops after an epoch.
+
+    teaches: the phase whose largest network is the teacher; exits: the weights of its exits; after: called after each phase.
+    """
     learner, images = start(bench, space), bench.images
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
@@ -544,8 +577,9 @@ def trained(
             "images/s": seen / epoch_s, "loss": mean,
         }  # fmt: skip
         bench.report.row("train: phases", row)
-        if teacher is None and len(phases) > 1:
-            teacher = teacher_of(bench, learner.net)
+        after(phase, learner)
+        if len(phases) > 1 and (teacher is None or teaches == "previous"):
+            teacher = teacher_of(bench, learner.net, exits)
     bench.wait()
     seconds = time.perf_counter() - started
     score = partial(evaluator(bench, learner.net).top1, split=images.test)
@@ -559,10 +593,50 @@ def trained(
     bench.report.row("train: test top-1", row)
 
 
+def ofav2(bench: Bench, until: float) -> None:
+    """Trains OFAv2's spaces in turn; after every phase the best sub-network on the held-out images, and its test top-1."""
+    end, batch = bench.sizes.ofav2
+    for done, (name, (variant, teaches, exits)) in enumerate(OFAV2.items()):
+        share = time.monotonic() + (until - time.monotonic()) / (len(OFAV2) - done)
+        space = get_space(f"ofav2_mbv3_{variant}{end}")
+        phases = [plan for plan in OFAV2_PHASES if OPENED.get(plan.name, "depths") in space.choice_names]
+
+        def judge(phase: Phase, learner: Learner, name: str = name) -> None:
+            own = evaluator(bench, learner.net)
+            found = {arch: own.top1(arch, bench.images.held_out) for arch in constants(phase.space)}
+            best = max(found, key=lambda arch: found[arch])
+            row = {
+                "training": name, "phase": phase.name, "arch": best.key, "exit": best.exit, "held-out top-1": found[best],
+                "test top-1": own.top1(best, bench.images.test),
+            }  # fmt: skip
+            bench.report.row("ofav2: best sub-network", row)
+
+        learner, seconds = start(bench, space), {}
+        teacher = teacher_of(bench, learner.net, exits if "exits" in space.choice_names else "last")
+        for plan in phases:
+            some = partial(
+                some_steps, learner, plan.phase(space, 1, batch), bench.images, teacher if plan.distil else None, batch
+            )
+            some(1)
+            seconds[plan.name] = timed(bench, partial(some, bench.sizes.probe_steps)) / bench.sizes.probe_steps
+        trained(bench, space, name, phases, batch, seconds, share, teaches=teaches, exits=exits, after=judge)
+
+
+def constants(space: Space) -> list[Arch]:
+    """The sub-networks with one value for each kind of choice, its first or its last; all exits, the largest resolution."""
+    ends = [
+        values if field == "exit" else values[-1:] if field == "resolution" else (values[0], values[-1])
+        for field, values in ((field, space.values(field)) for field in space.forest.fields)
+    ]
+    return list(dict.fromkeys(space.uniform(*values) for values in itertools.product(*ends)))
+
+
 def reference_archs(space: Space, count: int) -> list[Arch]:
     """The smallest, a middle and the largest network at the largest resolution, and `count` random ones."""
-    side, kernels, expands = space.resolutions[-1], space.values("kernel"), space.values("expand")
-    middle = space.uniform(side, max(space.values("depth")), kernels[len(kernels) // 2], expands[len(expands) // 2])
+    side = space.resolutions[-1]
+    wanted = {field: space.values(field)[-1] for field in space.forest.fields}  # of kernel and expand the middle ones
+    wanted |= {field: space.values(field)[len(space.values(field)) // 2] for field in ("kernel", "expand")}
+    middle = space.uniform(*wanted.values())
     rng = random.Random("progressive shrinking")  # the archs of bench.progressive_shrinking
     return [replace(space.smallest(), resolution=side), middle, space.largest(), *(space.sample(rng) for _ in range(count))]
 
@@ -585,6 +659,7 @@ PARTS = {
     "evaluate": Part(evaluate, 0.08, images=True),
     "train": Part(train, 0.6, images=True),
 }
+ASKED = {"ofav2": Part(ofav2, 1.0, images=True)}  # parts that run only if they are asked for
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -596,7 +671,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", help="default cuda, with --tiny cpu")
     parser.add_argument("--tiny", action="store_true", help="a minimal amount of each part, to test the command")
     for part in PARTS:
-        parser.add_argument(f"--{part}", action="store_true", help=f"run {part} (default: all parts)")
+        parser.add_argument(f"--{part}", action="store_true", help=f"run {part} (default: all parts but ofav2)")
+    for part in ASKED:
+        parser.add_argument(f"--{part}", action="store_true", help=f"run {part}")
     options = parser.parse_args(argv)
     started = time.monotonic()
     device = torch.device(options.device or ("cpu" if options.tiny else "cuda"))
@@ -605,25 +682,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = options.out or Path(os.environ.get("OUT", "runs")) / "gpu.jsonl"
     if options.tiny and device.type == "cpu":
         torch.set_num_threads(1)
-    bench = Bench(Report(out), TINY if options.tiny else FULL, device, options.data)
+    chosen = [part for part in PARTS | ASKED if getattr(options, part)] or list(PARTS)
+    sizes = TINY if options.tiny else FULL
+    largest = f"ofav2_mbv3_se_b{sizes.ofav2[0]}" if "ofav2" in chosen else sizes.space
+    bench = Bench(Report(out), sizes, device, options.data, get_space(largest).resolutions[-1])
     machine = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     about = {"device": machine, "torch": torch.__version__, "cuda": torch.version.cuda, "cores": os.cpu_count()}
     bench.report.line(", ".join(f"{name} {value}" for name, value in about.items()) + f"; JSON lines in {out}", **about)
-    chosen = [part for part in PARTS if getattr(options, part)] or list(PARTS)
     minutes = options.minutes or (0.2 if options.tiny else 8.0)
     return run(bench, chosen, started + 60 * minutes)
 
 
 def run(bench: Bench, chosen: Sequence[str], end: float) -> int:
     """Runs every chosen part until `end` (of the monotonic clock), even if others fail; returns 1 if one failed."""
-    failed = False
+    failed, parts = False, PARTS | ASKED
     for number, name in enumerate(chosen):
         try:
-            if PARTS[name].images:
+            if parts[name].images:
                 assert bench.images  # loaded before the remaining time is divided
             now = time.monotonic()
-            share = PARTS[name].share / sum(PARTS[other].share for other in chosen[number:])
-            PARTS[name].run(bench, now + (end - now) * share)
+            share = parts[name].share / sum(parts[other].share for other in chosen[number:])
+            parts[name].run(bench, now + (end - now) * share)
         except Exception as error:
             failed = True
             traceback.print_exc()

@@ -12,7 +12,6 @@ of the selection split. (The paper's table has the best on the test split itself
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import statistics
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import safetensors.torch
 
+from bench.gpu import constants
 from cluster.progress import Reporter
 from cluster.run import Run
 from jobs import files
@@ -29,8 +29,6 @@ from jobs.config import Experiment, load
 from jobs.images.dataset import Dataset
 from jobs.images.dataset import load as load_images
 from jobs.workers.trainer import net_tensors
-from ofa.arch import Arch
-from ofa.space import Space
 from ofa.supernet import Supernet
 
 CONFIG = "configs/cifar10_ofav2.toml"
@@ -88,15 +86,6 @@ def settings_of(name: str, seed: int, data: str, epochs: int = 1) -> list[str]:
         "train.validate_every=100",
         f"train.phases=[{','.join(phases)}]",
     ]
-
-
-def constants(space: Space) -> list[Arch]:
-    """The sub-networks with one value for each kind of choice, its first or its last; all exits, the largest resolution."""
-    ends = [
-        values if field == "exit" else values[-1:] if field == "resolution" else (values[0], values[-1])
-        for field, values in ((field, space.values(field)) for field in space.forest.fields)
-    ]
-    return list(dict.fromkeys(space.uniform(*values) for values in itertools.product(*ends)))
 
 
 def judged(config: Experiment, run: Run, data: Dataset) -> Iterator[tuple[str, dict[str, object]]]:

@@ -84,6 +84,20 @@ def test_every_part_runs_on_a_cpu_with_few_libraries(images, tmp_path):
     assert "90 training and 30 test images" in done.stdout
 
 
+def test_ofav2_reports_the_best_sub_network_after_every_phase(tmp_path, monkeypatch):
+    name = "exits and dense, extracted teacher"
+    monkeypatch.setattr(gpu, "OFAV2", {name: gpu.OFAV2[name]})
+    out, threads = tmp_path / "gpu.jsonl", torch.get_num_threads()
+    try:
+        assert gpu.main(["--tiny", "--ofav2", "--minutes", "0.1", "--out", str(out)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    best = rows(out, "ofav2: best sub-network")
+    assert [row["phase"] for row in best] == ["full", "kernel", "height", "depth", "width"]
+    assert best[0]["exit"] == 5 and all(0 <= row["test top-1"] <= 1 for row in best)
+    assert not rows(out, "steps")
+
+
 def test_a_part_that_fails_leaves_the_results_of_the_others(tmp_path, monkeypatch, capsys):
     def broken(bench, until):
         raise RuntimeError("out of memory\nand more lines")
@@ -106,7 +120,7 @@ def test_unequal_counts_are_a_failure(tmp_path, monkeypatch):
         return self.correct(weights) + 1
 
     monkeypatch.setattr(gpu.SubsetScorer, "correct_weighted", off_by_one)
-    bench = gpu.Bench(gpu.Report(tmp_path / "gpu.jsonl"), gpu.TINY, torch.device("cpu"), "")
+    bench = gpu.Bench(gpu.Report(tmp_path / "gpu.jsonl"), gpu.TINY, torch.device("cpu"), "", 32)
     with pytest.raises(AssertionError, match="differ"):
         gpu.subsets(bench, float("inf"))
     assert [row["same counts"] for row in rows(tmp_path / "gpu.jsonl", "subsets")] == [False] * 3

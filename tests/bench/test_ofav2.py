@@ -2,7 +2,8 @@
 
 import pytest
 
-from bench.ofav2 import CONFIG, EPOCHS, OPENS, TRAININGS, constants, settings_of
+from bench.gpu import constants
+from bench.ofav2 import CONFIG, EPOCHS, OPENS, TRAININGS, settings_of
 from jobs.config import load
 
 
