@@ -26,7 +26,7 @@ from cluster.runtime.machine import (
     require_local_cpus,
     require_local_gpus,
 )
-from cluster.runtime.watch import RayLost, watched
+from cluster.runtime.watch import RayLost, ending_reported, watched
 
 LOCAL = "local"
 RAY_SETTINGS = {  # environment variables of Ray that are set unless the user sets them; empty counts as unset
@@ -72,19 +72,27 @@ def session(
             # as many CPUs as required even on a smaller machine, where everything then runs slower
             count = max(cpus, os.cpu_count() or 1)
             room = 512 * 2**20 + 2 * shared_bytes  # training and evaluators store one copy each
-            init(address=LOCAL, num_cpus=count, include_dashboard=False, object_store_memory=room,
-                 _temp_dir=directory)  # fmt: skip
+            with ending_reported(on_lost):
+                init(address=LOCAL, num_cpus=count, include_dashboard=False, object_store_memory=room,
+                     _temp_dir=directory)  # fmt: skip
         else:
             _check_reachable(address)
             init(address=address)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         advice = "start that cluster, or use 'local'"
+        if isinstance(error, ConnectionError) and address == LOCAL:  # a process of the cluster has died
+            raise RayLost(_not_started(reason)) from None
         if setting == "RAY_ADDRESS":
             advice = "start that cluster, or unset RAY_ADDRESS"
         elif address == LOCAL:
             advice = f"check that HOME and {directory} can be written and have room"
         raise InputError(f"{setting} is {address!r}: cannot connect: {reason}; {advice}") from None
+    except Exception as error:  # Ray raises it where a process of the cluster does not start in time
+        if type(error) is not Exception:
+            raise
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise RayLost(_not_started(reason)) from None
     ray._private.worker._worker_logs_enabled = False  # Ray prints its own errors to stdout, which is for results
     if threading.current_thread() is threading.main_thread():
         # Ray's handler prints a stack trace; this one ends the process like Ctrl-C
@@ -110,6 +118,10 @@ def session(
         raise
     else:
         ray.shutdown()
+
+
+def _not_started(reason: str) -> str:
+    return f"Ray did not start: {reason}; run the same command again, which continues from here"
 
 
 def _no_gpus(setting: str, address: str, gpus: int) -> str:

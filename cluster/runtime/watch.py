@@ -7,8 +7,10 @@ import atexit
 import io
 import logging
 import os
+import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -26,8 +28,43 @@ LOST = (
 )
 
 
+ENDED = (
+    "ended while Ray started: its raylet, a process on this machine, has died, or this process was killed; "
+    "the same command continues from the last checkpoint"
+)
+
+
 class RayLost(StepError):
     """The Ray cluster on this machine has died."""
+
+
+@contextmanager
+def ending_reported(on_lost: Callable[[RayLost], None]) -> Iterator[None]:
+    """Reports the end of this process meanwhile: code of Ray ends it without a line if the raylet dies while it connects.
+
+    A child process waits for that; on_lost: called there with the error. The exit code is the one that Ray gives, 1.
+    """
+    _flush()  # or the child writes it too
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads: the child only reads and prints
+        child = os.fork()
+    if child == 0:
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
+            os.close(writing)
+            if not os.read(reading, 1):
+                on_lost(RayLost(ENDED))
+        finally:
+            _exit()
+    os.close(reading)
+    try:
+        yield
+    finally:
+        os.write(writing, b"x")
+        os.close(writing)
+        os.waitpid(child, 0)
 
 
 @contextmanager
@@ -123,7 +160,11 @@ def _forget_ray() -> None:
 
 
 def _exit() -> None:
+    _flush()
+    os._exit(1)
+
+
+def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
-    os._exit(1)
