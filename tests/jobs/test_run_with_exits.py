@@ -30,7 +30,7 @@ def arguments(tmp_path_factory):
     """The arguments of every command on the run, which is there."""
     store = tmp_path_factory.mktemp("exits")
     words = [TINY, "--store", store, *(word for setting in SETTINGS for word in ("--set", setting))]
-    done = ofa("run", *words, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = ofa("run", *words, "--until", "report", env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return words
 
