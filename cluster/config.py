@@ -18,6 +18,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationE
 
 from cluster.errors import InputError
 from cluster.reading import parse_toml, read_text, shortened
+from cluster.texts import numbers
 
 T = TypeVar("T")
 
@@ -97,18 +98,14 @@ def parse(doc: Mapping[str, Any], kind: type[T], where: str, overrides: Sequence
         raise ConfigError(_explained(error, kind, origin(path))) from None
 
 
-def _unusable(doc: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _unusable(doc: Any) -> Iterator[tuple[str, str]]:
     """The (place, value) of every number of a document that no setting can have."""
-    if isinstance(doc, Mapping):
-        for key, value in doc.items():
-            yield from _unusable(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(doc, list | tuple):
-        for index, value in enumerate(doc):
-            yield from _unusable(value, f"{path}.{index}")
-    elif isinstance(doc, float) and not math.isfinite(doc):
-        yield path, str(doc)
-    elif isinstance(doc, int) and not -(2**63) <= doc < 2**63:
-        yield path, f"a number of {doc.bit_length()} bits"
+    for path, value in numbers(doc):
+        place = ".".join(map(str, path))
+        if isinstance(value, float) and not math.isfinite(value):
+            yield place, str(value)
+        elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+            yield place, f"a number of {value.bit_length()} bits"
 
 
 def _short(text: str) -> str:

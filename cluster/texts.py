@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cluster.errors import StepError
@@ -32,25 +32,29 @@ def json_text(
     try:
         return json.dumps(doc, indent=indent, sort_keys=sort_keys, default=default, allow_nan=False)
     except ValueError:
-        found = next(_not_finite(doc, where), None)
+        found = next(
+            ((path, value) for path, value in numbers(doc) if isinstance(value, float) and not math.isfinite(value)), None
+        )
         if found is None:
             raise
+        path = "".join(f"[{step}]" if isinstance(step, int) else f": {step}" for step in found[0])
+        place = (where + path).removeprefix(": ") or "a result"
         raise StepError(
-            f"{found}, which JSON cannot hold, so it is not written; look for the step that computed it: "
+            f"{place} is {found[1]}, which JSON cannot hold, so it is not written; look for the step that computed it: "
             "a training whose loss was not finite, or a damaged input"
         ) from None
 
 
-def _not_finite(doc: Any, path: str) -> Iterator[str]:
-    """The places of numbers in a document that are not finite, with their values."""
-    if isinstance(doc, float) and not math.isfinite(doc):
-        yield f"{path or 'a result'} is {doc}"
-    elif isinstance(doc, dict):
+def numbers(doc: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[tuple[str | int, ...], float]]:
+    """Every number of a document with its place: the keys and indices that lead to it."""
+    if isinstance(doc, float | int):
+        yield path, doc
+    elif isinstance(doc, Mapping):
         for key, value in doc.items():
-            yield from _not_finite(value, f"{path}: {key}" if path else str(key))
+            yield from numbers(value, (*path, str(key)))
     elif isinstance(doc, list | tuple):
         for index, value in enumerate(doc):
-            yield from _not_finite(value, f"{path}[{index}]")
+            yield from numbers(value, (*path, index))
 
 
 def json_lines(doc: Any, where: str = "") -> str:
