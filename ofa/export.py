@@ -121,7 +121,7 @@ def described(kind: type[D], doc: Any, tensors: Mapping[str, Tensor], path: str)
         raise ArchError(f"{where}{error}; this is no exported network: `ofa export` makes them") from None
     several = kind is not Description and "combination" in doc
     classes = {tensor.shape[0] for tensor in tensors.values() if tensor.ndim}
-    exits = space.values("exit")
+    exits, last = space.values("exit"), min((arch.exit for arch in found.archs), default=0)
     wrong = [
         (len(found.archs) != 1 and not several, f"has {len(found.archs)} networks, but no rule that combines them"),
         (
@@ -131,6 +131,11 @@ def described(kind: type[D], doc: Any, tensors: Mapping[str, Tensor], path: str)
         (not 0 < found.input.resolution <= 2**16, f"takes images of {found.input.resolution} pixels"),
         (min(found.input.std) <= 0, f"divides pixels by {min(found.input.std):g}"),
         (any(after not in exits for after in found.exits), f"has the exits {list(found.exits)}, the space {list(exits)}"),
+        (list(found.exits) != sorted(set(found.exits)), f"has the exits {list(found.exits)}, which do not ascend"),
+        (
+            any(after > last for after in found.exits),
+            f"has the exits {list(found.exits)}, its network none after {last}",
+        ),
     ]
     if reason := next((reason for holds, reason in wrong if holds), None):
         raise ArchError(f"{path}: {reason}; this is no exported network: `ofa export` makes them")

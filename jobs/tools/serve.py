@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.reading import existing_file
 from cluster.runtime.serving import Predict, RequestError, served
@@ -53,6 +54,11 @@ def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
     """Serves until it is interrupted; reports first the latency of one image."""
     path = str(existing_file(path, "an exported network or ensemble (.safetensors)").absolute())
     _, description = from_safetensors(path)
+    if description.exits and description.output != "probabilities":
+        raise InputError(
+            f"{path}: has {len(description.exits)} outputs, one for each exit; serve a cascade of them instead, which "
+            "`ofa export --arch NAME --average-macs N` makes"
+        )
     with session(address, len(description.archs), SHARED_BYTES), application(path, port) as ask:
         found = latency(path, ask)
         reporter.say(

@@ -1,12 +1,16 @@
 """Networks with several exits as modules and files: what they answer, and that cascades answer as they were scored."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from cluster.errors import InputError
+from cluster.progress import Reporter
 from ensemble.cascade import Cascade
 from ensemble.network import CascadeDescription, CascadeNetwork, from_safetensors
-from jobs.tools.serve import vote_of
+from jobs.tools.serve import serve, vote_of
 from ofa.arch import ArchError
 from ofa.export import Description, onnx_difference, pt2_difference, to_onnx, to_program, to_pt2, to_safetensors
 from ofa.extract import extract
@@ -119,3 +123,25 @@ def test_a_file_whose_thresholds_do_not_fit_is_one_line(network, tmp_path, thres
     (tmp_path / "net.safetensors").write_bytes(to_safetensors(network, description))
     with pytest.raises(ArchError, match=says):
         from_safetensors(str(tmp_path / "net.safetensors"))
+
+
+@pytest.mark.parametrize(("exits", "says"), [((3, 1), "do not ascend"), ((1, 1), "do not ascend"), ((1, 6), "the space")])
+def test_a_file_with_other_exits_than_its_network_is_one_line(network, tmp_path, exits, says):
+    description = Description.of(NAME, 10, ARCH, SCALE, 20, exits)
+    (tmp_path / "net.safetensors").write_bytes(to_safetensors(network, description))
+    with pytest.raises(ArchError, match=says):
+        from_safetensors(str(tmp_path / "net.safetensors"))
+
+
+def test_a_file_with_an_exit_after_its_networks_last_is_one_line(network, tmp_path):
+    early = dataclasses.replace(ARCH, exit=2)
+    (tmp_path / "net.safetensors").write_bytes(to_safetensors(network, Description.of(NAME, 10, early, SCALE, 20, (1, 3))))
+    with pytest.raises(ArchError, match="its network none after 2"):
+        from_safetensors(str(tmp_path / "net.safetensors"))
+
+
+def test_several_outputs_are_not_served_and_a_cascade_is_advised(network, tmp_path):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(to_safetensors(network, Description.of(NAME, 10, ARCH, SCALE, 20, EXITS)))
+    with pytest.raises(InputError, match="has 3 outputs, one for each exit; serve a cascade"):
+        serve(str(path), 0, "local", Reporter("plain"))
