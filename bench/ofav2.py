@@ -5,7 +5,7 @@
 Every training makes equally many updates of equal batches, in the phases full, kernel, level, height, depth and width; a
 phase whose choice a space lacks goes on with those that are open. After every phase, sub-networks with one value for each
 kind of choice are evaluated at the largest resolution; printed is the test top-1 of the one that is the best on 2,000 images
-of the selection split. (The paper's table has the best on the test split itself.) The trainings take turns by seed, `--at-once`
+of the selection split. (The paper's table has the best on the test split itself.) Trainings take turns by seed, `--at-once`
 of them in processes of one thread each. Trained networks and results are kept in `--store`: the same command continues from
 them.
 """
