@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import itertools
 import json
 import os
 import random
@@ -105,25 +104,6 @@ RECIPES = {
 }
 
 
-# OFAv2's phases in the proportions of the published ones (configs/tiny_imagenet_ofav2.toml); and its trainings: the
-# variant of the space, the phase whose largest network is the teacher, and the weights of the teacher's exits.
-OFAV2_PHASES = (
-    PhasePlan("full", 180, 0.1, 0.0, largest=("kernels", "levels", "exits", "depths", "expands"), joint_exits="ascending"),
-    PhasePlan("kernel", 125, 0.04, 0.1, 1.0, largest=("levels", "exits", "depths", "expands")),
-    PhasePlan("level", 150, 0.04, 0.1, 1.0, largest=("exits", "depths", "expands"), subnets=2),
-    PhasePlan("height", 150, 0.04, 0.1, 1.0, largest=("depths", "expands"), subnets=2),
-    PhasePlan("depth", 150, 0.04, 0.1, 1.0, largest=("expands",), subnets=2),
-    PhasePlan("width", 150, 0.04, 0.1, 1.0, subnets=4),
-)
-OPENED = {"level": "levels", "height": "exits"}  # phases that spaces without the choice leave out
-OFAV2: dict[str, tuple[str, Literal["first", "previous"], str]] = {
-    "base": ("se_b", "first", "last"),
-    "exits": ("ee_b", "first", "ascending"),
-    "exits and dense": ("ee_d", "first", "ascending"),
-    "exits and dense, extracted teacher": ("ee_d", "previous", "ascending"),
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Sizes:
     """The amount of work of each part; `cases` of steps are (space, pixels, batch)."""
@@ -142,7 +122,8 @@ class Sizes:
     table_images: int
     masks: int
     synthetic: tuple[int, int]  # synthetic images of the training and the test split
-    ofav2: tuple[str, int]  # the end of the names of OFAv2's spaces, and the batch
+    ofav2: tuple[str, int, int]  # the end of the names of OFAv2's spaces, the batch, and how many of its trainings
+    tiny: bool = False
 
 
 FULL = Sizes(
@@ -160,7 +141,7 @@ FULL = Sizes(
     table_images=20_000,
     masks=8192,
     synthetic=(50_000, 10_000),
-    ofav2=("_w1.0_64px", 512),
+    ofav2=("_w1.0_64px", 256, 8),
 )
 TINY = Sizes(
     cases=(("digits", 24, 4),),
@@ -177,7 +158,8 @@ TINY = Sizes(
     table_images=200,
     masks=64,
     synthetic=(80, 40),
-    ofav2=("_w0.1_32px", 40),
+    ofav2=("_w0.1_32px", 40, 2),
+    tiny=True,
 )
 
 
@@ -224,6 +206,8 @@ class Bench:
     device: torch.device
     data: str  # a directory of Parquet files, or "" for synthetic images
     pixels: int  # side of the images
+    augment: Augment = AUGMENT
+    layout: torch.memory_format = torch.contiguous_format  # of the training images
 
     @cached_property
     def images(self) -> Images:
@@ -445,14 +429,27 @@ def train(bench: Bench, until: float) -> None:
     """Trains the space from scratch by each recipe for as many epochs as fit, then evaluates on the test split."""
     space = get_space(bench.sizes.space)
     batch, seconds = fastest(bench, space)
+    archs = reference_archs(space, bench.sizes.random_archs)
     for done, (name, plans) in enumerate(RECIPES.items()):
         share = time.monotonic() + (until - time.monotonic()) / (len(RECIPES) - done)
-        trained(bench, space, name, plans, batch, seconds[batch], share)
+        learner = start(bench, space)
+        evaluation = partial(evaluator(bench, learner.net).top1, archs[0], bench.images.test)
+        end = share - 1.5 * len(archs) * timed(bench, evaluation)
+        per_epoch = steps_per_epoch(len(bench.images.train), batch)
+        epoch_s = {plan.name: per_epoch * seconds[batch][plan.name] for plan in plans}
+        scale = SPARE * (end - time.monotonic()) / sum(plan.epochs * epoch_s[plan.name] for plan in plans)
+        phases = [plan.phase(space, max(1, int(scale * plan.epochs)), batch) for plan in plans]
+        done_row = trained(bench, learner, name, phases, batch, epoch_s, end)
+        smallest, middle, largest, *several = (evaluator(bench, learner.net).top1(arch, bench.images.test) for arch in archs)
+        row = {
+            **done_row, "smallest": smallest, "middle": middle, "largest": largest,
+            f"mean of {len(several)}": statistics.mean(several),
+        }  # fmt: skip
+        bench.report.row("train: test top-1", row)
 
 
 def fastest(bench: Bench, space: Space) -> tuple[int, dict[int, dict[str, float]]]:
     """The smallest batch near the highest images/s over all phases; and for each batch the seconds of a step by phase."""
-    images = bench.images
     seconds: dict[int, dict[str, float]] = {}
     rates: dict[int, float] = {}
     plans = [plan for plans in RECIPES.values() for plan in plans]
@@ -462,7 +459,7 @@ def fastest(bench: Bench, space: Space) -> tuple[int, dict[int, dict[str, float]
         for plan in plans:
             phase = plan.phase(space, 1, batch)
             given = teacher if plan.distil else None
-            some = partial(some_steps, learner, phase, images, given, batch)
+            some = partial(some_steps, bench, learner, phase, given, batch)
             some(2)
             seconds[batch][plan.name] = timed(bench, partial(some, bench.sizes.probe_steps)) / bench.sizes.probe_steps
             waits += synchronisations(bench, partial(some, 1))
@@ -478,10 +475,10 @@ def fastest(bench: Bench, space: Space) -> tuple[int, dict[int, dict[str, float]
     return next(batch for batch in sorted(rates) if rates[batch] >= FAST_ENOUGH * best), seconds
 
 
-def some_steps(learner: Learner, phase: Phase, images: Images, teacher: Teacher | None, batch: int, count: int) -> Tensor:
+def some_steps(bench: Bench, learner: Learner, phase: Phase, teacher: Teacher | None, batch: int, count: int) -> Tensor:
     """Trains the first steps of an epoch; the sum of their losses, on the device."""
     total = torch.zeros((), device=learner.net.device)
-    for number, (loss, _) in enumerate(epoch_steps(learner, phase, 0, images, teacher, batch)):
+    for number, (loss, _) in enumerate(epoch_steps(bench, learner, phase, 0, teacher, batch)):
         total += loss
         if number + 1 == count:
             break
@@ -489,19 +486,19 @@ def some_steps(learner: Learner, phase: Phase, images: Images, teacher: Teacher 
 
 
 def epoch_steps(
-    learner: Learner, phase: Phase, epoch: int, images: Images, teacher: Teacher | None, batch: int
+    bench: Bench, learner: Learner, phase: Phase, epoch: int, teacher: Teacher | None, batch: int
 ) -> Iterator[tuple[Tensor, int]]:
     """Loss and images of each step of an epoch; no value is copied from the device, since a copy waits for it."""
-    device = learner.net.device
+    images, device = bench.images, learner.net.device
     generator = torch.Generator(device).manual_seed(stream(SEED, "images", phase.name, epoch).getrandbits(63))
     order = torch.randperm(len(images.train), generator=generator, device=device)
     per_epoch = steps_per_epoch(len(images.train), batch)
     for number in range(per_epoch):
         part = images.train[order[number * batch : (number + 1) * batch]]
-        x = AUGMENT(part.pixels, images.scale, generator)
+        x = bench.augment(part.pixels, bench.images.scale, generator)
         lr = by_phase([phase], 0, epoch * per_epoch + number, per_epoch)
         lessons = phase.lessons(stream(SEED, "arch", phase.name, epoch, number))
-        yield train_step(learner, lessons, x, part.labels, teacher, lr), len(part)
+        yield train_step(learner, lessons, x.contiguous(memory_format=bench.layout), part.labels, teacher, lr), len(part)
 
 
 def synchronisations(bench: Bench, work: Callable[[], object]) -> list[str]:
@@ -539,41 +536,41 @@ def evaluator(bench: Bench, net: Supernet) -> Evaluator:
 
 
 def trained(
-    bench: Bench, space: Space, name: str, plans: Sequence[PhasePlan], batch: int,
-    step_s: Mapping[str, float], until: float, *, teaches: Literal["first", "previous"] = "first", exits: str = "last",
+    bench: Bench, learner: Learner, name: str, phases: Sequence[Phase], batch: int, planned_s: Mapping[str, float],
+    until: float, *,
+    teaches: Literal["first", "previous"] = "first", exits: str = "last",
     after: Callable[[Phase, Learner], None] = lambda phase, learner: None,
-) -> None:  # fmt: skip
-    """Trains by one recipe, planned to end at `until` with its evaluation; a training that is late stops after an epoch.
+) -> dict[str, object]:  # fmt: skip
+    """Trains by one recipe, with fewer epochs of a phase if it would be late at `until`; the row of its time and memory.
 
-    teaches: the phase whose largest network is the teacher; exits: the weights of its exits; after: called after each phase.
+    planned_s: seconds of an epoch by phase; teaches: the phase whose largest network is the teacher; exits: the weights of
+    its exits; after: called after each phase.
     """
-    learner, images = start(bench, space), bench.images
+    images = bench.images
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
-    archs = reference_archs(space, bench.sizes.random_archs)
-    evaluation_s = 1.5 * len(archs) * timed(bench, partial(evaluator(bench, learner.net).top1, archs[0], images.test))
     per_epoch = steps_per_epoch(len(images.train), batch)
-    time_s = SPARE * (until - time.monotonic() - evaluation_s)
-    scale = time_s / (per_epoch * sum(plan.epochs * step_s[plan.name] for plan in plans))
-    phases = [plan.phase(space, max(1, int(scale * plan.epochs)), batch) for plan in plans]
-    started, teacher, epochs, before = time.perf_counter(), None, 0, phases[0].space
-    for phase in phases:
+    started, teacher, epochs, before, work_s = time.perf_counter(), None, 0, phases[0].space, 0.0
+    for number, planned in enumerate(phases):
+        slower = max(1.0, (time.perf_counter() - started) / work_s) if work_s else 1.0
+        rest_s = slower * sum(planned_s[later.name] * later.epochs for later in phases[number:])
+        phase = replace(planned, epochs=max(1, int(planned.epochs * min(1.0, (until - time.monotonic()) / rest_s))))
         learner.reset_momentum()
         if phase.space.values("expand") != before.values("expand"):
             sort_channels(learner.net, before.values("expand"))
         before = phase.space
         for epoch in range(phase.epochs):
             epoch_start, loss, seen = time.perf_counter(), torch.zeros((), device=bench.device), 0
-            for one, count in epoch_steps(learner, phase, epoch, images, teacher if phase.distil else None, batch):
+            for one, count in epoch_steps(bench, learner, phase, epoch, teacher if phase.distil else None, batch):
                 loss += one
                 seen += count
             mean = loss.item() / per_epoch  # waits for the epoch's end
             epoch_s = time.perf_counter() - epoch_start
-            epochs += 1
-            if time.monotonic() + epoch_s + evaluation_s > until:
+            epochs, work_s = epochs + 1, work_s + planned_s[phase.name]
+            if time.monotonic() + epoch_s > until:
                 break
         row = {
-            "recipe": name, "phase": phase.name, "epochs": epoch + 1, "planned": phase.epochs, "batch": batch,
+            "recipe": name, "phase": phase.name, "epochs": epoch + 1, "planned": planned.epochs, "batch": batch,
             "images/s": seen / epoch_s, "loss": mean,
         }  # fmt: skip
         bench.report.row("train: phases", row)
@@ -582,53 +579,18 @@ def trained(
             teacher = teacher_of(bench, learner.net, exits)
     bench.wait()
     seconds = time.perf_counter() - started
-    score = partial(evaluator(bench, learner.net).top1, split=images.test)
-    smallest, middle, largest, *several = (score(arch) for arch in archs)
     memory = torch.cuda.max_memory_allocated(bench.device) / 2**30 if bench.device.type == "cuda" else 0.0
-    row = {
+    return {
         "recipe": name, "batch": batch, "epochs": epochs, "updates": epochs * per_epoch, "seconds": seconds,
-        "images/s": epochs * per_epoch * batch / seconds, "memory GiB": memory, "smallest": smallest, "middle": middle,
-        "largest": largest, f"mean of {len(several)}": statistics.mean(several),
+        "images/s": epochs * per_epoch * batch / seconds, "memory GiB": memory,
     }  # fmt: skip
-    bench.report.row("train: test top-1", row)
 
 
 def ofav2(bench: Bench, until: float) -> None:
-    """Trains OFAv2's spaces in turn; after every phase the best sub-network on the held-out images, and its test top-1."""
-    end, batch = bench.sizes.ofav2
-    for done, (name, (variant, teaches, exits)) in enumerate(OFAV2.items()):
-        share = time.monotonic() + (until - time.monotonic()) / (len(OFAV2) - done)
-        space = get_space(f"ofav2_mbv3_{variant}{end}")
-        phases = [plan for plan in OFAV2_PHASES if OPENED.get(plan.name, "depths") in space.choice_names]
+    """OFAv2's trainings, all at once."""
+    from bench.ofav2_gpu import train_all  # which uses this module
 
-        def judge(phase: Phase, learner: Learner, name: str = name) -> None:
-            own = evaluator(bench, learner.net)
-            found = {arch: own.top1(arch, bench.images.held_out) for arch in constants(phase.space)}
-            best = max(found, key=lambda arch: found[arch])
-            row = {
-                "training": name, "phase": phase.name, "arch": best.key, "exit": best.exit, "held-out top-1": found[best],
-                "test top-1": own.top1(best, bench.images.test),
-            }  # fmt: skip
-            bench.report.row("ofav2: best sub-network", row)
-
-        learner, seconds = start(bench, space), {}
-        teacher = teacher_of(bench, learner.net, exits if "exits" in space.choice_names else "last")
-        for plan in phases:
-            some = partial(
-                some_steps, learner, plan.phase(space, 1, batch), bench.images, teacher if plan.distil else None, batch
-            )
-            some(1)
-            seconds[plan.name] = timed(bench, partial(some, bench.sizes.probe_steps)) / bench.sizes.probe_steps
-        trained(bench, space, name, phases, batch, seconds, share, teaches=teaches, exits=exits, after=judge)
-
-
-def constants(space: Space) -> list[Arch]:
-    """The sub-networks with one value for each kind of choice, its first or its last; all exits, the largest resolution."""
-    ends = [
-        values if field == "exit" else values[-1:] if field == "resolution" else (values[0], values[-1])
-        for field, values in ((field, space.values(field)) for field in space.forest.fields)
-    ]
-    return list(dict.fromkeys(space.uniform(*values) for values in itertools.product(*ends)))
+    train_all(bench, until)
 
 
 def reference_archs(space: Space, count: int) -> list[Arch]:

@@ -24,7 +24,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from bench.gpu import constants
+from bench.ofav2_gpu import constants
 from cluster.progress import Reporter
 from cluster.run import Run
 from jobs import files

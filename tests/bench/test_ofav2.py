@@ -2,8 +2,8 @@
 
 import pytest
 
-from bench.gpu import constants
 from bench.ofav2 import CONFIG, EPOCHS, OPENS, TRAININGS, settings_of
+from bench.ofav2_gpu import constants
 from jobs.config import load
 
 

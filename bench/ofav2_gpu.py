@@ -1,0 +1,182 @@
+"""OFAv2's trainings on a GPU (arXiv:2302.01888): the best sub-network after each phase.
+
+Run by `python -m bench.gpu --ofav2`. One training waits more for Python than for the GPU, so all train at once, each in a
+process. They make equally many epochs of each phase, as many as the slowest can make in the time; a phase that a space lacks
+is left out, as published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from bench.gpu import (
+    FULL,
+    SPARE,
+    TINY,
+    Bench,
+    PhasePlan,
+    Report,
+    evaluator,
+    some_steps,
+    start,
+    teacher_of,
+    timed,
+    trained,
+)
+from ofa.arch import Arch
+from ofa.images import Augment, steps_per_epoch
+from ofa.phases import Phase
+from ofa.space import Space
+from ofa.spaces import get_space
+from ofa.train import Learner
+
+AUGMENT = Augment(min_area=0.85, flip=True)  # as published
+JUDGED = 2_000  # held-out images on which the best sub-network is chosen
+PROBE = 4  # steps of each phase that are timed
+WAIT_S = 60  # for the other trainings' times
+
+# The phases in the proportions of the published ones (configs/tiny_imagenet_ofav2.toml).
+PHASES = (
+    PhasePlan("full", 180, 0.1, 0.0, largest=("kernels", "levels", "exits", "depths", "expands"), joint_exits="ascending"),
+    PhasePlan("kernel", 125, 0.04, 0.1, 1.0, largest=("levels", "exits", "depths", "expands")),
+    PhasePlan("level", 150, 0.04, 0.1, 1.0, largest=("exits", "depths", "expands"), subnets=2),
+    PhasePlan("height", 150, 0.04, 0.1, 1.0, largest=("depths", "expands"), subnets=2),
+    PhasePlan("depth", 150, 0.04, 0.1, 1.0, largest=("expands",), subnets=2),
+    PhasePlan("width", 150, 0.04, 0.1, 1.0, subnets=4),
+)
+OPENED = {"level": "levels", "height": "exits"}  # phases that spaces without the choice leave out
+# By name: the variant of the space, the phase whose largest network is the teacher, and the weights of its exits.
+TRAININGS: dict[str, tuple[str, Literal["first", "previous"], str]] = {
+    "base": ("se_b", "first", "last"),
+    "exits and dense, extracted teacher": ("ee_d", "previous", "ascending"),
+    "base, extracted teacher": ("se_b", "previous", "last"),
+    "exits": ("ee_b", "first", "ascending"),
+    "exits, extracted teacher": ("ee_b", "previous", "ascending"),
+    "exits and dense": ("ee_d", "first", "ascending"),
+    "exits and dense, plain distillation": ("ee_d", "first", "last"),
+    "parallel": ("se_p", "first", "last"),
+}
+
+
+def constants(space: Space) -> list[Arch]:
+    """The sub-networks with one value for each kind of choice, its first or its last; all exits, the largest resolution."""
+    ends = [
+        values if field == "exit" else values[-1:] if field == "resolution" else (values[0], values[-1])
+        for field, values in ((field, space.values(field)) for field in space.forest.fields)
+    ]
+    return list(dict.fromkeys(space.uniform(*values) for values in itertools.product(*ends)))
+
+
+def train_all(bench: Bench, until: float) -> None:
+    """Trains in one process each until that time, then prints the table; fails if a training has failed."""
+    names = list(TRAININGS)[: bench.sizes.ofav2[2]]
+    with tempfile.TemporaryDirectory() as plans:
+        command = [sys.executable, "-m", "bench.ofav2_gpu", "--data", bench.data, "--out", str(bench.report.path)]
+        command += ["--device", str(bench.device), "--plans", plans, "--until", str(until)]
+        command += ["--tiny"] if bench.sizes.tiny else []
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        running = {name: subprocess.Popen([*command, "--training", name], env=environment) for name in names}
+        failed = [name for name, process in running.items() if process.wait()]
+    lines = [json.loads(line) for line in bench.report.path.read_text(encoding="utf-8").splitlines()]
+    for name in names:
+        best = {line["phase"]: line for line in lines if line.get("training") == name}
+        cells = {plan.name: f"{best[plan.name]['test top-1']:.4f}" if plan.name in best else "" for plan in PHASES}
+        bench.report.row("ofav2: test top-1 of the best sub-network", {"of": name, **cells})
+    assert not failed, f"trainings failed: {', '.join(failed)}"
+
+
+def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
+    """Trains by name; `plans` is the folder where all trainings leave their times."""
+    (variant, teaches, exits), (end, batch, count) = TRAININGS[name], bench.sizes.ofav2
+    space = get_space(f"ofav2_mbv3_{variant}{end}")
+    own = [plan for plan in PHASES if OPENED.get(plan.name, "depths") in space.choice_names]
+    bench = faster(bench, space, own[-1], batch)
+    per_epoch = steps_per_epoch(len(bench.images.train), batch)
+    epoch_s = {plan.name: per_epoch * step_seconds(bench, space, plan, batch, exits) for plan in own}
+    judging = partial(evaluator(bench, start(bench, space).net).top1, space.largest(), bench.images.held_out[:JUDGED])
+    judged = sum(len(constants(plan.phase(space, 1, batch).space)) for plan in own)
+    judge_s = judged * (judging(), timed(bench, judging))[1]
+    work_s = sum(plan.epochs * epoch_s[plan.name] for plan in own)
+    scale = agreed(plans, name, count, SPARE * (until - time.monotonic() - judge_s) / work_s)
+    row = {"plan of": name, "channels last": bench.layout == torch.channels_last, "judging s": judge_s, "scale": scale}
+    bench.report.row(
+        "ofav2: plans, seconds of an epoch", {**row, **{plan.name: epoch_s.get(plan.name, 0.0) for plan in PHASES}}
+    )
+    phases = [plan.phase(space, max(1, round(scale * plan.epochs)), batch) for plan in own]
+
+    def judge(phase: Phase, learner: Learner) -> None:
+        """Evaluates sub-networks of the phase on held-out images, and the best of them on the test split."""
+        fresh = evaluator(bench, learner.net)
+        found = {arch: fresh.top1(arch, bench.images.held_out[:JUDGED]) for arch in constants(phase.space)}
+        best = max(found, key=lambda arch: found[arch])
+        row = {
+            "training": name, "phase": phase.name, "arch": best.key, "exit": best.exit, "held-out top-1": found[best],
+            "test top-1": fresh.top1(best, bench.images.test),
+        }  # fmt: skip
+        bench.report.row("ofav2: best sub-network", row)
+
+    learner = start(bench, space)
+    row = trained(bench, learner, name, phases, batch, epoch_s, until, teaches=teaches, exits=exits, after=judge)
+    bench.report.row("ofav2: times", row)
+
+
+def faster(bench: Bench, space: Space, plan: PhasePlan, batch: int) -> Bench:
+    """The bench with the faster of the two layouts of images."""
+    layouts = [replace(bench, layout=layout) for layout in (torch.contiguous_format, torch.channels_last)]
+    return min(layouts, key=lambda one: step_seconds(one, space, plan, batch, "last"))
+
+
+def step_seconds(bench: Bench, space: Space, plan: PhasePlan, batch: int, exits: str) -> float:
+    """Seconds of a step of a phase."""
+    learner = start(bench, space)
+    teacher = teacher_of(bench, learner.net, exits) if plan.distil else None
+    some = partial(some_steps, bench, learner, plan.phase(space, 1, batch), teacher, batch)
+    some(2)
+    return timed(bench, partial(some, PROBE)) / PROBE
+
+
+def agreed(plans: Path, name: str, count: int, scale: float) -> float:
+    """The smallest of the trainings' factors of the epochs; those that are not there in time do not count."""
+    new = plans / f"{name}.new"
+    new.write_text(json.dumps(scale))
+    new.rename(plans / f"{name}.json")
+    end = time.monotonic() + WAIT_S
+    while len(list(plans.glob("*.json"))) < count and time.monotonic() < end:
+        time.sleep(0.1)
+    return min(json.loads(file.read_text()) for file in plans.glob("*.json"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """One training, started by `train_all`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--training", required=True, choices=list(TRAININGS))
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", required=True, type=Path)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--plans", required=True, type=Path)
+    parser.add_argument("--until", required=True, type=float, help="of the monotonic clock")
+    parser.add_argument("--tiny", action="store_true")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    sizes = TINY if options.tiny else FULL
+    pixels = get_space(f"ofav2_mbv3_se_b{sizes.ofav2[0]}").resolutions[-1]
+    bench = Bench(Report(options.out), sizes, torch.device(options.device), options.data, pixels, AUGMENT)
+    train_one(bench, options.training, options.plans, options.until)
+
+
+if __name__ == "__main__":
+    main()
