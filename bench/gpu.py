@@ -55,6 +55,7 @@ from ofa.train import Learner, train_step
 
 SEED = 1
 CLASSES = 10
+STEP_CLASSES = 1000  # of the timed steps
 AUGMENT = Augment(min_area=0.5, flip=True)  # as in configs/cifar10.toml
 LR_BATCH = 128  # the batch of the learning rates below; larger batches scale them in proportion
 FAST_ENOUGH = 0.8  # fraction of the highest images/s: the smallest such batch is used, because it makes the most updates
@@ -207,7 +208,6 @@ class Bench:
     data: str  # a directory of Parquet files, or "" for synthetic images
     pixels: int  # side of the images
     augment: Augment = AUGMENT
-    layout: torch.memory_format = torch.contiguous_format  # of the training images
 
     @cached_property
     def images(self) -> Images:
@@ -237,9 +237,9 @@ def steps(bench: Bench, until: float) -> None:
     todo = [(case, number) for case in sizes.cases for number in range(sizes.step_archs + 1)]
     for done, ((name, pixels, batch), number) in enumerate(todo):
         space = get_space(name).only(resolutions=(pixels,))
-        net = Supernet(space, 1000, torch.Generator().manual_seed(SEED)).to(device).train()
+        net = Supernet(space, STEP_CLASSES, torch.Generator().manual_seed(SEED)).to(device).train()
         images = torch.randn(batch, 3, pixels, pixels, generator=torch.Generator().manual_seed(2)).to(device)
-        labels = torch.arange(batch, device=device)
+        labels = torch.arange(batch, device=device) % STEP_CLASSES
         rng = stream(SEED, "steps", name, number)
         arch = space.sample(rng) if number else space.largest()
         plain = extract(net, arch).to(device).train()
@@ -498,7 +498,7 @@ def epoch_steps(
         x = bench.augment(part.pixels, bench.images.scale, generator)
         lr = by_phase([phase], 0, epoch * per_epoch + number, per_epoch)
         lessons = phase.lessons(stream(SEED, "arch", phase.name, epoch, number))
-        yield train_step(learner, lessons, x.contiguous(memory_format=bench.layout), part.labels, teacher, lr), len(part)
+        yield train_step(learner, lessons, x, part.labels, teacher, lr), len(part)
 
 
 def synchronisations(bench: Bench, work: Callable[[], object]) -> list[str]:

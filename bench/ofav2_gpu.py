@@ -16,7 +16,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -104,7 +103,6 @@ def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
     (variant, teaches, exits), (end, batch, count) = TRAININGS[name], bench.sizes.ofav2
     space = get_space(f"ofav2_mbv3_{variant}{end}")
     own = [plan for plan in PHASES if OPENED.get(plan.name, "depths") in space.choice_names]
-    bench = faster(bench, space, own[-1], batch)
     per_epoch = steps_per_epoch(len(bench.images.train), batch)
     epoch_s = {plan.name: per_epoch * step_seconds(bench, space, plan, batch, exits) for plan in own}
     judging = partial(evaluator(bench, start(bench, space).net).top1, space.largest(), bench.images.held_out[:JUDGED])
@@ -112,7 +110,7 @@ def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
     judge_s = judged * (judging(), timed(bench, judging))[1]
     work_s = sum(plan.epochs * epoch_s[plan.name] for plan in own)
     scale = agreed(plans, name, count, SPARE * (until - time.monotonic() - judge_s) / work_s)
-    row = {"plan of": name, "channels last": bench.layout == torch.channels_last, "judging s": judge_s, "scale": scale}
+    row = {"plan of": name, "judging s": judge_s, "scale": scale}
     bench.report.row(
         "ofav2: plans, seconds of an epoch", {**row, **{plan.name: epoch_s.get(plan.name, 0.0) for plan in PHASES}}
     )
@@ -132,12 +130,6 @@ def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
     learner = start(bench, space)
     row = trained(bench, learner, name, phases, batch, epoch_s, until, teaches=teaches, exits=exits, after=judge)
     bench.report.row("ofav2: times", row)
-
-
-def faster(bench: Bench, space: Space, plan: PhasePlan, batch: int) -> Bench:
-    """The bench with the faster of the two layouts of images."""
-    layouts = [replace(bench, layout=layout) for layout in (torch.contiguous_format, torch.channels_last)]
-    return min(layouts, key=lambda one: step_seconds(one, space, plan, batch, "last"))
 
 
 def step_seconds(bench: Bench, space: Space, plan: PhasePlan, batch: int, exits: str) -> float:
