@@ -59,6 +59,7 @@ STEP_CLASSES = 1000  # of the timed steps
 AUGMENT = Augment(min_area=0.5, flip=True)  # as in configs/cifar10.toml
 LR_BATCH = 128  # the batch of the learning rates below; larger batches scale them in proportion
 FAST_ENOUGH = 0.8  # fraction of the highest images/s: the smallest such batch is used, because it makes the most updates
+EVALUATED = 3  # archs of an evaluation's timing
 SPARE = 0.9  # planned fraction of a training's time; the rest is for work that was not measured
 
 
@@ -132,11 +133,11 @@ FULL = Sizes(
     step_archs=2,
     rounds=30,
     space="ofa_mbv3_w0.5_32px",
-    batches=(128, 256, 512, 1024),
+    batches=(256, 1024),
     probe_steps=12,
     held_out=5000,
-    calibration=1024,
-    evaluation_batches=(500, 2500, 5000),
+    calibration=1000,
+    evaluation_batches=(1000, 5000),
     random_archs=10,
     members=100,
     table_images=20_000,
@@ -398,26 +399,32 @@ def synthetic(count: int, side: int, name: str) -> Split:
 
 
 def evaluate(bench: Bench, until: float) -> None:
-    """Measures sub-networks evaluated a second on the held-out images, each with calibration; weights are random."""
+    """Times evaluations of sub-networks on the held-out images, each with calibration; weights are random.
+
+    On a GPU the first evaluation of an arch takes cuDNN's plans for every new shape of a convolution: it is timed by itself.
+    """
     sizes, images = bench.sizes, bench.images
     space = get_space(sizes.space)
     net = Supernet(space, images.classes, torch.Generator().manual_seed(SEED)).to(bench.device)
     todo = [(batch, precision) for batch in sizes.evaluation_batches for precision in ("float32", "bfloat16")]
     for done, (batch, precision) in enumerate(todo):
-        evaluator = Evaluator(net, images.scale, images.train[: sizes.calibration], batch)
-        rng = stream(SEED, "evaluate")  # the same sub-networks in each row
+
+        def round_s(batch: int = batch, precision: str = precision) -> list[float]:
+            """Seconds of each evaluation, by an evaluator without statistics; the same archs in every round."""
+            fresh, rng = Evaluator(net, images.scale, images.train[: sizes.calibration], batch), stream(SEED, "evaluate")
+            with bench.autocast(precision):
+                archs = [space.sample(rng) for _ in range(EVALUATED)]
+                return [timed(bench, partial(fresh.top1, arch, images.held_out)) for arch in archs]
+
         share = time.monotonic() + (until - time.monotonic()) / (len(todo) - done)
-        count, started = -1, time.perf_counter()
-        with bench.autocast(precision):
-            while count < 2 or time.monotonic() < share:
-                evaluator.top1(space.sample(rng), images.held_out)
-                count += 1
-                if count == 0:  # the first evaluation is the warm-up
-                    started = time.perf_counter()
-        rate = count / (time.perf_counter() - started)
+        first, later = round_s(), round_s()
+        while time.monotonic() < share:
+            later += round_s()
+        rate = 1 / statistics.median(later)
         row = {
             "batch": batch, "precision": precision, "images": len(images.held_out), "calibration images": sizes.calibration,
-            "evaluations": count, "evaluations/s": rate, "images/s": rate * (len(images.held_out) + sizes.calibration),
+            "evaluations": len(later), "first evaluation s": statistics.median(first), "evaluations/s": rate,
+            "images/s": rate * (len(images.held_out) + sizes.calibration),
         }  # fmt: skip
         bench.report.row("evaluate", row)
 

@@ -29,7 +29,6 @@ from bench.gpu import (
     Bench,
     PhasePlan,
     Report,
-    evaluator,
     some_steps,
     start,
     teacher_of,
@@ -37,6 +36,7 @@ from bench.gpu import (
     trained,
 )
 from ofa.arch import Arch
+from ofa.evaluate import Evaluator
 from ofa.images import Augment, steps_per_epoch
 from ofa.phases import Phase
 from ofa.space import Space
@@ -45,6 +45,7 @@ from ofa.train import Learner
 
 AUGMENT = Augment(min_area=0.85, flip=True)  # as published
 JUDGED = 2_000  # held-out images on which the best sub-network is chosen
+BATCH = 1_000  # images of an evaluation's batch, calibration included: cuDNN plans every new shape for tens of ms
 PROBE = 4  # steps of each phase that are timed
 WAIT_S = 60  # for the other trainings' times
 
@@ -102,10 +103,11 @@ def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
     """Trains by name; `plans` is the folder where all trainings leave their times."""
     (variant, teaches, exits), (end, batch, count) = TRAININGS[name], bench.sizes.ofav2
     space = get_space(f"ofav2_mbv3_{variant}{end}")
+    space = space.only(resolutions=space.resolutions[-1:])  # fewer shapes, as above
     own = [plan for plan in PHASES if OPENED.get(plan.name, "depths") in space.choice_names]
     per_epoch = steps_per_epoch(len(bench.images.train), batch)
     epoch_s = {plan.name: per_epoch * step_seconds(bench, space, plan, batch, exits) for plan in own}
-    judging = partial(evaluator(bench, start(bench, space).net).top1, space.largest(), bench.images.held_out[:JUDGED])
+    judging = partial(judge_of(bench, start(bench, space)).top1, space.largest(), bench.images.held_out[:JUDGED])
     judged = sum(len(constants(plan.phase(space, 1, batch).space)) for plan in own)
     judge_s = judged * (judging(), timed(bench, judging))[1]
     work_s = sum(plan.epochs * epoch_s[plan.name] for plan in own)
@@ -118,7 +120,7 @@ def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
 
     def judge(phase: Phase, learner: Learner) -> None:
         """Evaluates sub-networks of the phase on held-out images, and the best of them on the test split."""
-        fresh = evaluator(bench, learner.net)
+        fresh = judge_of(bench, learner)
         found = {arch: fresh.top1(arch, bench.images.held_out[:JUDGED]) for arch in constants(phase.space)}
         best = max(found, key=lambda arch: found[arch])
         row = {
@@ -130,6 +132,11 @@ def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
     learner = start(bench, space)
     row = trained(bench, learner, name, phases, batch, epoch_s, until, teaches=teaches, exits=exits, after=judge)
     bench.report.row("ofav2: times", row)
+
+
+def judge_of(bench: Bench, learner: Learner) -> Evaluator:
+    """An evaluator of trained networks whose batches have one shape."""
+    return Evaluator(learner.net, bench.images.scale, bench.images.train[:BATCH], BATCH)
 
 
 def step_seconds(bench: Bench, space: Space, plan: PhasePlan, batch: int, exits: str) -> float:
