@@ -39,6 +39,7 @@ ROOMS = {
         "predicted targets",
         "predict/",
         "islands/",
+        "adapt/",
         "measured asynchronous",
     ),
     "ensemble": (

@@ -1,0 +1,122 @@
+"""Batches of archs to measure next: the predictions are searched, and a part of the front that they have is picked.
+
+Shape letters in this file: B archs, G genes, M objectives, N measured archs, P candidates and pending archs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ofa.genes import Genes
+from ofa.space import Space
+from search import predicted
+from search.front import hypervolume, nondominated
+from search.islands.breeder import Breeder, Individual, Packed, elites
+from search.objective import Objective, minimised
+from search.predict.columns import Column
+
+MARGIN = 0.1  # distance of the reference point beyond the front, as a share of the front's span
+_PARENTS = 50  # known archs from which others are bred
+
+# Candidates with their predicted values [P, M], and the values [N, M] of the archs that are there, to the indices of at most
+# so many candidates.
+Pick = Callable[[Sequence[Objective], np.ndarray, np.ndarray, int], list[int]]
+
+
+def propose(
+    space: Space,
+    objectives: Sequence[Objective],
+    values_NM: np.ndarray,
+    taken: set[Packed],
+    count: int,
+    *,
+    columns: Sequence[Column],
+    pick: Pick,
+    pending_BG: np.ndarray | None = None,
+    evaluations: int,
+    members: int,
+    rng: np.random.Generator,
+) -> list[Packed]:
+    """At most `count` new archs, which `pick` selects from the non-dominated predictions.
+
+    values_NM: the unscaled values of the measured archs. taken: all archs that must not be proposed, measured or pending.
+    columns: the prediction of each objective, in the order of `objectives`. pending_BG: the genes of archs that will be
+    measured anyway; they count as if they had their predicted values. evaluations: number of archs that the search of the
+    predictions evaluates. members: the most candidates that `pick` gets.
+    Fewer than `count` are proposed where the predictions have fewer new candidates or `pick` leaves some out; `bred` makes
+    more.
+    """
+
+    def evaluate(genes_BG: np.ndarray) -> np.ndarray:
+        return np.stack([column(genes_BG) for column in columns], axis=1)
+
+    found = predicted.search(
+        space, objectives, evaluate, evaluations=evaluations, members=members, seed=int(rng.integers(2**31))
+    )
+    genes = Genes(space)
+    packed = genes.pack_all(genes.encode(found.archs))
+    new = [i for i, p in enumerate(packed) if p not in taken]
+    if pending_BG is not None and len(pending_BG):
+        values_NM = np.concatenate([values_NM, evaluate(pending_BG)])
+    return [packed[new[i]] for i in pick(objectives, found.values[new], values_NM, count)]
+
+
+def bred(
+    genes: Genes,
+    objectives: Sequence[Objective],
+    known: Sequence[Individual],
+    taken: set[Packed],
+    count: int,
+    rng: np.random.Generator,
+) -> list[Packed]:
+    """At most `count` new archs bred from the non-dominated known ones, which are added to `taken`.
+
+    Fewer only where the space is nearly exhausted.
+    """
+    directions = [o.direction for o in objectives]
+    breeder = Breeder(genes, directions, rng)
+    breeder.adopt(elites(known, directions, _PARENTS))
+    return breeder.children(count, taken)
+
+
+def pick_by_hypervolume(
+    objectives: Sequence[Objective], values_PM: np.ndarray, there_NM: np.ndarray, count: int
+) -> list[int]:
+    """A `Pick`: each candidate for the most hypervolume that it adds; those that add nothing are left out."""
+    return hypervolume_greedy(minimised(objectives, values_PM), minimised(objectives, there_NM), count)
+
+
+def hypervolume_greedy(points_BM: np.ndarray, there_NM: np.ndarray, count: int) -> list[int]:
+    """Indices of the points to add to the present ones, each for the most hypervolume; less is better.
+
+    The reference point is a tenth of their front's span beyond it. A point's gain never grows while others are added, so
+    only the most promising are computed anew. Points that add nothing are not selected.
+    """
+    if not len(points_BM):
+        return []
+    there_NM = np.unique(there_NM[nondominated(there_NM)], axis=0)
+    both = np.concatenate([there_NM, points_BM])
+    low, high = both.min(axis=0), there_NM.max(axis=0)
+    span = np.where(high > low, high - low, 1.0)
+    reference = np.full(points_BM.shape[1], 1 + MARGIN)
+    points_BM, there_NM = (points_BM - low) / span, (there_NM - low) / span
+    volume = hypervolume(there_NM, reference)
+    bound = dict.fromkeys(range(len(points_BM)), np.inf)
+    picked: list[int] = []
+    while bound and len(picked) < count:
+        fresh: set[int] = set()
+        while True:
+            best = max(bound, key=lambda i: (bound[i], -i))
+            if best in fresh or bound[best] <= 0:
+                break
+            bound[best] = hypervolume(np.concatenate([there_NM, points_BM[best : best + 1]]), reference) - volume
+            fresh.add(best)
+        if bound.pop(best) <= 1e-12:
+            break
+        picked.append(best)
+        there_NM = np.concatenate([there_NM, points_BM[best : best + 1]])
+        there_NM = there_NM[nondominated(there_NM)]
+        volume = hypervolume(there_NM, reference)
+    return picked

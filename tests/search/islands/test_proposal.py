@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from ofa.genes import Genes
+from ofa.spaces import get_space
+from search.costs.exact import CostTable
+from search.front import hypervolume
+from search.islands.breeder import Individual
+from search.islands.proposal import bred, hypervolume_greedy, propose
+from search.objective import MACS, TOP1
+
+SPACE = get_space("digits")
+GENES = Genes(SPACE)
+
+
+def macs(genes_BG):
+    return CostTable(SPACE, 10)(genes_BG)[0].astype(float)
+
+
+def top1(genes_BG):
+    return 1 - 0.2 * (4e4 / macs(genes_BG)) ** 0.5 - 0.02 * (genes_BG[:, 1] == 0)
+
+
+def proposed(taken=(), count=5, **settings):
+    genes_NG = GENES.random(20, np.random.default_rng(0))
+    values_NM = np.stack([top1(genes_NG), macs(genes_NG)], axis=1)
+    chosen = {"columns": [top1, macs], "pick": all_of_them, "evaluations": 500, "members": 30} | settings
+    return propose(
+        SPACE, (TOP1, MACS), values_NM, {*GENES.pack_all(genes_NG), *taken}, count, rng=np.random.default_rng(1), **chosen
+    )
+
+
+def all_of_them(objectives, values_PM, there_NM, count):
+    return list(range(min(count, len(values_PM))))
+
+
+def test_a_pick_gets_new_candidates_with_the_values_of_the_columns():
+    seen = {}
+
+    def pick(objectives, values_PM, there_NM, count):
+        seen.update(values=values_PM, there=there_NM, count=count)
+        return list(range(len(values_PM)))
+
+    found = proposed(pick=pick)
+    genes_BG = GENES.unpack_all(found)
+    assert np.array_equal(seen["values"], np.stack([top1(genes_BG), macs(genes_BG)], axis=1))
+    assert len(found) <= 30
+    assert seen["count"] == 5
+    assert not set(found) & set(proposed(pick=pick, taken=found))
+
+
+def test_pending_archs_count_as_if_they_had_their_predicted_values():
+    pending_BG = GENES.random(3, np.random.default_rng(5))
+
+    def pick(objectives, values_PM, there_NM, count):
+        assert np.array_equal(there_NM[20:], np.stack([top1(pending_BG), macs(pending_BG)], axis=1))
+        return [0]
+
+    assert len(proposed(pick=pick, pending_BG=pending_BG)) == 1
+
+
+def test_others_are_bred_from_the_known_ones_and_are_new():
+    genes_NG = GENES.random(20, np.random.default_rng(0))
+    known = [Individual(p, (t, m)) for p, t, m in zip(GENES.pack_all(genes_NG), top1(genes_NG), macs(genes_NG), strict=True)]
+    taken = {individual.packed for individual in known}
+    found = bred(GENES, (TOP1, MACS), known, taken, 7, np.random.default_rng(2))
+    assert len(set(found)) == 7
+    assert not set(found) & {individual.packed for individual in known}
+    assert taken >= set(found)
+
+
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_a_batch_is_greedy_for_the_hypervolume(objectives):
+    """Against computing every gain anew in every round."""
+    rng = np.random.default_rng(objectives)
+    there, points = rng.random((8, objectives)), rng.random((25, objectives)) * 0.9
+    picked = hypervolume_greedy(points, there, 6)
+    low = np.concatenate([there, points]).min(axis=0)
+    front = there[[not any((o <= p).all() and (o < p).any() for o in there) for p in there]]
+    span = front.max(axis=0) - low
+    grown, reference = (there - low) / span, np.full(objectives, 1.1)
+    for i in picked:
+        gains = [hypervolume(np.vstack([grown, (p - low) / span]), reference) for p in points]
+        assert gains[i] == pytest.approx(max(gains))
+        grown = np.vstack([grown, (points[i] - low) / span])
+
+
+def test_points_that_add_nothing_are_not_picked():
+    there = np.array([[0.0, 1.0], [1.0, 0.0], [0.4, 0.4]])
+    assert hypervolume_greedy(np.array([[0.5, 0.5], [0.2, 0.2], [0.9, 0.9], [0.4, 0.4]]), there, 4) == [1]
+    assert hypervolume_greedy(np.zeros((0, 2)), there, 4) == []
