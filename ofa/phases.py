@@ -22,7 +22,8 @@ class Phase:
     "first": those that training starts from, or without them those at the end of the first phase; or "previous": those at
     the end of the phase before. The learning rate of large batches is `lr_scale` times `lr`, warmed up from `lr` itself
     (arXiv:1706.02677). The exits up to that of a sampled network are trained
-    together with the weights `joint_exits`, a name in `ofa.exits.WEIGHTS`; "last" trains that one alone.
+    together with the weights `joint_exits`, a name in `ofa.exits.WEIGHTS`; "last" trains that one alone. The epochs
+    `before` and `after` it are of other trainings, with which it shares one cosine of the learning rate.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Phase:
     teacher: Literal["first", "previous"] = "first"
     lr_scale: float = 1.0
     joint_exits: str = "last"
+    before: int = 0
+    after: int = 0
 
     def lessons(self, rng: random.Random) -> list[Lesson]:
         """The sub-networks of one training step and the target of each one's loss."""
@@ -69,7 +72,8 @@ Schedule = Callable[[Sequence[Phase], int, int, int], float]
 def by_phase(phases: Sequence[Phase], number: int, step: int, steps_per_epoch: int) -> float:
     """The learning rate with a warm-up and a cosine down to 0 in every phase."""
     phase = phases[number]
-    return phase.lr_at(step, phase.warmup_epochs * steps_per_epoch, phase.epochs * steps_per_epoch)
+    total = (phase.before + phase.epochs + phase.after) * steps_per_epoch
+    return phase.lr_at(phase.before * steps_per_epoch + step, phase.warmup_epochs * steps_per_epoch, total)
 
 
 def over_all(phases: Sequence[Phase], number: int, step: int, steps_per_epoch: int) -> float:

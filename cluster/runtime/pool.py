@@ -24,11 +24,18 @@ class _Actor:
 
     def __init__(self, build: Build, arrays: Mapping[str, np.ndarray]) -> None:
         self.worker = build(arrays)
+        self.renewed = 0
 
     def ready(self) -> None:
         """Returns once the worker is built."""
 
-    def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+    def call(
+        self, method: str, arguments: tuple[Any, ...], renewal: int = 0, newer: Mapping[str, np.ndarray] | None = None
+    ) -> Any:
+        """worker.method(*arguments), with the arrays of this renewal."""
+        if renewal != self.renewed and newer is not None:
+            self.worker.renew(newer)
+            self.renewed = renewal
         return getattr(self.worker, method)(*arguments)
 
 
@@ -52,6 +59,7 @@ class Pool:
     def __init__(self, build: Build, arrays: Mapping[str, np.ndarray], workers: int) -> None:
         self.build = build
         self.arrays = ray.put(dict(arrays))
+        self.renewal, self.newer = 0, None  # the number of renewals, and the reference to the arrays of the latest
         self.members: list[_Member] = []
         # lost actors by ticket; None counts actors that died before they were ready
         self.lost: Counter[int | None] = Counter()
@@ -80,6 +88,14 @@ class Pool:
         for member in sorted(staying, key=lambda m: (m.ready, len(m.tickets)))[: len(staying) - workers]:
             member.leaving = True
             self._end_if_idle(member)
+
+    def renew(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Replaces arrays of these names for all tasks from now on, by worker.renew(arrays); no task may be pending.
+
+        The other arrays stay in the object store as they are, and no actor is built again.
+        """
+        assert not self._tasks, "tasks are pending"
+        self.renewal, self.newer = self.renewal + 1, ray.put(dict(arrays))
 
     def submit(self, method: str, argument: Any) -> int:
         """Queues worker.method(argument) for any actor; returns the ticket that `finished` returns with the result."""
@@ -151,7 +167,7 @@ class Pool:
             ticket = self._waiting.popleft()
             method, argument = self._tasks[ticket]
             member.tickets.add(ticket)
-            self._running[member.actor.call.remote(method, (argument,))] = (member, ticket)
+            self._running[member.actor.call.remote(method, (argument,), self.renewal, self.newer)] = (member, ticket)
 
     def _take(self, reference: Any) -> list[tuple[int, Any]]:
         """A finished task's ticket and result; [] if an actor was built, or if it died and is replaced."""

@@ -22,9 +22,14 @@ TRAINING_IMAGES = 50  # training images of each class, where ensembles are chose
 _WEIGHT = "weight:"  # marks the supernet's tensors among the arrays of the data set
 
 
+def weight_arrays(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The supernet's tensors as arrays of workers."""
+    return {_WEIGHT + name: array for name, array in weights.items()}
+
+
 def shared_arrays(weights: Mapping[str, np.ndarray], data: Dataset) -> dict[str, np.ndarray]:
     """The supernet's tensors and the images as one set of arrays, the input of workers."""
-    return {**{_WEIGHT + name: array for name, array in weights.items()}, **data.arrays()}
+    return {**weight_arrays(weights), **data.arrays()}
 
 
 def load_supernet(config: Experiment, classes: int, weights: Mapping[str, np.ndarray]) -> Supernet:
@@ -62,10 +67,14 @@ class EvaluationWorker:
 
     def __init__(self, config: Experiment, meters: Mapping[str, Meter], arrays: Mapping[str, np.ndarray]) -> None:
         torch.set_num_threads(1)
-        self.data = Dataset.of(arrays)
+        self.config, self.data, self.meters = config, Dataset.of(arrays), meters
+        self.space = config.search_space
+        self.renew(arrays)
+
+    def renew(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes the supernet's weights among the arrays."""
         weights = {name.removeprefix(_WEIGHT): array for name, array in arrays.items() if name.startswith(_WEIGHT)}
-        self.space, self.meters = config.search_space, meters
-        net, setting = load_supernet(config, self.data.classes, weights), config.measure
+        net, setting = load_supernet(self.config, self.data.classes, weights), self.config.measure
         self.evaluator = self.data.evaluator(net, setting.calibration_images, setting.batch)
 
     def measure(self, arch: Arch) -> Measured:

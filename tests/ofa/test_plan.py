@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ofa.draws import Uniform
-from ofa.phases import Phase, Plan, Recipe
+from ofa.phases import Phase, Plan, Recipe, by_phase
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
 from ofa.teacher import GIVEN, Teachers
@@ -96,6 +96,14 @@ def test_a_whole_schedule_is_one_cosine_with_the_first_phases_warm_up():
             else:
                 expected = peak * (1 + math.cos(math.pi * (at - warmup) / (total - warmup))) / 2
             assert training.lr_at(number, step, 10) == pytest.approx(expected)
+
+
+def test_trainings_that_share_a_cosine_have_the_rates_of_one_training():
+    whole = Phase("whole", SPACE, epochs=6, lr=0.2, warmup_epochs=1)
+    parts = [Phase(f"part{i}", SPACE, epochs=2, lr=0.2, warmup_epochs=1, before=2 * i, after=4 - 2 * i) for i in range(3)]
+    rates = [by_phase([part], 0, step, 10) for part in parts for step in range(20)]
+    assert rates == [by_phase([whole], 0, step, 10) for step in range(60)]
+    assert rates[0] < 0.01 and rates[10] == 0.2 and rates[-1] < 0.001
 
 
 def test_a_schedule_by_phase_falls_to_nothing_in_every_phase():

@@ -35,6 +35,11 @@ class Adder:
     def fail(self, number):
         raise InputError(f"no {number}")
 
+    def renew(self, arrays):
+        if arrays["base"][0] < 0:
+            raise InputError("less than nothing")
+        self.arrays = {**self.arrays, **arrays}
+
     def memory(self, _):
         base = self.arrays["base"]
         return bool(base.flags.writeable), bool(base.flags.owndata)
@@ -51,6 +56,19 @@ def test_every_argument_gets_its_answer_from_several_processes(pool):
     answers = dict(pool.map("slowly", range(30)))
     assert {index: answer[0] for index, answer in answers.items()} == {n: n for n in range(30)}
     assert len({pid for _, pid in answers.values()}) == 2
+
+
+def test_newer_arrays_reach_every_actor_which_is_not_built_again_and_an_actor_that_replaces_one(pool):
+    before = {pid for _, (_, pid) in pool.map("add", range(30))}
+    pool.renew({"base": np.full(10, 20)})
+    answers = dict(pool.map("add", range(30)))
+    assert {index: answer[0] for index, answer in answers.items()} == {n: 20 + n for n in range(30)}
+    assert {pid for _, pid in answers.values()} <= before
+    os.kill(before.pop(), signal.SIGKILL)
+    assert {index: answer[0] for index, answer in pool.map("add", range(30))} == {n: 20 + n for n in range(30)}
+    pool.renew({"base": np.full(10, -1)})
+    with pytest.raises(InputError, match="less than nothing"):
+        dict(pool.map("add", [1]))
 
 
 def test_actors_read_one_shared_copy_of_the_arrays(pool):
