@@ -68,10 +68,12 @@ def spea2(points_NM: np.ndarray, count: int, rng: np.random.Generator) -> tuple[
     return kept, fitness[kept]
 
 
-def nsga3(points_NM: np.ndarray, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def nsga3(
+    points_NM: np.ndarray, count: int, rng: np.random.Generator, directions_RM: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Selects by front; from the last one, the points nearest to the reference directions with the fewest survivors so far.
 
-    Source: NSGA-III, doi:10.1109/TEVC.2013.2281535; as many Das-Dennis directions as `count` allows.
+    directions_RM: by default as many Das-Dennis directions as `count` allows. Source: NSGA-III, doi:10.1109/TEVC.2013.2281535.
     """
     rank = ranks(points_NM)
     last = np.sort(rank)[min(count, len(rank)) - 1]
@@ -79,7 +81,9 @@ def nsga3(points_NM: np.ndarray, count: int, rng: np.random.Generator) -> tuple[
     if len(kept) + len(edge) > count:
         both = np.concatenate([kept, edge])
         scaled = _to_hyperplane(points_NM[both], rank[both] == 0)
-        nearest, distance = _associated(scaled, directions(points_NM.shape[1], count))
+        if directions_RM is None:
+            directions_RM = directions(points_NM.shape[1], count)
+        nearest, distance = _associated(scaled, directions_RM)
         chosen = _niched(nearest, distance, len(kept), count, rng)
         kept = both[chosen]
     else:

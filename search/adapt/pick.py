@@ -39,8 +39,9 @@ def pick_by_spread(objectives: Sequence[Objective], values_PM: np.ndarray, there
     rng = np.random.default_rng([*b"pick/spread"])
     starts = [_greedy(front_NC, points_PC, count)]
     starts += [rng.permutation(len(points_PC))[:count].tolist() for _ in range(_STARTS)]
-    found = (_exchanged(front_NC, points_PC, start) for start in starts)
-    return sorted(min(found, key=lambda picked: unevenness(np.concatenate([front_NC, points_PC[picked]]))))
+    found = [_exchanged(front_NC, points_PC, start) for start in starts]
+    uneven = [unevenness(np.concatenate([front_NC, points_PC[picked]])) for picked in found]
+    return sorted(found[int(np.argmin(uneven))])
 
 
 def unevenness(values_NC: np.ndarray) -> float:
