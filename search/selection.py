@@ -73,7 +73,8 @@ def nsga3(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Selects by front; from the last one, the points nearest to the reference directions with the fewest survivors so far.
 
-    directions_RM: by default as many Das-Dennis directions as `count` allows. Source: NSGA-III, doi:10.1109/TEVC.2013.2281535.
+    directions_RM: the reference directions; by default as many Das-Dennis directions as `count` allows.
+    Source: NSGA-III, doi:10.1109/TEVC.2013.2281535.
     """
     rank = ranks(points_NM)
     last = np.sort(rank)[min(count, len(rank)) - 1]
