@@ -97,7 +97,7 @@ AT_HOME = {
     "PIL": ("ofa/decode.py", "jobs/images/"),
     "optuna": ("search/islands/",),
     "sklearn": ("search/predict/", "jobs/images/"),
-    "scipy": ("search/algorithms/", "search/predict/", "ensemble/"),
+    "scipy": ("search/adapt/", "search/algorithms/", "search/predict/", "ensemble/"),
     "pyarrow": ("jobs/images/",),
     "plotly": ("jobs/report.py",),
     "typer": ("jobs/cli/",),
