@@ -28,19 +28,20 @@ def test_maximised_objectives_in_other_units_are_scaled():
     assert tradeoffs(points)[best] == pytest.approx(np.sort(tradeoffs(points))[:-5:-1])
 
 
-def test_tradeoffs_are_those_of_pymoo():
-    from pymoo.core.decision_making import NeighborFinder
-
-    points = np.random.default_rng(0).random((400, 3)) ** 2
+def test_every_neighbour_within_reach_counts_and_six_at_least():
+    points = np.random.default_rng(0).random((150, 3))
     points = points / np.linalg.norm(points, axis=1, keepdims=True)  # a concave front
     points = (points - points.min(axis=0)) / np.ptp(points, axis=0)
-    finder, mu = NeighborFinder(points, epsilon=0.125, n_min_neigbors="auto", consider_2d=False), tradeoffs(points)
-    for i in range(0, 400, 7):
-        near = [n for n in finder.find(i) if n != i]
-        change = points[near] - points[i]
-        if len(near) > 6:  # with fewer, pymoo takes six neighbours with the point itself
-            ratio = np.maximum(change, 0).sum(axis=1) / np.maximum(-change, 0).sum(axis=1)
-            assert mu[i] == pytest.approx(ratio.min())
+    few = 0
+    for point, mu in zip(points, tradeoffs(points), strict=True):
+        others = sorted((np.linalg.norm(o - point), *(o - point)) for o in points if (o != point).any())
+        near = [other for other in others if other[0] <= 0.125]
+        few += len(near) < 6
+        ratios = [
+            sum(max(c, 0) for c in change) / sum(max(-c, 0) for c in change) for _, *change in max(near, others[:6], key=len)
+        ]
+        assert mu == pytest.approx(min(ratios))
+    assert 0 < few < 150
 
 
 def test_points_without_other_points_have_no_tradeoff():
