@@ -68,6 +68,7 @@ class Data:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     source: Source = "digits"  # resolved by jobs/images/source.py: scikit-learn's digits, a directory, s3://bucket/prefix
+    classes: tuple[str, ...] = ()  # names (or numbers) of the classes whose images are used, in this order; () is all
     selection: Positive = 0.3  # share or (from 1 on) number; predictors, search and ensembles are evaluated on it
     test: Positive = 0.2  # held-out test split, share or number; not used where the source has a test split
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # centre-crop ratio at evaluation
@@ -152,6 +153,7 @@ class Train:
     schedule: Literal["phase", "whole"] = "phase"  # learning rate: one cosine per phase, or one over all phases
     momentum_across_phases: bool = False  # otherwise every phase starts with zero momentum
     weights: Address = ""  # initial weights: weights.safetensors of a supernet of another run
+    head: Literal["kept", "new"] = "kept"  # classifiers of these weights: kept, or sampled anew for other classes
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-4  # not on norms and biases
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
@@ -329,7 +331,9 @@ def _check(experiment: Experiment) -> None:
         raise ConfigError(
             f"train.phases: {bad!r} is not a valid name or is used twice; use small letters, digits and dashes, once each"
         )
-    if phases[0].distil and not train.weights:
+    if train.head == "new" and not train.weights:
+        raise ConfigError("train.head is 'new', but there are no train.weights whose head it could replace; leave it out")
+    if phases[0].distil and (not train.weights or train.head == "new"):
         raise ConfigError(f"train.phases: {names[0]!r} comes first and has no teacher yet; set its distil to 0")
     both = next((phase.name for phase in train.phases if phase.sandwich and phase.largest), None)
     if both is not None:

@@ -21,6 +21,7 @@ EXITS = File("exits.json", "ensemble")  # of a space with exits
 REPORT = File("report.html", "report")
 TARGETS = File("targets.json", "targets")  # result of `ofa targets`, in its --out directory
 
+GIVEN_WEIGHTS = "train.weights"  # their name among the inputs of the training; they are no object of the run
 SUPERNET = "supernet"  # the folder of weights and checkpoints
 SCALE = "partial/scale.json"  # requested evaluators and evaluations of a running search; `ofa scale` writes it
 PREDICTION_PARTS = "partial/predict/"

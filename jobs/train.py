@@ -13,14 +13,15 @@ from functools import partial
 
 from cluster.checkpoint import Checkpoints
 from cluster.config import ConfigError
-from cluster.run import DamagedObject, File, Run
+from cluster.run import DamagedObject, File, Run, Step
 from cluster.runtime.backends import BACKENDS
 from cluster.runtime.machine import require_local_gpus
 from cluster.runtime.workers import Event, Skipped
+from cluster.texts import sha256
 from jobs import files
 from jobs.config import Experiment
 from jobs.job import Job
-from jobs.workers.trainer import Place, given_weights, loop
+from jobs.workers.trainer import Place, given_weights, loop, read_weights
 from ofa.cost import cost
 from ofa.images import steps_per_epoch
 from ofa.phases import Plan, Recipe
@@ -46,6 +47,10 @@ def train_supernet(job: Job) -> None:
     check(config, job.data.classes, job.data.sizes["train"])
     plan = plan_of(config, job.data.classes)
     step = job.run.begin("train")  # once the images are known to be usable
+    if config.train.weights:
+        digest = record_weights(step, config.train.weights)
+        head = ", with a new head" if plan.head == "new" else ""
+        job.reporter.say(f"train: starts from {config.train.weights} (sha256 {digest[:12]}){head}")
     trained = train(job, plan)
     for file in trained.files:
         step.adopt(file)
@@ -54,6 +59,29 @@ def train_supernet(job: Job) -> None:
     job.reporter.say(
         f"train: supernet of {config.space}, {config.search_space.size:.2e} sub-networks; on the selection split "
         f"the largest has top-1 {trained.largest:.4f}, the smallest {trained.smallest:.4f}"
+    )
+
+
+def record_weights(step: Step, url: str) -> str:
+    """The sha256 of the weights that training starts from, recorded as an input.
+
+    Raises a `ConfigError` if they have changed since the training began.
+    """
+    digest = sha256(read_weights(url))
+    began = step.ledger.rows()
+    if not began:
+        step.ledger.append([{files.GIVEN_WEIGHTS: digest}])
+    elif began[0][files.GIVEN_WEIGHTS] != digest:
+        raise changed_weights(url, digest, began[0][files.GIVEN_WEIGHTS])
+    step.inputs[files.GIVEN_WEIGHTS] = digest
+    return digest
+
+
+def changed_weights(url: str, now: str, before: str) -> ConfigError:
+    """The error for initial weights with another sha256 than when the training began."""
+    return ConfigError(
+        f"train.weights: {url}: has sha256 {now[:12]}, the training began from {before[:12]}; restore it, or train from "
+        "these weights in another --store"
     )
 
 
@@ -73,7 +101,7 @@ def check(config: Experiment, classes: int, images: int) -> None:
                 "raise it, or leave it out"
             )
     if config.train.weights:
-        given_weights(config.train.weights, space, classes)
+        given_weights(config.train.weights, space, classes, config.train.head)
 
 
 def train(job: Job, plan: Plan, at: str = files.SUPERNET) -> Trained:
@@ -148,6 +176,7 @@ def plan_of(config: Experiment, classes: int) -> Plan:
         batch=train.batch,
         seed=config.seed,
         weights=train.weights,
+        head=train.head,
         schedule=train.schedule,
         keep_momentum=train.momentum_across_phases,
         own_draws=train.draws == "own",

@@ -107,6 +107,7 @@ class Plan:
     """A training: all settings that its result depends on, except the images and the number of workers.
 
     weights: the URL of a trained supernet's `weights.safetensors` to start from; without it weights are sampled.
+    head: whether the classifiers of `weights` are "kept", or "new" ones are sampled, which may have other classes.
     own_draws: each worker samples its own sub-networks in a step; otherwise all workers train the same ones.
     keep_momentum: momentum is kept from phase to phase; otherwise each phase starts without.
     """
@@ -118,6 +119,7 @@ class Plan:
     batch: int  # images a step, of all workers together
     seed: int
     weights: str = ""
+    head: Literal["kept", "new"] = "kept"
     schedule: str = "phase"  # a name in `SCHEDULES`
     keep_momentum: bool = False
     own_draws: bool = True

@@ -39,6 +39,7 @@ class Supernet(nn.Module):
             # the head's layers are the network's own: its weights are named `classifier.weight`, not `parts.classifier...`
             (self if node.name in graph.heads else self.parts).add_module(node.name, build(node.part, space))
         self._heads = graph.heads
+        self._classifiers = graph.outputs
         if generator is not None:
             self.initialise(generator)
 
@@ -86,6 +87,12 @@ class Supernet(nn.Module):
         """The elastic layer of the node called `name`."""
         layer: Layer[Any] = self._modules[name] if name in self._heads else self.parts[name]  # type: ignore[assignment]
         return layer
+
+    @property
+    def classifier_names(self) -> frozenset[str]:
+        """The names in `state_dict()` of the tensors of the classifiers, of which there is one for each exit."""
+        owners = tuple(f"{name}." for name in self._classifiers)
+        return frozenset(name for name in self.state_dict() if name.startswith(owners))
 
     @cached_property
     def norm_names(self) -> dict[ElasticNorm, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from cluster.texts import json_text
 from jobs import config as configs
 from jobs import files
 from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job
+from jobs.job import Job
 from jobs.pipeline import FIRST, STEPS, result, run_steps, wanted_steps
 from ofa.spaces import get_space
 from search.objective import OBJECTIVES
@@ -23,13 +25,17 @@ from search.objective import OBJECTIVES
 app = typer.Typer()
 
 
+Until = Annotated[str | None, typer.Option(metavar="STEP", help="stop after this step")]
+Only = Annotated[str | None, typer.Option(metavar="STEP", help="run only this step")]
+
+
 @app.command()
 def run(
     config: ConfigPath,
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006  (typer reads the default, nothing writes to it)
-    until: Annotated[str | None, typer.Option(metavar="STEP", help="stop after this step")] = None,
-    only: Annotated[str | None, typer.Option(metavar="STEP", help="run only this step")] = None,
+    until: Until = None,
+    only: Only = None,
     in_cluster: Annotated[
         bool,
         typer.Option("--in-cluster", help="used by `ofa submit`: stores the driver's log, and ends earlier attempts"),
@@ -39,15 +45,45 @@ def run(
     """Runs the whole pipeline; the same command continues from where it was stopped."""
     steps = wanted_steps(until, only)
     with open_job(config, store, sets, as_json, in_cluster, begins=steps[0] == FIRST) as job:
-        job.reporter.say(f"run {job.run.id} in {job.run.url}", event="run", run=job.run.id, url=job.run.url)
-        run_steps(job, steps)
-        if not job.run.finished("ensemble"):
-            return
-        found = result(job)
-        if as_json:
-            job.reporter.event("result", **found)
-        else:
-            print_result(found, job.asked)
+        run_all(job, steps, as_json)
+
+
+@app.command()
+def transfer(
+    config: ConfigPath,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from", metavar="RUN", help="a trained run: its id in the store, its path or URL; or a weights.safetensors"
+        ),
+    ],
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    until: Until = None,
+    only: Only = None,
+    as_json: Json = False,
+) -> None:
+    """Runs the pipeline from a supernet trained on other images, with a new head; the config's phases are the warm-up."""
+    from jobs.tools.transfer import check_unchanged, settings_of, start_of
+
+    steps = wanted_steps(until, only)
+    start = start_of(source, store)
+    with open_job(config, store, settings_of(config, sets, start), as_json, begins=steps[0] == FIRST) as job:
+        check_unchanged(job, start)
+        run_all(job, steps, as_json)
+
+
+def run_all(job: Job, steps: Sequence[str], as_json: bool) -> None:
+    """Runs these steps of a run, and shows its results once it has ensembles."""
+    job.reporter.say(f"run {job.run.id} in {job.run.url}", event="run", run=job.run.id, url=job.run.url)
+    run_steps(job, steps)
+    if not job.run.finished("ensemble"):
+        return
+    found = result(job)
+    if as_json:
+        job.reporter.event("result", **found)
+    else:
+        print_result(found, job.asked)
 
 
 def step_command(name: str) -> None:

@@ -35,6 +35,7 @@ SPLITS = ("train", "selection", "test")
 SCALE_IMAGES = 10_000  # training images from which the mean and deviation of colours are computed
 LISTED_CLASSES = 8  # class names in the line on a source
 REASONS = 8  # reasons to leave something out that the line names
+SINGULAR = {"images": "image", "folders": "folder", "classes": "class"}
 NAMED = 3  # names in that line for each reason to leave something out
 STREAM_SAMPLE = 2048  # training images in memory although the rest streams: for colours and batch-norm statistics
 
@@ -80,7 +81,7 @@ class Description:
 def _counted(names: Sequence[str], reason: str) -> str:
     """A number and a reason, whose first word is in the singular for one name."""
     first, _, rest = reason.partition(" ")
-    first = first.removesuffix("s") if len(names) == 1 and first in ("images", "folders") else first
+    first = SINGULAR.get(first, first) if len(names) == 1 else first
     return f"{len(names)} {first} {rest}".rstrip()
 
 
@@ -183,7 +184,7 @@ def load(config: Experiment, reporter: Reporter) -> Dataset:
     """The data set of a config; raises a `DataError` for images or labels that cannot be used."""
     side = config.search_space.resolutions[-1]
     data = config.data
-    source = open_source(data.source)
+    source = open_source(data.source).only(data.classes, data.source)
     images = divided(source, config)
     mib = len(images["train"]) * 3 * side * side / 2**20
     train, streaming = images["train"], None
@@ -199,7 +200,7 @@ def load(config: Experiment, reporter: Reporter) -> Dataset:
             crop = data.crop if name in ("selection", "test") else 1.0
             pixels, labels = split.decoded(side, crop, counts, tracker.advance)
             splits[name] = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
-    for line in (*source.messages, *counts.messages()):
+    for line in (*source.notes(), *counts.messages()):
         reporter.say(line)
     _check_decoded(splits, images, source, data.source)
     if streaming is not None:

@@ -36,6 +36,7 @@ SPLIT_NAMES = {
 }  # fmt: skip
 AFTER_A_SPLIT = re.compile(r"[ _-]*(set|split|data|images|imgs|part|shard|file)?[ _-]*$")  # train_set, testData
 IMAGE_COLUMNS = ("image", "img", "images", "picture", "photo")  # preferred where several columns may be the images
+LISTED_CLASSES = 20  # class names in an error
 DECODED_AT_ONCE = 512  # images whose files are in memory together
 
 Advance = Callable[[int], None]  # is called with the number of images that were decoded
@@ -65,6 +66,9 @@ class Images(Protocol):
 
     def __getitem__(self, index_M: np.ndarray) -> Images:
         """The images at these positions."""
+
+    def labelled(self, labels_N: np.ndarray) -> Images:
+        """The same images with other labels."""
 
     def name(self, position: int) -> str:
         """The name of an image in messages."""
@@ -101,6 +105,10 @@ class StoredImages:
         """The images at these positions."""
         columns = ("file_N", "row_N", "group_N", "labels_N")
         return replace(self, **{name: getattr(self, name)[index_M] for name in columns})
+
+    def labelled(self, labels_N: np.ndarray) -> StoredImages:
+        """The same images with other labels."""
+        return replace(self, labels_N=labels_N)
 
     def name(self, position: int) -> str:
         """The name of an image in messages."""
@@ -178,6 +186,10 @@ class ArrayImages:
         """The images at these positions."""
         return ArrayImages(self.pixels_NCHW[index_M], self.labels_N[index_M])
 
+    def labelled(self, labels_N: np.ndarray) -> ArrayImages:
+        """The same images with other labels."""
+        return replace(self, labels_N=labels_N)
+
     def name(self, position: int) -> str:
         """The name of an image in messages."""
         return f"image {position}"
@@ -202,6 +214,7 @@ class Source:
     """A labelled data set as a reader returns it.
 
     classes: names, by label. test: its own test split, or None. messages: lines for the user. left_out: what is not used.
+    test_name: the name of that split, for messages.
     joint_holdout: selection and test are one stratified sample, which is then divided; otherwise test is sampled first
     and selection from the rest.
     """
@@ -212,6 +225,54 @@ class Source:
     messages: tuple[str, ...] = ()
     joint_holdout: bool = False
     left_out: LeftOut = field(default_factory=dict)
+    test_name: str = "test"
+
+    def notes(self) -> tuple[str, ...]:
+        """The lines for the user, with one on the classes of which the test split has no image."""
+        if self.test is None:
+            return self.messages
+        absent = [self.classes[label] for label in np.setdiff1d(np.arange(len(self.classes)), self.test.labels_N)]
+        if not absent:
+            return self.messages
+        missing = f"{len(absent)} of {len(self.classes)} classes: {first_names(absent)}"
+        return (*self.messages, f"data: {self.test_name} has no image of {missing}")
+
+    def only(self, classes: Sequence[str], where: str) -> Source:
+        """The images of these classes, each labelled with its class's place in `classes`; everything if there are none.
+
+        classes: names, or labels as text where no class has this name. where: of the source, for messages. Raises a
+        `DataError` for an unknown class, for one given twice or alone, and if the test split has no image of them.
+        """
+        if not classes:
+            return self
+        label_of = {str(label): label for label in range(len(self.classes))}
+        label_of |= {name: label for label, name in enumerate(self.classes)}
+        there = f"there are {first_names(self.classes, LISTED_CLASSES)}"
+        labels = list[int]()
+        for name in classes:
+            if name not in label_of:
+                raise DataError(f"{where}: data.classes: there is no class {printable(name)!r}; {there}")
+            if label_of[name] in labels:
+                same = printable(self.classes[label_of[name]])
+                raise DataError(f"{where}: data.classes has the class {same!r} twice; give each once; {there}")
+            labels.append(label_of[name])
+        if len(labels) < 2:
+            raise DataError(f"{where}: data.classes has one class only, a classifier needs two; {there}")
+        new_C = np.full(len(self.classes), -1)
+        new_C[labels] = np.arange(len(labels))
+
+        def restricted(images: Images) -> Images:
+            label_N = new_C[images.labels_N]
+            used = np.flatnonzero(label_N >= 0)
+            return images[used].labelled(label_N[used])
+
+        test = None if self.test is None else restricted(self.test)
+        if test is not None and not len(test):
+            raise DataError(f"{where}: {self.test_name} has no image of the classes in data.classes; give others; {there}")
+        unused = [name for label, name in enumerate(self.classes) if label not in labels]
+        left_out = {**self.left_out, **({"classes": unused} if unused else {})}
+        names = tuple(self.classes[label] for label in labels)
+        return replace(self, classes=names, train=restricted(self.train), test=test, left_out=left_out)
 
 
 def image_file(store: Store, key: str) -> bytes | Unreadable:
@@ -363,16 +424,13 @@ def source_of(
         raise DataError(
             f"{where}: there is one class only ({printable(names[0])!r}), a classifier needs two; expected {expected}"
         )
-    notes, unused = list(messages), dict(left_out or {})
-    if test is not None:
-        absent = [names[label] for label in np.setdiff1d(np.arange(len(names)), splits[test].labels_N)]
-        if absent:
-            notes.append(f"data: {test} has no image of {len(absent)} of {len(names)} classes: {first_names(absent)}")
+    unused = dict(left_out or {})
     for name, images in splits.items():
         if name not in found and len(images):
             why = f"{test} is the test split" if _labelled(images) else "without labels"
             unused[f"images of {name} ({why})"] = [images.name(position) for position in range(len(images))]
-    return Source(tuple(names), splits["train"], splits[test] if test is not None else None, tuple(notes), left_out=unused)
+    held_out = splits[test] if test is not None else None
+    return Source(tuple(names), splits["train"], held_out, messages, left_out=unused, test_name=test or "test")
 
 
 def _labelled(images: Images) -> bool:

@@ -39,5 +39,5 @@ def finetune(job: Job, arch: Arch, epochs: int, lr: float, distil: float) -> dic
 def tuned(config: Experiment, weights: str, arch: Arch, epochs: int, lr: float, distil: float) -> Experiment:
     """The experiment that trains `arch` alone from `weights`; `distil` is the weight of the largest network as a teacher."""
     phase = PhaseConfig(PHASE, epochs, lr, archs=(arch.key,), distil=distil)
-    train = replace(config.train, phases=(phase,), weights=weights)
+    train = replace(config.train, phases=(phase,), weights=weights, head="kept")
     return replace(config, name=f"{config.name}-{PHASE}", train=train)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import safetensors.torch
@@ -60,11 +60,7 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
     with torch_threads(plan.threads):
         data, streams = Dataset.of(arrays), partial(stream, plan.seed)
         checkpoints = Checkpoints(Run.at(place.store_url, place.run_id, place.code, place.attempt), place.folder)
-        net = Supernet(plan.space, plan.classes, torch_generator(streams("weights")))
-        given = None
-        if plan.weights:
-            given = given_weights(plan.weights, plan.space, plan.classes)
-            net.load_state_dict(given)
+        net, given = initial(plan)
         net.to(plan.device)
         learner = Learner(net, plan.recipe, worker.average)
         progress = Progress()
@@ -92,6 +88,16 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
         teachers = Teachers(plan.phases, teacher, given, stored)
         feed = WorkerFeed(plan, images, data, worker)
         train_phases(plan, learner, feed, streams, teachers.enter, monitor, start=start, rank=worker.rank)
+
+
+def initial(plan: Plan) -> tuple[Supernet, State | None]:
+    """The network before its training, and the weights of the teacher that there is then: those given with their head."""
+    net = Supernet(plan.space, plan.classes, torch_generator(stream(plan.seed, "weights")))
+    if not plan.weights:
+        return net, None
+    given = given_weights(plan.weights, plan.space, plan.classes, plan.head)
+    net.load_state_dict({**net.state_dict(), **given})
+    return net, given if plan.head == "kept" else None
 
 
 def agreed(checkpoints: Checkpoints, worker: Worker) -> tuple[bytes, Progress] | None:
@@ -273,34 +279,52 @@ def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     return next((name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())), None)
 
 
-def given_weights(url: str, space: Space, classes: int) -> dict[str, Tensor]:
-    """The weights that training starts from, `train.weights`; raises an `InputError` if they are not there or do not fit."""
+def given_weights(url: str, space: Space, classes: int, head: Literal["kept", "new"] = "kept") -> dict[str, Tensor]:
+    """The weights that training starts from, `train.weights`, as `Supernet.state_dict` names them.
+
+    head: "new" leaves out the classifiers, which may then have any number of classes.
+    Raises an `InputError` if they are not there or do not fit.
+    """
     try:
-        data = read_object(url)
-    except StoreError as error:
-        raise ConfigError(f"train.weights: {error}; give the weights.safetensors of a run") from None
-    try:
-        tensors = safetensors.torch.load(data)
+        tensors = safetensors.torch.load(read_weights(url))
     except SafetensorError as error:
         raise ConfigError(f"train.weights: {url}: is no safetensors file: {error}; give the weights of a run") from None
     with torch.device("meta"):
         net = Supernet(space, classes)
-    return fitting(tensors, net, url)
+    return fitting(tensors, net, url, head)
 
 
-def fitting(tensors: Mapping[str, Tensor], net: Supernet, where: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint as `net` names them; raises a `ConfigError` for those of another space."""
-    named = net_tensors(tensors)
-    wanted = net.state_dict()
-    wrong = next((n for n in wanted if n not in named or named[n].shape != wanted[n].shape), None)
+def read_weights(url: str) -> bytes:
+    """The file that `train.weights` names; a `ConfigError` if it cannot be read."""
+    try:
+        return read_object(url)
+    except StoreError as error:
+        raise ConfigError(f"train.weights: {error}; give the weights.safetensors of a run") from None
+
+
+def fitting(
+    tensors: Mapping[str, Tensor], net: Supernet, where: str, head: Literal["kept", "new"] = "kept"
+) -> dict[str, Tensor]:
+    """The tensors of a checkpoint as `net` names them; raises a `ConfigError` for those of another space.
+
+    head: "new" leaves out the classifiers.
+    """
+    named, wanted = net_tensors(tensors), net.state_dict()
+    classifiers = net.classifier_names
+    kept = [name for name in wanted if head == "kept" or name not in classifiers]
+    wrong = next((n for n in kept if n not in named or named[n].shape != wanted[n].shape), None)
+    wrong = wrong or next((n for n in named if n not in wanted), None)
     if wrong is not None:
-        found = tuple(named[wrong].shape) if wrong in named else "nothing"
+        found, expected = (tuple(of[wrong].shape) if wrong in of else "nothing" for of in (named, wanted))
+        advice = "give the weights of a run on the same space and classes"
+        if wrong in classifiers and wrong in named:
+            advice += ', or set train.head to "new"'
         raise ConfigError(
             f"train.weights: {where}: {wrong} is {found}, the space {net.space.name} with {net.classes} classes has "
-            f"{tuple(wanted[wrong].shape)}; give the weights of a run on the same space and classes"
+            f"{expected}; {advice}"
         )
-    if (bad := not_finite({name: named[name] for name in wanted})) is not None:
+    if (bad := not_finite({name: named[name] for name in kept})) is not None:
         raise ConfigError(
             f"train.weights: {where}: {bad} has values that are not finite; give the weights of a sound training"
         )
-    return named
+    return {name: named[name] for name in kept}

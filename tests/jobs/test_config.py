@@ -73,6 +73,33 @@ def test_the_published_recipe_of_ofav2_is_the_released_codes():
     assert config.train.teacher_exits == "ascending" and config.search_space.resolutions == (48, 52, 56, 60, 64)
 
 
+@pytest.mark.parametrize(
+    ("name", "batch", "resolutions", "exits"),
+    [("nat", 96, (192, 224, 256), "last"), ("natv2", 256, (48, 56, 64), "descending")],
+)
+def test_the_published_warm_up_is_the_released_codes(name, batch, resolutions, exits):
+    """Epochs with warm-up, learning rates and sub-networks a step: the largest network, then uniform sampling."""
+    config = load(str(ROOT / f"configs/cifar10_{name}_transfer.toml"))
+    assert [(p.epochs, p.warmup_epochs, p.lr * p.lr_scale, p.draw.subnets, p.distil) for p in config.phases] == [
+        (100, 5, 0.0075, 1, 0), (150, 10, 0.0075, 4, 1)
+    ]  # fmt: skip
+    largest, uniform = config.phases
+    assert largest.space.largest() == uniform.space.largest()
+    assert [len(set(largest.space.values(field))) for field in ("depth", "kernel", "expand")] == [1, 1, 1]
+    assert uniform.space == config.search_space and (uniform.teacher, uniform.joint_exits) == ("previous", "last")
+    assert (largest.joint_exits, config.train.teacher_exits) == (exits, exits)
+    assert config.search_space.resolutions == resolutions and config.data.selection == 5000
+    train = config.train
+    assert (train.momentum, train.weight_decay, train.clip_norm, train.gradients) == (0.9, 3e-4, 5, "sum")
+    assert (train.batch, train.lr_batch, train.schedule, train.label_smoothing) == (batch, 0, "phase", 0)
+
+
+def test_the_small_transfer_is_between_halves_of_one_space():
+    half, other = (load(str(ROOT / f"configs/cifar10_{name}.toml")) for name in ("half", "transfer"))
+    assert half.search_space == other.search_space
+    assert len({*half.data.classes, *other.data.classes}) == 10
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.name)
 def test_phases_only_widen(path):
     phases = load(str(path)).phases
@@ -87,6 +114,13 @@ def test_one_config_is_one_run_wherever_it_runs():
     here, there = load(TINY), load(TINY, elsewhere)
     assert here.id == there.id
     assert here.id.startswith("tiny-")
+
+
+def test_a_new_head_teaches_nothing():
+    given, distils = "train.weights=/a/w.safetensors", 'train.phases=[{name="a",epochs=1,lr=1,distil=1}]'
+    assert load(TINY, [given, distils]).phases[0].distil == 1
+    with pytest.raises(ConfigError, match="'a' comes first and has no teacher yet"):
+        load(TINY, [given, distils, "train.head=new"])
 
 
 @pytest.mark.parametrize("setting", ["seed=2", "search.evaluations=99", "train.batch=64", "train.threads=2", "name=other"])
@@ -108,6 +142,9 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ("space=digit", "no space is called 'digit'; there are digits"),
         ("name=My Run", "name is 'My Run'; use small letters"),
         ("train.batch=65", r"train.batch is 65, not a multiple of train.workers \(2\); use 64"),
+        ("train.head=new", "train.head is 'new', but there are no train.weights whose head it could replace"),
+        ("train.head=old", "train: head is 'old'; input should be 'kept' or 'new'"),
+        ("data.classes=[3, 4]", r"data.classes: 0 is 3; input should be a valid string"),
         ("train.backend=horses", "train.backend is 'horses'; there are ray, local"),
         ("train.teacher=train", "train: no setting 'teacher'; here you may set phases, .*teacher_norm"),
         ("train.workers=0", "train: workers is 0; input should be greater than or equal to 1"),

@@ -20,6 +20,7 @@ from cluster.run import DamagedObject, Run
 from cluster.runtime.backends import BACKENDS, Backend
 from cluster.runtime.workers import Worker
 from cluster.store import open_store
+from cluster.texts import sha256
 from jobs import files
 from jobs.config import load
 from jobs.images.dataset import Dataset
@@ -29,7 +30,9 @@ from jobs.tools.finetune import tuned
 from jobs.train import _last_report, check, plan_of, train_supernet
 from jobs.train import train as run_training
 from jobs.workers import trainer
+from jobs.workers.trainer import given_weights, initial, named_state
 from ofa.evaluate import NotFinite
+from ofa.spaces import get_space
 from ofa.supernet import Supernet
 from ofa.train import Learner
 
@@ -212,6 +215,81 @@ def test_one_network_is_tuned_from_the_supernets_weights(tiny, tmp_path):
     with pytest.raises(ConfigError, match=r"train.weights: .*the space ofa_mbv3_w0.5_32px with 10 classes has") as caught:
         train(wider, arrays, tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def stored_supernet(place, space, classes, **changed):
+    """A supernet's weights in a file, some of them changed; the tensors."""
+    tensors = named_state(Supernet(space, classes, torch.Generator().manual_seed(3))) | changed
+    place.write_bytes(safetensors.torch.save(tensors))
+    return tensors
+
+
+@pytest.mark.parametrize("name", ["digits", "ofav2_mbv3_ee_d_w0.25_32px"])
+def test_a_new_head_is_the_only_thing_that_given_weights_do_not_decide(tmp_path, name):
+    """Also of a space with five exits; their classifiers are those of a training without given weights."""
+    space, weights = get_space(name), tmp_path / "w.safetensors"
+    before = stored_supernet(weights, space, 10)
+    plan = replace(plan_of(load(TINY, ["seed=5"]), 7), space=space, weights=str(weights), head="new")
+    net, teacher = initial(plan)
+    assert teacher is None
+    fresh = initial(replace(plan, weights="", head="kept"))[0].state_dict()
+    heads = {key for key in fresh if "classifier." in key}
+    assert net.classifier_names == heads and len(heads) == 2 * max(1, len(space.values("exit")))
+    for key, tensor in net.state_dict().items():
+        assert torch.equal(tensor, fresh[key] if key in heads else before[f"net.{key}"]), key
+        assert key not in heads or len(tensor) == 7
+    kept, teacher = initial(replace(plan, classes=10, head="kept"))
+    assert same(kept.state_dict(), {key.removeprefix("net."): tensor for key, tensor in before.items()})
+    assert same(teacher, kept.state_dict())
+
+
+def test_a_kept_head_needs_the_same_classes_and_any_head_the_same_space(tmp_path):
+    weights, other = tmp_path / "w.safetensors", tmp_path / "deeper.safetensors"
+    digits = get_space("digits")
+    stored_supernet(weights, digits, 10)
+    says = r'classifier\.weight is \(10, \d+\), the space digits with 7 classes has \(7, \d+\).*or set train\.head to "new"$'
+    with pytest.raises(ConfigError, match=says):
+        given_weights(str(weights), digits, 7)
+    for head in ("kept", "new"):
+        with pytest.raises(ConfigError, match=r"the space ofa_mbv3_w0\.25_32px .* has .*on the same space and classes$"):
+            given_weights(str(weights), get_space("ofa_mbv3_w0.25_32px"), 10, head)
+    stored_supernet(other, digits, 10, **{"net.parts.more.weight": torch.zeros(3)})
+    with pytest.raises(ConfigError, match=r"parts\.more\.weight is \(3,\), the space digits with 10 classes has nothing"):
+        given_weights(str(other), digits, 10)
+    stored_supernet(other, digits, 10, **{"net.classifier.bias": torch.full((10,), torch.nan)})
+    assert "classifier.bias" not in given_weights(str(other), digits, 3, "new")
+    with pytest.raises(ConfigError, match=r"classifier\.bias has values that are not finite"):
+        given_weights(str(other), digits, 10)
+
+
+def test_the_weights_that_training_starts_from_are_an_input_and_may_not_change_meanwhile(tmp_path, monkeypatch):
+    weights = tmp_path / "w.safetensors"
+    stored_supernet(weights, get_space("digits"), 10)
+    config = load(TINY, [*SHORT, "train.backend=local", "train.workers=1", f"train.weights='{weights}'"])
+    digest = sha256(weights.read_bytes())
+
+    def stop(*arguments):
+        raise Stop
+
+    for _ in range(2):
+        with monkeypatch.context() as patched, opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job:
+            patched.setattr("jobs.train.train", stop)
+            with pytest.raises(Stop):
+                train_supernet(job)
+    stored_supernet(weights, get_space("digits"), 10, **{"net.classifier.bias": torch.ones(10)})
+    says = rf"train\.weights: .*w\.safetensors: has sha256 [0-9a-f]{{12}}, the training began from {digest[:12]}; restore it"
+    with opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job, pytest.raises(ConfigError, match=says):
+        train_supernet(job)
+    stored_supernet(weights, get_space("digits"), 10)
+    with opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job:
+        train_supernet(job)
+        assert job.run.done("train")["inputs"] == {files.GIVEN_WEIGHTS: digest}
+        assert job.run.finished("train") and not list(job.run.problems())
+
+
+def test_a_network_of_a_transferred_run_keeps_its_head_when_it_is_tuned():
+    config = load(TINY, ["train.weights=/a/w.safetensors", "train.head=new"])
+    assert tuned(config, "/b/w.safetensors", config.search_space.smallest(), 1, 0.1, 0.5).train.head == "kept"
 
 
 def in_threads(loop, arrays, on_event, *, workers, max_failures, gpu):

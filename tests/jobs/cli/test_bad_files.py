@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 import typer
 
+from cluster.config import dump
 from cluster.run import File, Run
 from ensemble.network import Combination, EnsembleDescription, EnsembleNetwork
 from ensemble.table import Table
+from jobs import files
 from jobs.cli.main import app, main
+from jobs.config import load
 from ofa import npz
 from ofa.export import Description, to_safetensors
 from ofa.extract import extract
@@ -40,6 +43,7 @@ USES = {
     "run": ["{config} --store {>store}", "{config} --store {>store} --only fit"],
     **{step: ["{config} --store {store}"] for step in ("fit", "validate", "predict", "report")},
     "train": ["{config} --store {>store}"],
+    "transfer": ["{config} --from {weights} --store {>store}", "{config} --from {run} --store {>store}"],
     "measure": ["{config} --store {store}", "--latency-table {>table} --space digits --runs 4 --networks 3 --resolution 24"],
     "cite": ["{config}"],
     "search": [
@@ -243,7 +247,7 @@ THINGS = {
     "weights": (write_weights, "safetensors"),
 }
 TEXTS = ("config", "arch", "front", "measured", "table", "yaml")
-DIRECTORIES = ("store", "images", "code")
+DIRECTORIES = ("store", "images", "code", "run")
 
 BAD_FILES = ("an empty file", "a binary file", "a long line", "a long name", "a name of two lines")
 BAD = {
@@ -263,7 +267,11 @@ def valid(tmp_path_factory):
     step = Run.open(str(folder / "store"), "case", (folder / "config.toml").read_text(), "test").begin("report")
     step.write(File("report.html", "report"), b"<html>")
     step.finish(seed=1)
-    return {**{name: folder / f"{name}.{suffix}" for name, (_, suffix) in THINGS.items()}, "store": folder / "store"}
+    step = Run.open(str(folder), "run", dump(load(str(folder / "config.toml"))), "test").begin("train")
+    step.write(files.supernet("width"), (folder / "weights.safetensors").read_bytes())
+    step.finish(seed=1)
+    things = {name: folder / f"{name}.{suffix}" for name, (_, suffix) in THINGS.items()}
+    return {**things, "store": folder / "store", "run": folder / "run"}
 
 
 @pytest.fixture(scope="module")
@@ -353,7 +361,7 @@ def test_what_cannot_be_used_is_one_line_and_nothing_is_written(ofa, valid, bad,
 
 
 # Commands that begin to work on a valid file, which takes minutes or Ray; their files are read as those of the others.
-AT_WORK = ("run", "train", "serve", "measure --latency-table")
+AT_WORK = ("run", "train", "transfer", "serve", "measure --latency-table")
 MARKS = {"UTF-8": "utf-8-sig", "UTF-16": "utf-16"}
 MARKED = [(u, n, m) for u in ALL if not u.startswith(AT_WORK) for n in placeholders(u) if n in TEXTS for m in MARKS]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import content, encoded, loaded, picture, spoilt, write_folders, write_parquet
+from pictures import content, encoded, experiment, loaded, picture, spoilt, write_folders, write_parquet
 from PIL import Image, ImageOps
 
 from cluster.errors import InputError
@@ -17,6 +17,7 @@ from cluster.store import open_store
 from jobs.config import load
 from jobs.images.decoding import DataError
 from jobs.images.source import open_source
+from jobs.images.streaming import read_piece
 from ofa.decode import CorruptImage, centre, decode, random_crop
 
 
@@ -87,6 +88,83 @@ def test_its_own_test_split_is_kept_whole_and_selection_may_be_a_number(here):
     write_parquet(here, "train-0.parquet", content(40))
     write_parquet(here, "test-0.parquet", content(11))
     assert loaded(here.url, selection=6).sizes == {"train": 34, "selection": 6, "test": 11}
+
+
+def as_parquet(store):
+    write_parquet(store, "train-0.parquet", content(60), names=["class0", "class1", "class2"])
+    write_parquet(store, "test-0.parquet", content(12), names=["class0", "class1", "class2"])
+
+
+def as_folders(store):
+    write_folders(store, content(60), "train/")
+    write_folders(store, content(12), "test/")
+
+
+@pytest.mark.parametrize("write", [as_parquet, as_folders])
+@pytest.mark.parametrize("memory_mib", [2048, 0.01])
+def test_some_classes_of_a_source_are_a_source_of_their_own(here, write, memory_mib):
+    """In memory, and where the training images stream; the colour says the class."""
+    write(here)
+    whole, found = loaded(here.url), loaded(here.url, classes=("class2", "class0"), memory_mib=memory_mib)
+    assert found.classes == 2 and found.sizes == {"train": 32, "selection": 8, "test": 8}
+    assert str(found.description) == (
+        f"{here.url}: 2 classes (class2, class0), images: 32 train, 8 selection, 8 test; left out: 1 class (class1)"
+    )
+    assert found.description.to_json()["left_out"] == {"classes": {"count": 1, "first": ["class1"]}}
+    for name, split in found.splits.items():
+        assert set(split.labels.tolist()) == {0, 1}
+        assert torch.equal(split.pixels[:, 0, 16, 16].long(), torch.where(split.labels == 0, 160, 40)), name
+    assert (found.stored is not None) == (memory_mib < 1)
+    if found.stored is not None:
+        piece = (0, np.concatenate(found.stored.groups()), 0)
+        columns = read_piece(found.stored, experiment(here.url).data, 32, "names", piece)
+        assert np.bincount(columns["label"]).tolist() == [16, 16]
+        assert np.array_equal(columns["pixels"][:, 0, 16, 16], np.where(columns["label"] == 0, 160, 40))
+    again = loaded(here.url, classes=("class2", "class0"), memory_mib=memory_mib)
+    assert torch.equal(again.selection.pixels, found.selection.pixels)
+    everything = loaded(here.url, classes=("class0", "class1", "class2"))
+    assert torch.equal(everything.train.pixels, whole.train.pixels)
+
+
+def test_classes_may_be_given_by_their_labels_where_no_name_is_a_number(here):
+    as_parquet(here)
+    assert open_source(here.url).only(["2", "class0"], "here").classes == ("class2", "class0")
+    digits = open_source("digits")
+    some = digits.only(["7", "3"], "digits")
+    assert some.classes == ("7", "3") and some.joint_holdout
+    old = digits.train.labels_N
+    assert some.train.labels_N.tolist() == [int(label == 3) for label in old if label in (3, 7)]
+    assert np.array_equal(some.train.pixels_NCHW, digits.train.pixels_NCHW[np.isin(old, (3, 7))])
+
+
+@pytest.mark.parametrize(
+    ("classes", "says"),
+    [
+        (["class3", "class0"], "there is no class 'class3'; there are class0, class1, class2"),
+        (["3", "class0"], "there is no class '3'; there are"),
+        (["class1", "class1"], "has the class 'class1' twice; give each once; there are class0, class1, class2"),
+        (["class1", "1"], "has the class 'class1' twice"),
+        (["class1"], "has one class only, a classifier needs two; there are"),
+        (["class0", "class1"], "validation has no image of the classes in data.classes; give others; there are"),
+    ],
+)
+def test_classes_that_cannot_be_used_are_one_line_with_those_that_there_are(here, classes, says):
+    write_folders(here, content(12), "train/")
+    write_folders(here, [row for row in content(12) if row[1] == 2], "val/")
+    with pytest.raises(DataError, match=says) as caught:
+        loaded(here.url, classes=tuple(classes))
+    assert str(caught.value).startswith(f"{here.url}: data.classes") or "validation" in says
+    assert "\n" not in str(caught.value)
+
+
+def test_images_of_classes_that_are_not_used_are_neither_decoded_nor_missed(here, capsys):
+    rows = [(b"not an image", label) if label == 1 else (data, label) for data, label in content(60)]
+    write_folders(here, rows, "train/")
+    write_folders(here, [row for row in content(12) if row[1] != 1], "test/")
+    found = loaded(here.url, classes=("class0", "class2"), max_corrupt=0)
+    assert found.description.left_out == {"classes": ["class1"]}
+    shown = capsys.readouterr()
+    assert "skipped" not in shown.out + shown.err and "has no image" not in shown.out + shown.err
 
 
 BAD = {
