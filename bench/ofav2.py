@@ -32,6 +32,7 @@ from jobs.config import Experiment, load
 from jobs.images.dataset import Dataset
 from jobs.images.dataset import load as load_images
 from jobs.workers.trainer import net_tensors
+from ofa.images import Split
 from ofa.supernet import Supernet
 
 CONFIG = "configs/cifar10_ofav2.toml"
@@ -92,7 +93,7 @@ def settings_of(name: str, seed: int, data: str, epochs: int = 1) -> list[str]:
     ]
 
 
-def judged(config: Experiment, run: Run, data: Dataset) -> Iterator[tuple[str, dict[str, object]]]:
+def judged(config: Experiment, run: Run, data: Dataset, test: Split) -> Iterator[tuple[str, dict[str, object]]]:
     """For each phase the sub-network that is the best on the selection split, with its top-1 there and on the test split."""
     net = Supernet(config.search_space, data.classes)
     for phase in config.phases:
@@ -100,7 +101,7 @@ def judged(config: Experiment, run: Run, data: Dataset) -> Iterator[tuple[str, d
         evaluator = data.evaluator(net, config.measure.calibration_images, config.measure.batch)
         found = {arch: evaluator.top1(arch, data.selection[:JUDGED]) for arch in constants(phase.space)}
         best = max(found, key=lambda arch: found[arch])
-        row = {"arch": best.key, "exit": best.exit, "top1": found[best], "test_top1": evaluator.top1(best, data.test)}
+        row = {"arch": best.key, "exit": best.exit, "top1": found[best], "test_top1": evaluator.top1(best, test)}
         yield phase.name, row
 
 
@@ -127,7 +128,10 @@ def train(name: str, seed: int, data: Path, store: Path, epochs: int) -> None:
     options = [CONFIG, "--store", str(store), *(part for setting in settings for part in ("--set", setting))]
     subprocess.run([sys.executable, "-m", "jobs", "train", *options], check=True)
     config = load(CONFIG, settings)
-    found = dict(judged(config, Run.at(str(store), config.id, code=""), load_images(config, Reporter("plain"))))
+    reporter = Reporter("plain")
+    images = load_images(config, reporter)
+    assert images.held_out is not None
+    found = dict(judged(config, Run.at(str(store), config.id, code=""), images, images.held_out.open(reporter)))
     kept(store, name, seed).write_text(json.dumps(found, indent=1))
 
 

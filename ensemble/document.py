@@ -123,12 +123,18 @@ class ExitResult(Document):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CascadeResult(Document):
+class TunedCascade(Document):
     """A cascade of all exits: an image leaves at the first whose largest probability is above the exit's threshold."""
 
     thresholds: tuple[float, ...]  # of every exit but the last, tuned on the selection split
     macs: float  # average on the selection split
-    top1: float
+    top1: float  # on the selection split
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeResult(TunedCascade):
+    """A cascade with its cost and accuracy on the test split."""
+
     test_macs: float
     test_top1: float
     test_interval: tuple[float, float]

@@ -2,8 +2,9 @@
 
     ofa ensemble configs/digits.toml --store ./runs
 
-Ensembles are chosen on the selection split, which trained no member, and evaluated on the held-out test split. The published
-protocol (OFA³ chose on images that its supernet was trained on) is `ensemble.chosen_on = "train"`.
+Ensembles are chosen on the selection split, which trained no member, and evaluated on the held-out test split: its table
+only gives the scores of subsets that are chosen already. The published protocol (OFA³ chose on images that its supernet was
+trained on) is `ensemble.chosen_on = "train"`.
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ from ensemble.subsets import Chosen, Limits
 from ensemble.table import Table
 from ensemble.vote import Voting
 from jobs import files
-from jobs.evaluators import trained_evaluator
-from jobs.exits import Predictions, exit_results, network_of
 from jobs.job import Job
 from jobs.workers.scorer import PooledScorer
 from ofa.sharing import Pieces, pieces
@@ -71,8 +70,6 @@ def ensemble(job: Job) -> None:
         fronts.append(SubsetFront(cost=rule, unit=config.unit, members=scored, optimism=comparison.optimism(chosen[-1])))
     found = Ensembles.of(fronts, comparison.scored(singles), voting)
     step.write_json(files.ENSEMBLES, found.to_json())
-    if job.config.search_space.values("exit"):
-        look_at_exits(job, step)
     step.finish(job.config.seed)
     for front in found.fronts:
         best = front.members[-1]
@@ -88,23 +85,6 @@ def pieces_of(job: Job, step: Step) -> Pieces:
     """What the front's members have in common, in the unit of the ensembles' cost."""
     archs = [member.arch for member in Front.from_json(step.read_json(files.FRONT)).members]
     return pieces(job.config.search_space, archs, job.data.classes, job.config.ensemble.unit)
-
-
-def look_at_exits(job: Job, step: Step) -> None:
-    """Writes what the exits of the front's most accurate network reach, if it has several."""
-    arch = network_of(Front.from_json(step.read_json(files.FRONT)).members)
-    if arch is None:
-        return job.reporter.say("ensemble: no network on the front has more than one exit")
-    evaluator = trained_evaluator(job, step)
-    selection, test = (Predictions.of(evaluator, arch, split) for split in (job.data.selection, job.data.test))
-    found = exit_results(job.config, arch, job.data.classes, selection, test)
-    step.write_json(files.EXITS, found.to_json())
-    last, cheapest = found.singles[-1], next(one for one in found.cascade if one.top1 >= found.singles[-1].top1)
-    return job.reporter.say(
-        f"ensemble: {arch.key} keeps exits {', '.join(map(str, found.kept.exits))} of {arch.exit}, test top-1 "
-        f"{found.kept.test_top1:.4f} (the last alone {last.test_top1:.4f}); as a cascade it reaches the last "
-        f"exit's top-1 with {100 * cheapest.test_macs / last.macs:.0f} % of its MACs on average"
-    )
 
 
 def scorer_of(job: Job, table: Table) -> Scorer:

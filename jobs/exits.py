@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ensemble.cascade import Outcome, curve
-from ensemble.document import CascadeResult, ExitResult, Exits
+from ensemble.document import CascadeResult, ExitResult, Exits, TunedCascade
 from ensemble.exit_subsets import scored
 from ensemble.intervals import interval
 from jobs.config import Experiment
@@ -92,14 +92,21 @@ def exit_results(config: Experiment, arch: Arch, classes: int, selection: Predic
     )
 
 
+def tuned_cascade(chosen: Outcome, selection: Predictions) -> TunedCascade:
+    """A cascade's average cost and accuracy on the split that it was tuned on."""
+    return TunedCascade(
+        thresholds=chosen.cascade.thresholds, macs=chosen.cost, top1=chosen.correct / len(selection.labels_N)
+    )
+
+
 def cascade_result(chosen: Outcome, selection: Predictions, test: Predictions, cost_E: np.ndarray) -> CascadeResult:
     """A cascade's average cost and accuracy on the split that it was tuned on, and on the test split."""
     tested = chosen.cascade.outcome(test.confidence_EN, test.right_EN, cost_E)
-    images = len(test.labels_N)
+    images, found = len(test.labels_N), tuned_cascade(chosen, selection)
     return CascadeResult(
-        thresholds=chosen.cascade.thresholds,
-        macs=chosen.cost,
-        top1=chosen.correct / len(selection.labels_N),
+        thresholds=found.thresholds,
+        macs=found.macs,
+        top1=found.top1,
         test_macs=tested.cost,
         test_top1=tested.correct / images,
         test_interval=interval(tested.correct, images),

@@ -17,7 +17,7 @@ from torch import nn
 from cluster.errors import InputError, StepError
 from cluster.run import Step
 from ensemble.cascade import curve, tuned
-from ensemble.document import CascadeResult, Ensembles
+from ensemble.document import Ensembles, TunedCascade
 from ensemble.errors import SelectionError
 from ensemble.network import (
     SOFT,
@@ -29,7 +29,7 @@ from ensemble.network import (
 )
 from jobs import files
 from jobs.evaluators import trained_evaluator
-from jobs.exits import Predictions, cascade_costs, cascade_result
+from jobs.exits import Predictions, cascade_costs, tuned_cascade
 from jobs.job import Job
 from ofa.arch import Arch
 from ofa.evaluate import Evaluator
@@ -116,19 +116,17 @@ def exits_of(job: Job, arch: Arch, exits: str | None, average_macs: float | None
 
 def write_cascade(job: Job, step: Step, evaluator: Evaluator, name: str, arch: Arch, average_macs: float) -> None:
     """Exports all exits of `arch`, with the most accurate thresholds within an average cost."""
-    selection, test = (Predictions.of(evaluator, arch, split) for split in (job.data.selection, job.data.test))
+    selection = Predictions.of(evaluator, arch, job.data.selection)
     cost_E = cascade_costs(job.config, arch, job.data.classes)
     try:
         chosen = tuned(curve(selection.confidence_EN, selection.right_EN, cost_E), average_macs)
     except SelectionError as error:
         raise InputError(f"ofa export: --average-macs: {error}") from None
-    found = cascade_result(chosen, selection, test, cost_E)
+    found = tuned_cascade(chosen, selection)
     write(job, step, evaluator, name, [arch], exits=tuple(range(1, arch.exit + 1)), cascade=found)
-    low, high = found.test_interval
     job.reporter.say(
-        f"export: thresholds {', '.join(f'{threshold:.3f}' for threshold in found.thresholds)}: on the test split top-1 "
-        f"{found.test_top1:.4f} [{low:.4f}, {high:.4f}] at {found.test_macs:,.0f} MACs on average "
-        f"({found.macs:,.0f} on the selection split)"
+        f"export: thresholds {', '.join(f'{threshold:.3f}' for threshold in found.thresholds)}: on the selection split, on "
+        f"which they were tuned, top-1 {found.top1:.4f} at {found.macs:,.0f} MACs on average"
     )
 
 
@@ -152,7 +150,7 @@ def write(
     combination: Combination = SOFT,
     *,
     exits: tuple[int, ...] = (),
-    cascade: CascadeResult | None = None,
+    cascade: TunedCascade | None = None,
 ) -> None:
     """Exports `archs` as one network under `name`, if ONNX Runtime agrees with PyTorch on real images.
 

@@ -17,7 +17,7 @@ FRONT = File("front.json", "search")
 HISTORY = File("history.json", "search")  # hypervolumes; also of `ofa search --space`, in its directory
 VALIDATED = File("validated.json", "validate")
 ENSEMBLES = File("ensembles.json", "ensemble")
-EXITS = File("exits.json", "ensemble")  # of a space with exits
+EXITS = File("exits.json", "predict")  # of a space with exits
 REPORT = File("report.html", "report")
 TARGETS = File("targets.json", "targets")  # result of `ofa targets`, in its --out directory
 

@@ -23,6 +23,7 @@ from jobs.operate.scale import Scale
 if TYPE_CHECKING:  # commands that open a run without working on it load neither torch nor Ray
     from cluster.runtime.pool import Pool
     from jobs.images.dataset import Dataset
+    from ofa.images import Split
 
 
 @dataclass
@@ -52,6 +53,12 @@ class Job:
                     )
         return data
 
+    @cached_property
+    def test(self) -> Split:
+        """The held-out test split, read and decoded at first use; nothing may be trained, searched or chosen by it."""
+        assert self.data.held_out is not None, "the images of this job have no test split"
+        return self.data.held_out.open(self.reporter)
+
     def need_ray(self, gpus: int = 0) -> None:
         """Connects to Ray, at the first call. gpus: of a training, one for each worker; an `InputError` without them."""
         if self._connected:
@@ -62,6 +69,7 @@ class Job:
         train, readers = self.config.train, self.config.data.readers if self.data.stored is not None else 0
         cpus = max(train.workers + readers, self.config.ray.evaluators + self.config.ray.scorers)
         shared = sum(array.nbytes for array in self.data.arrays().values())
+        shared += self.data.held_out.nbytes if self.data.held_out is not None else 0  # the step `predict` shares them too
         ray, wait_s = self.config.ray, self.config.kube.starting_s or None
         if gpus and ray.autoscales:
             self.reporter.say(f"train: {gpus} GPUs are requested of the cluster, which may add nodes for them")

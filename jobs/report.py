@@ -67,8 +67,8 @@ def report(job: Job) -> None:
 
 
 def images_of(job: Job, split: str) -> int:
-    """The number of images of a split."""
-    return len(job.data.splits[split])
+    """The number of images of a split on which the front's members were evaluated."""
+    return int((job.run.done("predict") or {}).get("images", job.data.sizes)[split])
 
 
 def percent(fraction: float) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from cluster.progress import Reporter
 from jobs.config import Data, Experiment, PhaseConfig, Train
@@ -50,6 +51,16 @@ def write_folders(store, rows, prefix=""):
         store.write(f"{prefix}class{label}/{number:03}.png", data_)
 
 
+def write_digits(folder, test=300):
+    """scikit-learn's digits as files in folders of classes, the last `test` of them as a test split."""
+    digits = load_digits()
+    whole = np.round(digits.images * 255 / 16).astype(np.uint8)
+    for number, (pixels, label) in enumerate(zip(whole, digits.target, strict=True)):
+        path = folder / ("test" if number >= len(whole) - test else "train") / str(label) / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+
 def experiment(url, **settings):
     held = {"selection": 0.2, "test": 0.2, **settings}
     return Experiment(Train((PhaseConfig("a", 1, 0.1),), batch=8), data=Data(source=url, **held))
@@ -57,6 +68,11 @@ def experiment(url, **settings):
 
 def loaded(url, **settings):
     return data.load(experiment(url, **settings), Reporter("plain"))
+
+
+def with_test(data_):
+    """The decoded splits of a data set by name, its test split opened."""
+    return {**data_.splits, "test": data_.held_out.open(Reporter("plain"))}
 
 
 def spoilt(count):

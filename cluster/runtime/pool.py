@@ -30,13 +30,18 @@ class _Actor:
         """Returns once the worker is built."""
 
     def call(
-        self, method: str, arguments: tuple[Any, ...], renewal: int = 0, newer: Mapping[str, np.ndarray] | None = None
+        self,
+        method: str,
+        arguments: tuple[Any, ...],
+        renewal: int = 0,
+        newer: Mapping[str, np.ndarray] | None = None,
+        further: Mapping[str, np.ndarray] | None = None,
     ) -> Any:
-        """worker.method(*arguments), with the arrays of this renewal."""
+        """worker.method(*arguments), with `further` as the last one if there is one, with the arrays of this renewal."""
         if renewal != self.renewed and newer is not None:
             self.worker.renew(newer)
             self.renewed = renewal
-        return getattr(self.worker, method)(*arguments)
+        return getattr(self.worker, method)(*arguments, *([] if further is None else [further]))
 
 
 @dataclass(eq=False)
@@ -63,7 +68,7 @@ class Pool:
         self.members: list[_Member] = []
         # lost actors by ticket; None counts actors that died before they were ready
         self.lost: Counter[int | None] = Counter()
-        self._tasks: dict[int, tuple[str, Any]] = {}
+        self._tasks: dict[int, tuple[str, Any, Any]] = {}  # method, argument, reference of further arrays or None
         self._waiting: deque[int] = deque()
         self._running: dict[Any, tuple[_Member, int | None]] = {}
         self._tickets = 0
@@ -97,10 +102,13 @@ class Pool:
         assert not self._tasks, "tasks are pending"
         self.renewal, self.newer = self.renewal + 1, ray.put(dict(arrays))
 
-    def submit(self, method: str, argument: Any) -> int:
-        """Queues worker.method(argument) for any actor; returns the ticket that `finished` returns with the result."""
+    def submit(self, method: str, argument: Any, further: Any = None) -> int:
+        """Queues worker.method(argument) for any actor; returns the ticket that `finished` returns with the result.
+
+        further: the reference of arrays in the object store, which become the method's second argument.
+        """
         ticket, self._tickets = self._tickets, self._tickets + 1
-        self._tasks[ticket] = (method, argument)
+        self._tasks[ticket] = (method, argument, further)
         self._waiting.append(ticket)
         self._feed()
         return ticket
@@ -130,9 +138,15 @@ class Pool:
             ready, _ = ray.wait(list(self._running))
             self._take(ready[0])
 
-    def map(self, method: str, arguments: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Yields (index, worker.method(argument)) of every argument, as they finish; raises as `finished` does."""
-        index = {self.submit(method, argument): i for i, argument in enumerate(arguments)}
+    def map(
+        self, method: str, arguments: Sequence[Any], further: Mapping[str, np.ndarray] | None = None
+    ) -> Iterator[tuple[int, Any]]:
+        """Yields (index, worker.method(argument)) of every argument, as they finish; raises as `finished` does.
+
+        further: a second argument of all the calls, arrays of which all actors of a node read the same read-only copy.
+        """
+        shared = None if further is None else ray.put(dict(further))
+        index = {self.submit(method, argument, shared): i for i, argument in enumerate(arguments)}
         try:
             while index:
                 for ticket, answer in self.finished():
@@ -165,9 +179,10 @@ class Pool:
             if member is None or len(member.tickets) >= TASKS_PER_ACTOR:
                 return
             ticket = self._waiting.popleft()
-            method, argument = self._tasks[ticket]
+            method, argument, further = self._tasks[ticket]
             member.tickets.add(ticket)
-            self._running[member.actor.call.remote(method, (argument,), self.renewal, self.newer)] = (member, ticket)
+            call = member.actor.call.remote(method, (argument,), self.renewal, self.newer, further)
+            self._running[call] = (member, ticket)
 
     def _take(self, reference: Any) -> list[tuple[int, Any]]:
         """A finished task's ticket and result; [] if an actor was built, or if it died and is replaced."""

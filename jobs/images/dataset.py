@@ -1,7 +1,8 @@
 """The data set of a run: train, selection and test images, divided by the run's seed.
 
-Selection and test images are decoded into memory. So are the training images where they fit into `data.memory_mib`; a
-larger training split is streamed through Ray Data and decoded by other processes.
+Selection images are decoded into memory. So are the training images where they fit into `data.memory_mib`; a larger
+training split is streamed through Ray Data and decoded by other processes. The images of the test split are only listed:
+they are read and decoded by those who open them (`HeldOut`), which are the step `predict` and `ofa eval`.
 
 Shape letters: N images, S side in pixels.
 """
@@ -86,17 +87,52 @@ def _counted(names: Sequence[str], reason: str) -> str:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """The images of the test split, of which no file is read until they are opened.
+
+    side: of the decoded images, in pixels. limit: images that may be skipped because they cannot be decoded.
+    """
+
+    images: Images
+    source: Source
+    where: str  # `data.source`, for messages
+    side: int
+    crop: float  # centre-crop ratio
+    limit: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that the decoded images and their labels need."""
+        return len(self) * (3 * self.side * self.side + 8)
+
+    def open(self, reporter: Reporter) -> Split:
+        """The decoded images; a `DataError` if too few can be decoded, or none of a class."""
+        counts = DecodingCounts(self.where, self.limit)
+        with reporter.track("test data", len(self), "images") as tracker:
+            pixels, labels = self.images.decoded(self.side, self.crop, counts, tracker.advance)
+        for line in counts.messages():
+            reporter.say(line)
+        split = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
+        _check_decoded({"test": split}, {"test": self.images}, self.source, self.where)
+        return split
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Disjoint splits at the space's largest resolution.
 
-    splits: selection, test, and either train or a `sample` of the training images, which then stream from `stored`.
-    classes: their number. description: in the process that loaded the images.
+    splits: selection, and either train or a `sample` of the training images, which then stream from `stored`. classes: their
+    number. description, held_out: in the process that loaded the images; other processes have no test split.
     """
 
     splits: Mapping[str, Split]
     classes: int
     stored: StoredImages | None = None
     description: Description | None = None
+    held_out: HeldOut | None = None
 
     @property
     def train(self) -> Split:
@@ -114,15 +150,11 @@ class Dataset:
         return self.splits["selection"]
 
     @property
-    def test(self) -> Split:
-        """The held-out test split."""
-        return self.splits["test"]
-
-    @property
     def sizes(self) -> dict[str, int]:
-        """Number of images of each split."""
+        """Number of images of each split; of the test split those that are listed, decodable or not."""
         held = {name: len(split) for name, split in self.splits.items() if name != "sample"}
-        return held if self.stored is None else {"train": len(self.stored), **held}
+        test = {} if self.held_out is None else {"test": len(self.held_out)}
+        return {**({} if self.stored is None else {"train": len(self.stored)}), **held, **test}
 
     @cached_property
     def scale(self) -> Scale:
@@ -153,7 +185,7 @@ class Dataset:
         return Evaluator(net, self.scale, self.sample[:calibration_images], batch)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The images as arrays, to share between processes."""
+        """The images as arrays, to share between processes; without the test split."""
         arrays = {"classes": np.array(self.classes)}
         for name, split in self.splits.items():
             arrays[f"{name}.pixels"], arrays[f"{name}.labels"] = split.pixels.numpy(), split.labels.numpy()
@@ -165,12 +197,15 @@ class Dataset:
     def of(cls, arrays: Mapping[str, np.ndarray]) -> Dataset:
         """The data set that `arrays` described."""
         splits = {
-            name: Split(read_only_tensor(arrays[f"{name}.pixels"]), read_only_tensor(arrays[f"{name}.labels"]))
-            for name in (*SPLITS, "sample")
-            if f"{name}.pixels" in arrays
+            name: split_of(arrays, f"{name}.") for name in ("train", "selection", "sample") if f"{name}.pixels" in arrays
         }
         stored = {name.removeprefix("stored."): array for name, array in arrays.items() if name.startswith("stored.")}
         return cls(splits, int(arrays["classes"]), StoredImages.of(stored) if stored else None)
+
+
+def split_of(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Split:
+    """The split in the arrays `pixels` and `labels`, on their own memory. prefix: of these names."""
+    return Split(read_only_tensor(arrays[f"{prefix}pixels"]), read_only_tensor(arrays[f"{prefix}labels"]))
 
 
 def read_only_tensor(array: np.ndarray) -> Tensor:
@@ -181,11 +216,15 @@ def read_only_tensor(array: np.ndarray) -> Tensor:
 
 
 def load(config: Experiment, reporter: Reporter) -> Dataset:
-    """The data set of a config; raises a `DataError` for images or labels that cannot be used."""
+    """The data set of a config; raises a `DataError` for images or labels that cannot be used.
+
+    Test images are not read: those that cannot be decoded are found when they are opened.
+    """
     side = config.search_space.resolutions[-1]
     data = config.data
     source = open_source(data.source).only(data.classes, data.source)
     images = divided(source, config)
+    held_out = HeldOut(images.pop("test"), source, data.source, side, data.crop, data.max_corrupt)
     mib = len(images["train"]) * 3 * side * side / 2**20
     train, streaming = images["train"], None
     if mib > data.memory_mib and isinstance(train, StoredImages):
@@ -197,7 +236,7 @@ def load(config: Experiment, reporter: Reporter) -> Dataset:
     splits = {}
     with reporter.track("data", sum(len(split) for split in images.values()), "images") as tracker:
         for name, split in images.items():
-            crop = data.crop if name in ("selection", "test") else 1.0
+            crop = data.crop if name == "selection" else 1.0
             pixels, labels = split.decoded(side, crop, counts, tracker.advance)
             splits[name] = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
     for line in (*source.notes(), *counts.messages()):
@@ -207,11 +246,11 @@ def load(config: Experiment, reporter: Reporter) -> Dataset:
         _check_streamed(streaming, splits["sample"], source, data.source)
         reporter.say(f"data: {len(streaming)} training images need {mib:.0f} MiB, data.memory_mib is {data.memory_mib}: "
                      "they stream through Ray Data")  # fmt: skip
-    sizes = Dataset(splits, len(source.classes), streaming).sizes
+    sizes = Dataset(splits, len(source.classes), streaming, held_out=held_out).sizes
     left_out = {**source.left_out, **({"that cannot be decoded": list(counts.failed)} if counts.failed else {})}
     description = Description(data.source, source.classes, {name: sizes[name] for name in SPLITS}, left_out)
     reporter.say(f"data: {description}", event="source", **description.to_json())
-    return Dataset(splits, len(source.classes), streaming, description)
+    return Dataset(splits, len(source.classes), streaming, description, held_out)
 
 
 def divided(source: Source, config: Experiment) -> dict[str, Images]:

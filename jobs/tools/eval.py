@@ -23,7 +23,7 @@ def evaluate(job: Job, archs: Sequence[Arch], split: str) -> Iterator[dict[str, 
     for arch in archs:
         space.checked(arch)
     evaluator = trained_evaluator(job, job.run.begin("eval"))
-    images = job.data.splits[split]
+    images = job.test if split == "test" else job.data.splits[split]
     for arch in archs:
         macs, params = cost(space, arch, job.data.classes)
         top1 = evaluator.top1(arch, images)

@@ -10,7 +10,7 @@ import torch
 
 from cluster.errors import Diverged
 from jobs.config import Experiment
-from jobs.images.dataset import Dataset, read_only_tensor
+from jobs.images.dataset import Dataset, read_only_tensor, split_of
 from ofa.arch import Arch
 from ofa.evaluate import NotFinite
 from ofa.images import Split
@@ -42,7 +42,7 @@ def load_supernet(config: Experiment, classes: int, weights: Mapping[str, np.nda
 
 
 def predicted_split(data: Dataset, name: str) -> Split:
-    """The images of a prediction table: a split, but of `train` the first 50 of each class, on which OFA³ chose."""
+    """The images of a prediction table: selection, or of `train` the first 50 of each class, on which OFA³ chose."""
     if name != "train":
         return data.splits[name]
     labels = data.sample.labels
@@ -86,9 +86,13 @@ class EvaluationWorker:
             raise Diverged(f"{error}: the supernet's training has diverged; train it with a lower learning rate") from None
 
     @torch.no_grad()
-    def tables(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """Classes and probabilities [archs, images, k], most probable first; images are resized once for all the archs."""
-        images = predicted_split(self.data, part.split)[part.start : part.stop]
+    def tables(self, part: Part, test: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Classes and probabilities [archs, images, k], most probable first; images are resized once for all the archs.
+
+        test: `pixels` and `labels` of the test split, which no other method gets.
+        """
+        split = split_of(test) if part.split == "test" else predicted_split(self.data, part.split)
+        images = split[part.start : part.stop]
         resolution = part.archs[0].resolution
         statistics = [self.evaluator.statistics(arch) for arch in part.archs]
         net = self.evaluator.net.eval()

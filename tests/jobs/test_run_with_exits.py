@@ -1,13 +1,18 @@
-"""A whole run on a space with exits: they are in the front, in exits.json, in the report, and are exported."""
+"""A whole run on a space with exits: they are in the front, in exits.json, in the report, and are exported.
+
+Its test images are files that are no images, except while the step `predict` runs: no other step can read them.
+"""
 
 import json
 import os
+import shutil
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
 from helpers import TINY, ofa
+from pictures import write_digits
 
 from ensemble.network import CascadeNetwork, from_safetensors
 from jobs.config import load
@@ -28,16 +33,45 @@ SETTINGS = (
 @pytest.fixture(scope="module")
 def arguments(tmp_path_factory):
     """The arguments of every command on the run, which is there."""
-    store = tmp_path_factory.mktemp("exits")
-    words = [TINY, "--store", store, *(word for setting in SETTINGS for word in ("--set", setting))]
-    done = ofa("run", *words, "--until", "report", env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
+    store, images = tmp_path_factory.mktemp("exits"), tmp_path_factory.mktemp("images") / "digits"
+    write_digits(images)
+    settings = (*SETTINGS, f"data.source={images}")
+    words = [TINY, "--store", store, *(word for setting in settings for word in ("--set", setting))]
+    test, kept = images / "test", images.parent / "test"
+    shutil.copytree(test, kept)
+    spoil(test)
+    for command, last in (("run", "validate"), ("predict", None), ("run", "report")):
+        if command == "predict":
+            shutil.copytree(kept, test, dirs_exist_ok=True)
+        until = ("--until", last) if last else ()
+        done = ofa(command, *words, *until, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        spoil(test)
     return words
+
+
+def spoil(folder):
+    """Replaces every file in a folder by one that is no image."""
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"no image")
 
 
 @pytest.fixture(scope="module")
 def folder(arguments):
-    return arguments[2] / load(str(TINY), list(SETTINGS)).id
+    settings = [word for word in arguments[3:] if word != "--set"]
+    return arguments[2] / load(str(TINY), settings).id
+
+
+def test_no_step_but_predict_has_read_a_test_image(arguments, folder):
+    """All other steps have finished with files that are no images in their place, with which `predict` fails."""
+    steps = ("train", "measure", "fit", "search", "validate", "predict", "ensemble", "report")
+    assert all((folder / f"{step}.done.json").exists() for step in steps)
+    (folder / "predict.done.json").rename(folder / "kept")
+    try:
+        done = ofa("predict", *arguments)
+    finally:
+        (folder / "kept").rename(folder / "predict.done.json")
+    assert done.returncode == 2 and "11 images cannot be decoded" in done.stderr, done.stderr
 
 
 def test_archs_of_several_exits_are_measured_and_exits_json_is_about_one_of_the_front(folder):

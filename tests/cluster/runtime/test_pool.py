@@ -44,6 +44,10 @@ class Adder:
         base = self.arrays["base"]
         return bool(base.flags.writeable), bool(base.flags.owndata)
 
+    def further(self, number, arrays):
+        there = arrays["more"]
+        return int(there[number]) + int(self.arrays["base"][0]), bool(there.flags.owndata)
+
 
 @pytest.fixture
 def pool(ray_cluster):
@@ -69,6 +73,12 @@ def test_newer_arrays_reach_every_actor_which_is_not_built_again_and_an_actor_th
     pool.renew({"base": np.full(10, -1)})
     with pytest.raises(InputError, match="less than nothing"):
         dict(pool.map("add", [1]))
+
+
+def test_calls_may_get_further_arrays_which_are_shared_too(pool):
+    more = np.arange(100_000)
+    assert dict(pool.map("further", [3, 5], {"more": more})) == {0: (13, False), 1: (15, False)}
+    assert dict(pool.map("add", [1]))[0][0] == 11  # the next calls do not get them
 
 
 def test_actors_read_one_shared_copy_of_the_arrays(pool):

@@ -3,6 +3,7 @@ import json
 import helpers
 import numpy as np
 import torch
+from pictures import with_test
 
 from cluster.progress import Reporter
 from jobs.config import load
@@ -25,18 +26,19 @@ def digits(side):
 
 def test_splits_share_no_image_and_lose_none():
     data = dataset()
-    images = [tuple(pixels.flatten().tolist()) for split in data.splits.values() for pixels in split.pixels]
+    splits = with_test(data)
+    images = [tuple(pixels.flatten().tolist()) for split in splits.values() for pixels in split.pixels]
     pixels, _ = digits(32)
     assert len(images) == len(pixels) == 1797
     assert sorted(images) == sorted(tuple(p.flatten().tolist()) for p in pixels)
     assert abs(len(data.selection) - 0.2 * 1797) <= 1
-    assert abs(len(data.test) - 0.2 * 1797) <= 1
+    assert abs(len(splits["test"]) - 0.2 * 1797) <= 1
+    assert data.sizes == {name: len(split) for name, split in splits.items()}
 
 
 def test_every_split_has_its_share_of_every_class():
-    data = dataset()
     whole = np.bincount(digits(32)[1])
-    for split in data.splits.values():
+    for split in with_test(dataset()).values():
         counts = np.bincount(split.labels.numpy(), minlength=10)
         assert np.abs(counts - whole * len(split) / 1797).max() <= 2
 
@@ -59,6 +61,7 @@ def test_arrays_bring_the_same_data_set_back():
     again = Dataset.of(data.arrays())
     assert again.classes == 10
     assert again.scale == data.scale
+    assert set(again.splits) == set(data.splits) == {"train", "selection"}  # the test split goes to no other process
     for name, split in data.splits.items():
         assert torch.equal(split.pixels, again.splits[name].pixels)
         assert torch.equal(split.labels, again.splits[name].labels)

@@ -6,7 +6,7 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from pictures import content, encoded, loaded, picture, write_folders
+from pictures import content, encoded, loaded, picture, with_test, write_folders
 
 from cluster.store import open_store
 from jobs.images.decoding import DataError
@@ -130,12 +130,7 @@ NAMED = {  # what is left out of a source with classes cat and dog, and the end 
     "a folder of texts": (lambda r: ((r / "docs").mkdir(), (r / "docs/a.md").write_text("x")),
                           "left out: 1 .md (docs/a.md), 1 folder without images (docs/)"),
     "an empty folder": (lambda r: (r / "bird").mkdir(), "left out: 1 folder without images (bird/)"),
-    "a link to nothing": (lambda r: link(r, "nowhere", "cat/gone.png"), "left out: 1 that cannot be decoded (cat/gone.png)"),
-    "a link to itself": (lambda r: link(r, "self.png", "cat/self.png"), "left out: 1 that cannot be decoded (cat/self.png)"),
-    "a pipe": (lambda r: fifo(r, "cat/pipe.png"), "left out: 1 that cannot be decoded (cat/pipe.png)"),
     "a pipe without a suffix": (lambda r: fifo(r, "cat/pipe"), "left out: 1 without a suffix (cat/pipe)"),
-    "a socket": (lambda r: listening(r / "cat", "s.png"), "left out: 1 that cannot be decoded (cat/s.png)"),
-    "an empty image": (lambda r: (r / "cat/e.png").write_bytes(b""), "left out: 1 that cannot be decoded (cat/e.png)"),
     "a line feed in a name": (lambda r: (r / "cat/a\nb.txt").write_text("x"), r"left out: 1 .txt (cat/a\nb.txt)"),
     "a name that is not UTF-8": (lambda r: Path(os.fsdecode(os.fsencode(r) + b"/cat/\xe9.txt")).write_text("x"),
                                  r"left out: 1 .txt (cat/\udce9.txt)"),
@@ -150,6 +145,31 @@ def test_what_is_left_out_is_counted_and_named(case, root, capsys):
     line = line_on(root, capsys)
     assert line.endswith(end)
     assert "2 classes (cat, dog), images: " in line
+
+
+UNDECODABLE = {  # files of the class cat that are no images, and their names
+    "a link to nothing": (lambda r: link(r, "nowhere", "cat/gone.png"), "gone.png"),
+    "a link to itself": (lambda r: link(r, "self.png", "cat/self.png"), "self.png"),
+    "a pipe": (lambda r: fifo(r, "cat/pipe.png"), "pipe.png"),
+    "a socket": (lambda r: listening(r / "cat", "s.png"), "s.png"),
+    "an empty image": (lambda r: (r / "cat/e.png").write_bytes(b""), "e.png"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNDECODABLE)
+def test_a_file_that_cannot_be_decoded_is_counted_and_named(case, root, capsys):
+    """Of training images in the line on the source; of test images when they are opened."""
+    make, name = UNDECODABLE[case]
+    tree(root, "train/cat", "train/dog", "test/cat", "test/dog", images=12)
+    make(root / "train")
+    line = line_on(root, capsys)
+    assert line.endswith(f"left out: 1 that cannot be decoded (train/cat/{name})")
+    (root / "train/cat" / name).unlink()
+    make(root / "test")
+    data = loaded(str(root))
+    assert "left out: nothing" in capsys.readouterr().err and data.sizes["test"] == 25
+    assert len(with_test(data)["test"]) == 24
+    assert f"1 image skipped, cannot be decoded: test/cat/{name} (" in capsys.readouterr().err
 
 
 BAD = {

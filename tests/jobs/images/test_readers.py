@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from pictures import content, loaded, write_folders, write_parquet
+from pictures import content, loaded, with_test, write_folders, write_parquet
 
 from cluster.errors import InputError
 from cluster.store import open_store
@@ -126,12 +126,12 @@ def test_a_split_or_class_without_a_decodable_image_gets_its_line(here):
     for label in range(3):
         here.write(f"test/class{label}/1.png", b"no image")
     with pytest.raises(DataError, match="no image of the test split can be decoded"):
-        loaded(here.url)
+        with_test(loaded(here.url))
     write_folders(here, content(30), "test/")
     for key in here.keys("test/class2/"):
         here.write(key, b"no image")
     with pytest.raises(DataError, match=r"no test image of class 2 \('class2'\) can be decoded"):
-        loaded(here.url, max_corrupt=100)
+        with_test(loaded(here.url, max_corrupt=100))
     for key in here.keys("train/class1/"):
         here.write(key, b"no image")
     with pytest.raises(DataError, match=r"no training image of class 1 \('class1'\) can be decoded"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from pictures import content, encoded, experiment, loaded, picture, spoilt, write_folders, write_parquet
+from pictures import content, encoded, experiment, loaded, picture, spoilt, with_test, write_folders, write_parquet
 from PIL import Image, ImageOps
 
 from cluster.errors import InputError
@@ -78,9 +78,10 @@ def test_images_are_decoded_and_divided_alike_wherever_they_are(where, tmp_path,
     found = loaded(url)
     assert found.sizes == {"train": 38, "selection": 10, "test": 12}
     assert found.train.pixels.shape[1:] == (3, 32, 32)
-    for split in found.splits.values():  # the colour says the class
+    splits = with_test(found).values()
+    for split in splits:  # the colour says the class
         assert torch.equal(split.labels, (split.pixels[:, 0, 16, 16].long() - 40) // 60)
-    together = torch.cat([split.pixels[:, 1, 16, 16] for split in found.splits.values()])
+    together = torch.cat([split.pixels[:, 1, 16, 16] for split in splits])
     assert sorted(together.tolist()) == sorted(5 * n % 256 for n in range(60))
 
 
@@ -216,12 +217,12 @@ def test_too_few_images_of_a_class_to_divide_get_a_line(here):
 def test_corrupt_images_are_named_and_skipped_up_to_the_limit(here, capsys):
     write_parquet(here, "train-0.parquet", spoilt(4))
     found = loaded(here.url, max_corrupt=4)
-    assert sum(found.sizes.values()) == 56
+    assert sum(map(len, with_test(found).values())) == 56
     said = capsys.readouterr().err
     assert "4 images skipped, cannot be decoded: train-0.parquet row" in said
     assert "(no known image format)" in said and "runcated" in said
     with pytest.raises(DataError, match=r"4 images cannot be decoded, data.max_corrupt allows 3: train-0.parquet row"):
-        loaded(here.url, max_corrupt=3)
+        loaded(here.url, max_corrupt=3, test=3)  # most are not in the test split, which is not decoded
 
 
 def test_grey_and_transparent_images_become_rgb_and_are_counted(here, capsys):
