@@ -64,7 +64,8 @@ class Pool:
     def __init__(self, build: Build, arrays: Mapping[str, np.ndarray], workers: int) -> None:
         self.build = build
         self.arrays = ray.put(dict(arrays))
-        self.renewal, self.newer = 0, None  # the number of renewals, and the reference to the arrays of the latest
+        self.renewal = 0  # the number of renewals
+        self.newer: Any = None  # the reference to the arrays of the latest
         self.members: list[_Member] = []
         # lost actors by ticket; None counts actors that died before they were ready
         self.lost: Counter[int | None] = Counter()
