@@ -13,7 +13,7 @@ from ofa.genes import Genes
 from ofa.space import Space
 from search.costs.exact import CostTable
 from search.objective import Objective
-from search.predict.predictor import architecture, totals
+from search.predict.predictor import Averaged, architecture, totals
 from search.predict.terms import EXACT, Learned
 
 Column = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to the values [B] of one objective
@@ -36,6 +36,25 @@ def optimistic_columns(
             return 1 - np.exp(y_B) if top1 else y_B
 
         return column
+
+    return _columns(space, objectives, genes_NG, values_NM, learned)
+
+
+def learned_columns(
+    space: Space,
+    objectives: Sequence[Objective],
+    genes_NG: np.ndarray,
+    values_NM: np.ndarray,
+    kind: str,
+    features: str,
+) -> list[Column]:
+    """For each objective the mean of ten experts of one of `KINDS` on one of `FEATURES`, fitted to the measured values.
+
+    NATv2 has `boosting` on `integers`; NAT's code has `boosting` on `one-hot`, its paper radial basis functions.
+    """
+
+    def learned(objective: Objective, values_N: np.ndarray) -> Column:
+        return Averaged(Genes(space), genes_NG, values_N, objective.field, kind, features).predict
 
     return _columns(space, objectives, genes_NG, values_NM, learned)
 

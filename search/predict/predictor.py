@@ -7,7 +7,7 @@ Shape letters in this file: B archs, G genes, F features, S stages, L block slot
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -23,6 +23,12 @@ from search.predict.models import FITS, LOADS, Model
 from search.predict.quality import Quality, held_out_rows
 
 Target = Literal["top1", "latency_ms"]
+Features = Callable[[Genes, np.ndarray], np.ndarray]  # genes [B, G] to features [B, F]
+
+
+def integers(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
+    """The index of every gene's choice [B, G], -1 where the gene has no effect: few features, for trees (NATv2)."""
+    return np.where(genes.matter(genes_BG), genes_BG, -1).astype(np.float64)
 
 
 def choices(genes: Genes, genes_BG: np.ndarray) -> np.ndarray:
@@ -69,7 +75,8 @@ def _stages(genes: Genes) -> np.ndarray:
     return np.eye(genes.space.stage_count)[[slot.stage for slot in genes.space.slots]]
 
 
-_FEATURES = {"top1": architecture, "latency_ms": totals}
+FEATURES: dict[str, Features] = {"integers": integers, "one-hot": choices, "architecture": architecture}
+_FEATURES: dict[str, Features] = {"top1": architecture, "latency_ms": totals}
 KINDS = tuple(FITS)
 
 
@@ -242,18 +249,25 @@ class _Rows:
 
 
 def _rows(space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target) -> _Rows:
-    x_BF = _FEATURES[target](Genes(space), genes_BG)
-    # The error of a network without mistakes is half an image in a thousand, so that its logarithm is finite.
-    y_B = np.log(np.maximum(1 - truth_B, 5e-4)) if target == "top1" else truth_B
+    return _standardised(_FEATURES[target](Genes(space), genes_BG), _learnable(truth_B, target), _FOLDS)
+
+
+def _learnable(truth_B: np.ndarray, target: str) -> np.ndarray:
+    """What a model learns of a quantity: of top-1 the logarithm of the error, at least half an image in a thousand."""
+    return np.log(np.maximum(1 - truth_B, 5e-4)) if target == "top1" else truth_B
+
+
+def _standardised(x_BF: np.ndarray, y_B: np.ndarray, folds: int) -> _Rows:
     mean_F, spread_F = x_BF.mean(axis=0), x_BF.std(axis=0)
     scale_F = np.where(spread_F > 1e-9 * (1 + np.abs(mean_F)), spread_F, 1.0)
     centre, unit = float(y_B.mean()), float(y_B.std()) or 1.0
     order = np.random.default_rng([*b"predictor/folds"]).permutation(len(y_B))
-    folds = tuple(np.sort(part) for part in np.array_split(order, min(_FOLDS, len(y_B))))
-    return _Rows((x_BF - mean_F) / scale_F, (y_B - centre) / unit, mean_F, scale_F, centre, unit, folds)
+    parts = tuple(np.sort(part) for part in np.array_split(order, min(folds, len(y_B))))
+    return _Rows((x_BF - mean_F) / scale_F, (y_B - centre) / unit, mean_F, scale_F, centre, unit, parts)
 
 
 _FOLDS = 5
+_EXPERTS = 10
 
 
 def cross_validated(
@@ -272,6 +286,26 @@ def fit(space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target,
     error = float(np.sqrt(np.mean((rows.y_B - unseen_B) ** 2)))
     model = FITS[kind](rows.x_BF, rows.y_B)
     return Predictor(space, space, target, kind, rows.mean_F, rows.scale_F, rows.centre, rows.unit, model, experts, error)
+
+
+class Averaged:
+    """The mean prediction of ten experts, each fitted without a tenth of the rows, as all of NAT's predictors are.
+
+    Its features are one of `FEATURES`, its experts of one of `KINDS`. Source: NAT (arXiv:2005.05859), surrogate_models.
+    """
+
+    def __init__(
+        self, genes: Genes, genes_BG: np.ndarray, truth_B: np.ndarray, target: str, kind: str, features: str
+    ) -> None:
+        self.genes, self.target, self.features = genes, target, FEATURES[features]
+        self.rows = _standardised(self.features(genes, genes_BG), _learnable(truth_B, target), _EXPERTS)
+        self.experts, _ = self.rows.experts(kind)
+
+    def predict(self, genes_BG: np.ndarray) -> np.ndarray:
+        """The expected quantity of archs [B], in its own unit."""
+        x_BF = (self.features(self.genes, genes_BG) - self.rows.mean_F) / self.rows.scale_F
+        y_B = np.mean([expert.predict(x_BF) for expert in self.experts], axis=0) * self.rows.unit + self.rows.centre
+        return np.asarray(1 - np.exp(y_B) if self.target == "top1" else y_B)
 
 
 def judge(

@@ -5,7 +5,7 @@ Shape letters in this file: B archs, F features, N measured archs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,11 +15,10 @@ from ofa.space import Space
 from search.costs.exact import CostTable
 from search.objective import Objective
 from search.predict.models import GaussianProcess
-from search.predict.predictor import Predictor, architecture
+from search.predict.predictor import Features, Predictor, architecture
 from search.problem import Problem, Term
 
 EXACT = ("macs", "params")  # the results of a `CostTable`, in their order
-Features = Callable[[Genes, np.ndarray], np.ndarray]  # genes [B, G] to features [B, F]
 
 
 class Learned:
