@@ -29,6 +29,7 @@ from cluster.texts import json_lines, jsonl, machine, sha256
 CONFIG = "config.toml"
 DONE = ".done.json"  # the end of a done record's key  # the end of a done record's key  # the end of a done record's key
 _PARTIAL = "partial"
+_WEIGHTS = "/weights.safetensors"  # the end of the keys of a training's weights, <folder>/<phase>/weights.safetensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,8 @@ class Run:
     def sweep(self, step: str) -> None:
         """Removes the unfinished parts and checkpoints of a finished step (a kill may have prevented `finish` from it)."""
         keys, record = self.keys(f"{_PARTIAL}/{step}/"), self.done(step)
-        for folder in {key.split("/")[0] for key in (record["outputs"] if record else ()) if "/" in key}:
+        written = record["outputs"] if record else ()
+        for folder in {key.rsplit("/", 2)[0] for key in written if key.endswith(_WEIGHTS) and key.count("/") > 1}:
             keys += [key for key in self.keys(f"{folder}/") if "/checkpoint" in key]
         for key in keys:
             self.store.delete(f"{self.id}/{key}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -24,19 +24,28 @@ from ofa.record import Measured
 def read_weights(step: Step, config: Experiment) -> dict[str, np.ndarray]:
     """The trained supernet's tensors, recorded as an input of `step`."""
     file = files.supernet(config.phases[-1].name)
-    arrays = {name.removeprefix("net."): array for name, array in safetensors.numpy.load(step.read(file)).items()}
+    return tensors_of(step.read(file), f"{step.run.url}/{file.key}")
+
+
+def tensors_of(data: bytes, where: str) -> dict[str, np.ndarray]:
+    """A supernet's tensors in the content of a file; a `Diverged` that begins with `where` if some are not finite."""
+    arrays = {name.removeprefix("net."): array for name, array in safetensors.numpy.load(data).items()}
     bad = next((name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()), None)
     if bad is not None:
         raise Diverged(
-            f"{step.run.url}/{file.key}: {bad} has values that are not finite: the training has diverged; "
-            "train with a lower learning rate"
+            f"{where}: {bad} has values that are not finite: the training has diverged; train with a lower learning rate"
         )
     return arrays
 
 
 def trained_evaluator(job: Job, step: Step) -> Evaluator:
     """An evaluator of the run's trained supernet in this process; its weights are recorded as an input of `step`."""
-    net, setting = load_supernet(job.config, job.data.classes, read_weights(step, job.config)), job.config.measure
+    return evaluator_of(job, read_weights(step, job.config))
+
+
+def evaluator_of(job: Job, weights: Mapping[str, np.ndarray]) -> Evaluator:
+    """An evaluator of a supernet with these tensors, in this process."""
+    net, setting = load_supernet(job.config, job.data.classes, weights), job.config.measure
     return job.data.evaluator(net, setting.calibration_images, setting.batch)
 
 

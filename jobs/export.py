@@ -150,18 +150,22 @@ def write(
     combination: Combination = SOFT,
     *,
     exits: tuple[int, ...] = (),
+    exit_weights: tuple[float, ...] = (),
     cascade: TunedCascade | None = None,
 ) -> None:
     """Exports `archs` as one network under `name`, if ONNX Runtime agrees with PyTorch on real images.
 
-    exits: of a single network, those that are outputs. cascade: the safetensors file is a cascade of these exits.
+    exits: of a single network, those that are outputs, or with `exit_weights` those whose weighted sum is the output.
+    cascade: the safetensors file is a cascade of these exits.
     """
     space, classes, scale = job.config.space, job.data.classes, evaluator.scale
-    members = [extract(evaluator.net, arch, evaluator.statistics(arch, exits), exits=exits) for arch in archs]
+    members = [
+        extract(evaluator.net, arch, evaluator.statistics(arch, exits), exits=exits, weights=exit_weights) for arch in archs
+    ]
     network: nn.Module
     if len(archs) == 1:
         [network], side = members, archs[0].resolution
-        description = Description.of(space, classes, archs[0], scale, side, exits)
+        description = Description.of(space, classes, archs[0], scale, side, exits, exit_weights)
     else:
         side = job.config.search_space.resolutions[-1]
         network = EnsembleNetwork(members, [arch.resolution for arch in archs], combination)

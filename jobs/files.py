@@ -23,6 +23,7 @@ TARGETS = File("targets.json", "targets")  # result of `ofa targets`, in its --o
 
 GIVEN_WEIGHTS = "train.weights"  # their name among the inputs of the training; they are no object of the run
 SUPERNET = "supernet"  # the folder of weights and checkpoints
+FINETUNED = "finetuned"  # the folder of networks that were fine-tuned in two phases
 SCALE = "partial/scale.json"  # requested evaluators and evaluations of a running search; `ofa scale` writes it
 PREDICTION_PARTS = "partial/predict/"
 
@@ -35,6 +36,16 @@ def supernet(phase: str, folder: str = SUPERNET) -> File:
 def supernet_meta(phase: str, folder: str = SUPERNET) -> File:
     """The description of a phase and its training."""
     return File(checkpoint.meta(folder, phase), "train")
+
+
+def finetuned(name: str) -> File:
+    """The result of a fine-tuning in two phases."""
+    return File(f"{finetuning(name)}/result.json", "finetune")
+
+
+def finetuning(name: str) -> str:
+    """The folder of a fine-tuning in two phases."""
+    return f"{FINETUNED}/{name}"
 
 
 def predictions(split: str) -> File:

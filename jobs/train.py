@@ -8,8 +8,10 @@ Takes about two minutes on two cores with the digits; a killed job resumes from 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from cluster.checkpoint import Checkpoints
 from cluster.config import ConfigError
@@ -20,6 +22,7 @@ from cluster.runtime.workers import Event, Skipped
 from cluster.texts import sha256
 from jobs import files
 from jobs.config import Experiment
+from jobs.images.dataset import Dataset
 from jobs.job import Job
 from jobs.workers.trainer import Place, given_weights, loop, read_weights
 from ofa.cost import cost
@@ -32,13 +35,22 @@ from search.predict.terms import EXACT
 class Trained:
     """The results of a training in its run.
 
-    files: of every phase the weights and a description, in order. largest, smallest: top-1 (fractions) of the extremes
-    on the selection split.
+    files: of every phase the weights and a description, in order. history: the reports of the last phase, one for each
+    epoch; those with an evaluation have the top-1 (fractions) of the extremes on the selection split.
     """
 
     files: tuple[File, ...]
-    largest: float
-    smallest: float
+    history: tuple[dict[str, Any], ...]
+
+    @property
+    def largest(self) -> float:
+        """The last top-1 of the largest network."""
+        return float(self.history[-1]["largest"])
+
+    @property
+    def smallest(self) -> float:
+        """The last top-1 of the smallest network."""
+        return float(self.history[-1]["smallest"])
 
 
 def train_supernet(job: Job) -> None:
@@ -104,20 +116,21 @@ def check(config: Experiment, classes: int, images: int) -> None:
         given_weights(config.train.weights, space, classes, config.train.head)
 
 
-def train(job: Job, plan: Plan, at: str = files.SUPERNET) -> Trained:
-    """Trains by `plan` on the job's images, from the latest checkpoint in the folder `at` of the run.
+def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None = None) -> Trained:
+    """Trains by `plan` on the job's images, or on `data`, from the latest checkpoint in the folder `at` of the run.
 
-    The caller's step adopts the files.
+    Without a selection split in `data` nothing is evaluated. The caller's step adopts the files.
     """
+    data = data or job.data
     Checkpoints(job.run, at).latest()  # a damaged checkpoint is an error here, not on every worker
     setting = job.config.train
     backend = BACKENDS[setting.backend]
     gpus = setting.workers if plan.device == "cuda" else 0
-    if backend.needs_ray or job.data.stored is not None:  # a stored training split is read by Ray Data
+    if backend.needs_ray or data.stored is not None:  # a stored training split is read by Ray Data
         job.need_ray(gpus)
     elif gpus:
         require_local_gpus(gpus)
-    total = sum(phase.epochs for phase in plan.phases) * steps_per_epoch(job.data.sizes["train"], plan.batch)
+    total = sum(phase.epochs for phase in plan.phases) * steps_per_epoch(data.sizes["train"], plan.batch)
     place = Place(job.run.store.url, job.run.id, job.run.code, at, job.run.attempt, setting.checkpoint_s)
     with job.reporter.track("train", total, "steps") as tracker:
 
@@ -130,25 +143,29 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET) -> Trained:
 
         backend.run(
             partial(loop, plan, job.config.data, place),
-            job.data.arrays(),
+            data.arrays(),
             on_event,
             workers=setting.workers,
             max_failures=setting.max_failures,
             gpu=plan.device == "cuda",
         )
     names = [phase.name for phase in plan.phases]
-    last = _last_report(job.run, at, names[-1])
     left = tuple(make(name, at) for name in names for make in (files.supernet, files.supernet_meta))
-    return Trained(left, last["largest"], last["smallest"])
+    evaluated = ("largest", "smallest") if "selection" in data.splits else ()
+    return Trained(left, _history(job.run, at, names[-1], evaluated))
 
 
-def _last_report(run: Run, at: str, phase: str) -> dict[str, float]:
-    """The last report of a training: top-1 of the extremes; a `DamagedObject` if the phase's description has none."""
+def _history(
+    run: Run, at: str, phase: str, evaluated: Sequence[str] = ("largest", "smallest")
+) -> tuple[dict[str, Any], ...]:
+    """The reports of a phase; a `DamagedObject` if its description has none, or the last one not the numbers `evaluated`."""
     key = files.supernet_meta(phase, at).key
     data = run.raw(key)
     try:
-        last = json.loads(data)["history"][-1]
-        return {name: float(last[name]) for name in ("largest", "smallest")}
+        rows = tuple(json.loads(data)["history"])
+        for name in evaluated:
+            rows[-1][name] = float(rows[-1][name])
+        return rows
     except (ValueError, LookupError, TypeError):
         raise DamagedObject(
             f"{run.url}/{key}: is no description of a phase; delete {run.url}/{at} to train anew, or restore the object"

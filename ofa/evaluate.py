@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ofa.arch import Arch
+from ofa.exits import combined, exit_weights, joint
 from ofa.images import Scale, Split, resize
 from ofa.norms import Statistics, calibrate
 from ofa.supernet import Supernet
@@ -67,9 +68,25 @@ class Evaluator:
         found = [torch.stack(self.net(x, arch, statistics, exits=exits)) for x in self.batches(split, arch.resolution)]
         return torch.cat(found, dim=1).cpu()
 
-    def top1(self, arch: Arch, split: Split) -> float:
-        """The fraction of `split` that `arch` classifies correctly; of equal logits the lowest class is predicted."""
-        return top1(self.logits(arch, split), split.labels)
+    def summed_logits(self, arch: Arch, weights: str, split: Split) -> Tensor:
+        """The weighted sum [N, classes] of the logits of the exits up to the arch's own; on the CPU.
+
+        weights: a name in `ofa.exits.WEIGHTS`; "last" takes the arch's own exit alone. Raises as `logits` does.
+        """
+        exits = joint(weights, arch.exit)
+        if not exits:
+            return self.logits(arch, split)
+        logits = combined(list(self.logits_by_exit(arch, exits, split)), exit_weights(weights, len(exits)))
+        if not bool(logits.isfinite().all()):
+            raise NotFinite(f"{arch.key}: outputs are not finite")
+        return logits
+
+    def top1(self, arch: Arch, split: Split, summed_exits: str = "last") -> float:
+        """The fraction of `split` that `arch` classifies correctly; of equal logits the lowest class is predicted.
+
+        summed_exits: the weights of its exits (`summed_logits`).
+        """
+        return top1(self.summed_logits(arch, summed_exits, split), split.labels)
 
     def batches(self, split: Split, resolution: int) -> Iterator[Tensor]:
         """Images as network inputs, `batch` at a time."""

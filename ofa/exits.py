@@ -21,6 +21,17 @@ WEIGHTS: dict[str, Callable[[int], list[float]]] = {
     "descending": lambda count: _ascending(count)[::-1],
     "uniform": lambda count: [1.0] * count,
     "last": lambda count: [0.0] * (count - 1) + [1.0],
+    "rising": lambda count: [float(i) for i in range(1, count + 1)],  # i / (1 + .. + n), of the released code of NATv2
+    "falling": lambda count: [float(i) for i in range(count, 0, -1)],
+}
+
+# Exits that are trained together and predict together: names in `WEIGHTS` of their losses and of their logits.
+# Source: AEP, arXiv:2301.12168; NATv2, arXiv:2307.00960.
+SCHEMES: dict[str, tuple[str, str]] = {
+    "UNIF": ("uniform", "uniform"),
+    "ASC": ("rising", "rising"),
+    "DESC": ("falling", "falling"),
+    "MIX": ("falling", "rising"),
 }
 
 

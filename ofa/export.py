@@ -54,19 +54,29 @@ class Description(Document):
     input: Input
     output: str
     exits: tuple[int, ...] = ()  # of one network: the exits that are outputs, in this order; () is its last one alone
+    exit_weights: tuple[float, ...] = ()  # of the logits of these exits, whose weighted sum is then the only output
 
     @classmethod
     def of(
-        cls, space: str, classes: int, arch: Arch, scale: Scale, resolution: int, exits: tuple[int, ...] = ()
+        cls,
+        space: str,
+        classes: int,
+        arch: Arch,
+        scale: Scale,
+        resolution: int,
+        exits: tuple[int, ...] = (),
+        exit_weights: tuple[float, ...] = (),
     ) -> Description:
         """The description of one sub-network of a space; resolution: of the input images, in pixels."""
         taken = Input.of(scale, resolution)
-        return cls(space=space, classes=classes, archs=(arch,), input=taken, output="logits", exits=exits)
+        return cls(space=space, classes=classes, archs=(arch,), input=taken, output="logits", exits=exits,
+                   exit_weights=exit_weights)  # fmt: skip
 
     @property
     def outputs(self) -> list[str]:
         """The names of the outputs in ONNX."""
-        return [f"exit{after}" for after in self.exits] or ["output"]
+        several = () if self.exit_weights else self.exits
+        return [f"exit{after}" for after in several] or ["output"]
 
     @property
     def scale(self) -> Scale:
@@ -131,6 +141,10 @@ def described(kind: type[D], doc: Any, tensors: Mapping[str, Tensor], path: str)
         (not 0 < found.input.resolution <= 2**16, f"takes images of {found.input.resolution} pixels"),
         (min(found.input.std) <= 0, f"divides pixels by {min(found.input.std):g}"),
         (any(after not in exits for after in found.exits), f"has the exits {list(found.exits)}, the space {list(exits)}"),
+        (
+            len(found.exit_weights) not in (0, len(found.exits)),
+            f"has {len(found.exit_weights)} weights for {len(found.exits)} exits",
+        ),
         (list(found.exits) != sorted(set(found.exits)), f"has the exits {list(found.exits)}, which do not ascend"),
         (
             any(after > last for after in found.exits),
@@ -158,7 +172,8 @@ def extracted(description: Description) -> list[PlainNet]:
     """The described networks, with random weights."""
     space = get_space(description.space).at([arch.resolution for arch in description.archs])
     blank = Supernet(space, description.classes, torch.Generator().manual_seed(0))
-    return [extract(blank, arch, exits=description.exits) for arch in description.archs]
+    weights = description.exit_weights
+    return [extract(blank, arch, exits=description.exits, weights=weights) for arch in description.archs]
 
 
 def to_program(network: nn.Module, resolution: int) -> torch.export.ExportedProgram:

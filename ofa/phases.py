@@ -24,6 +24,9 @@ class Phase:
     (arXiv:1706.02677). The exits up to that of a sampled network are trained
     together with the weights `joint_exits`, a name in `ofa.exits.WEIGHTS`; "last" trains that one alone. The epochs
     `before` and `after` it are of other trainings, with which it shares one cosine of the learning rate.
+
+    A phase with `patience` ends early, once so many epochs have passed without a better top-1 of its largest network on the
+    selection split. `summed_exits` are the weights of the logits of exits when its networks are evaluated.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Phase:
     joint_exits: str = "last"
     before: int = 0
     after: int = 0
+    patience: int = 0
+    summed_exits: str = "last"
 
     def lessons(self, rng: random.Random) -> list[Lesson]:
         """The sub-networks of one training step and the target of each one's loss."""
@@ -63,6 +68,11 @@ class Phase:
         if step < warmup:
             return peak * max(0.01, step / warmup)
         return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def best_epoch(top1: Sequence[float]) -> int:
+    """The epoch (from 1) with the highest of these accuracies, one for each epoch; of equal ones the first."""
+    return 1 + max(range(len(top1)), key=lambda index: top1[index])
 
 
 # The learning rate, given the phases, the number of a phase, the step in it, and the steps of an epoch.
@@ -99,6 +109,7 @@ class Recipe:
         "mean"  # how the gradients of a step's sub-networks are combined; the published code takes the sum
     )
     dropout: float = 0.0  # probability, for the features before the classifier
+    optimizer: str = "sgd"  # a name in `ofa.train.OPTIMIZERS`
     bfloat16: bool = False  # autocast of the forward pass; weights and sums stay float32
 
 

@@ -23,6 +23,14 @@ from ofa.sorting import sort_channels
 from ofa.supernet import Supernet
 from ofa.teacher import Teacher
 
+# Optimisers of parameter groups; the learning rate is set before every step.
+OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Recipe], torch.optim.Optimizer]] = {
+    "sgd": lambda groups, recipe: torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=recipe.momentum > 0),
+    "adamw": lambda groups, recipe: torch.optim.AdamW(groups, lr=0.0),
+}
+# What an optimiser keeps of a parameter, by its name in a checkpoint.
+KEPT = {"momentum": "momentum_buffer", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "step"}
+
 Average = Callable[[Tensor], None]  # replaces a tensor by its mean over all workers
 Streams = Callable[..., random.Random]  # an independent generator for a purpose, by names and numbers
 
@@ -58,6 +66,10 @@ class Observer:
     def epoch_done(self, number: int) -> None:
         """Is called after every epoch of phase `number`."""
 
+    def ends(self, number: int) -> bool:
+        """Whether phase `number` ends early, with the epoch that is just done."""
+        return False
+
     def phase_done(self, number: int) -> None:
         """Is called at the end of phase `number`."""
 
@@ -84,14 +96,14 @@ class Learner:
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.recipe.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},  # norms and biases
         ]
-        self.optimizer = torch.optim.SGD(groups, lr=0.0, momentum=self.recipe.momentum, nesterov=True)
+        self.optimizer = OPTIMIZERS[self.recipe.optimizer](groups, self.recipe)
 
     @torch.no_grad()
     def sort_channels(self, trained_expands: tuple[float, ...]) -> None:
         """Sorts channels (`ofa.sorting.sort_channels`) and reorders the momentum of every weight in the same way."""
-        kept: list[tuple[Any, Tensor]] = [(p, state["momentum_buffer"]) for p, state in self.optimizer.state.items()]
-        for p, momentum in kept:
-            p.companions = (momentum,)
+        kept: list[tuple[Any, dict[str, Tensor]]] = list(self.optimizer.state.items())
+        for p, state in kept:
+            p.companions = tuple(tensor for tensor in state.values() if tensor is not None and tensor.shape == p.shape)
         sort_channels(self.net, trained_expands)
         for p, _ in kept:
             del p.companions
@@ -153,9 +165,9 @@ class Learner:
         """Weights, stored statistics and momentum by name; after `load` training continues to the same result."""
         tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
         for name, p in self.net.named_parameters():
-            momentum = self.optimizer.state.get(p, {}).get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{name}"] = momentum
+            for key, field in KEPT.items():
+                if (tensor := self.optimizer.state.get(p, {}).get(field)) is not None:
+                    tensors[f"{key}.{name}"] = tensor
         return tensors
 
     def load(self, tensors: dict[str, Tensor]) -> None:
@@ -163,8 +175,10 @@ class Learner:
         self.net.load_state_dict({n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")})
         self.reset_momentum()
         for name, p in self.net.named_parameters():
-            if f"momentum.{name}" in tensors:
-                self.optimizer.state[p]["momentum_buffer"] = tensors[f"momentum.{name}"].to(p.device, copy=True)
+            for key, field in KEPT.items():
+                if (tensor := tensors.get(f"{key}.{name}")) is not None:
+                    device = p.device if tensor.shape == p.shape else tensor.device  # a count of steps stays on the CPU
+                    self.optimizer.state[p][field] = tensor.to(device, copy=True)
 
 
 def train_phases(
@@ -196,6 +210,8 @@ def train_phases(
                 dropped = torch_generator(streams("drop", phase.name, epoch, step, rank))
                 observer.step_done(number, train_step(learner, lessons, images, labels, teacher, lr, dropped))
             observer.epoch_done(number)
+            if observer.ends(number):
+                break
         observer.phase_done(number)
 
 

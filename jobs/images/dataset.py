@@ -32,7 +32,6 @@ from ofa.images import Augment, Scale, Split, shards
 from ofa.phases import Plan
 from ofa.supernet import Supernet
 
-SPLITS = ("train", "selection", "test")
 SCALE_IMAGES = 10_000  # training images from which the mean and deviation of colours are computed
 LISTED_CLASSES = 8  # class names in the line on a source
 REASONS = 8  # reasons to leave something out that the line names
@@ -133,6 +132,7 @@ class Dataset:
     stored: StoredImages | None = None
     description: Description | None = None
     held_out: HeldOut | None = None
+    given_scale: Scale | None = None  # that of other training images, on which the networks were trained
 
     @property
     def train(self) -> Split:
@@ -158,8 +158,8 @@ class Dataset:
 
     @cached_property
     def scale(self) -> Scale:
-        """Mean and standard deviation of the training images' colours."""
-        return Scale.of(self.sample[:SCALE_IMAGES])
+        """Mean and standard deviation of the training images' colours, or those given."""
+        return self.given_scale or Scale.of(self.sample[:SCALE_IMAGES])
 
     def batches(
         self, plan: Plan, images: Data, phase: str, epoch: int, worker: Worker, counts: DecodingCounts, start: int
@@ -191,6 +191,8 @@ class Dataset:
             arrays[f"{name}.pixels"], arrays[f"{name}.labels"] = split.pixels.numpy(), split.labels.numpy()
         if self.stored is not None:
             arrays |= {f"stored.{name}": array for name, array in self.stored.arrays().items()}
+        if self.given_scale is not None:
+            arrays["scale"] = np.array([self.given_scale.mean, self.given_scale.std])
         return arrays
 
     @classmethod
@@ -200,7 +202,8 @@ class Dataset:
             name: split_of(arrays, f"{name}.") for name in ("train", "selection", "sample") if f"{name}.pixels" in arrays
         }
         stored = {name.removeprefix("stored."): array for name, array in arrays.items() if name.startswith("stored.")}
-        return cls(splits, int(arrays["classes"]), StoredImages.of(stored) if stored else None)
+        scale = Scale(*map(tuple, arrays["scale"].tolist())) if "scale" in arrays else None
+        return cls(splits, int(arrays["classes"]), StoredImages.of(stored) if stored else None, given_scale=scale)
 
 
 def split_of(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Split:
@@ -220,11 +223,34 @@ def load(config: Experiment, reporter: Reporter) -> Dataset:
 
     Test images are not read: those that cannot be decoded are found when they are opened.
     """
-    side = config.search_space.resolutions[-1]
-    data = config.data
+    side, data = config.search_space.resolutions[-1], config.data
     source = open_source(data.source).only(data.classes, data.source)
     images = divided(source, config)
     held_out = HeldOut(images.pop("test"), source, data.source, side, data.crop, data.max_corrupt)
+    return _loaded(config, source, images, held_out, None, reporter)
+
+
+def load_joined(config: Experiment, scale: Scale, reporter: Reporter) -> Dataset:
+    """Training and selection images together as a training split, without any other split; raises as `load` does.
+
+    scale: of the training images alone, on which the networks were trained.
+    """
+    source = open_source(config.data.source).only(config.data.classes, config.data.source)
+    positions = _positions(source, config)
+    images: dict[str, Images] = {"train": source.train[np.concatenate([positions["train"], positions["selection"]])]}
+    return _loaded(config, source, images, None, scale, reporter)
+
+
+def _loaded(
+    config: Experiment,
+    source: Source,
+    images: dict[str, Images],
+    held_out: HeldOut | None,
+    scale: Scale | None,
+    reporter: Reporter,
+) -> Dataset:
+    """The data set of these splits of a source, with its line."""
+    side, data = config.search_space.resolutions[-1], config.data
     mib = len(images["train"]) * 3 * side * side / 2**20
     train, streaming = images["train"], None
     if mib > data.memory_mib and isinstance(train, StoredImages):
@@ -248,13 +274,19 @@ def load(config: Experiment, reporter: Reporter) -> Dataset:
                      "they stream through Ray Data")  # fmt: skip
     sizes = Dataset(splits, len(source.classes), streaming, held_out=held_out).sizes
     left_out = {**source.left_out, **({"that cannot be decoded": list(counts.failed)} if counts.failed else {})}
-    description = Description(data.source, source.classes, {name: sizes[name] for name in SPLITS}, left_out)
+    description = Description(data.source, source.classes, sizes, left_out)
     reporter.say(f"data: {description}", event="source", **description.to_json())
-    return Dataset(splits, len(source.classes), streaming, description, held_out)
+    return Dataset(splits, len(source.classes), streaming, description, held_out, scale)
 
 
 def divided(source: Source, config: Experiment) -> dict[str, Images]:
     """Train, selection and test images of a source; see `Source.joint_holdout` for the order of sampling."""
+    images: dict[str, Images] = {name: source.train[index] for name, index in _positions(source, config).items()}
+    return images if source.test is None else {**images, "test": source.test}
+
+
+def _positions(source: Source, config: Experiment) -> dict[str, np.ndarray]:
+    """The positions of the images of each split among a source's training images; of test where it has no test split."""
     data, seed = config.data, config.seed
     labels = source.train.labels_N
     everything = np.arange(len(labels))
@@ -262,15 +294,13 @@ def divided(source: Source, config: Experiment) -> dict[str, Images]:
         held_out = data.selection + data.test
         train, rest = divide(labels, everything, held_out, seed, "train", data.source)
         selection, held = divide(labels, rest, data.test / held_out, seed, "test", data.source)
-        test: Images = source.train[held]
     elif source.test is None:
         train, held = divide(labels, everything, data.test, seed, "test", data.source)
-        test = source.train[held]
         train, selection = divide(labels, train, data.selection, seed, "selection", data.source)
     else:
-        test = source.test
         train, selection = divide(labels, everything, data.selection, seed, "selection", data.source)
-    return {"train": source.train[train], "selection": source.train[selection], "test": test}
+        return {"train": train, "selection": selection}
+    return {"train": train, "selection": selection, "test": held}
 
 
 def _check_decoded(splits: Mapping[str, Split], images: Mapping[str, Images], source: Source, where: str) -> None:

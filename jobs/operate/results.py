@@ -24,7 +24,10 @@ from jobs import files
 from ofa.arch import ArchError
 from search.front import Front
 
-UNFINISHED = (f"{files.SUPERNET}/",)  # folders in which a step that is not finished may have left objects
+UNFINISHED = (
+    f"{files.SUPERNET}/",
+    f"{files.FINETUNED}/",
+)  # folders in which a step that is not finished may have left objects
 MOST_LISTED = 20  # ids in a message
 
 

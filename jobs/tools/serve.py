@@ -54,7 +54,7 @@ def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
     """Serves until it is interrupted; reports first the latency of one image."""
     path = str(existing_file(path, "an exported network or ensemble (.safetensors)").absolute())
     _, description = from_safetensors(path)
-    if description.exits and description.output != "probabilities":
+    if description.exits and not description.exit_weights and description.output != "probabilities":
         raise InputError(
             f"{path}: has {len(description.exits)} outputs, one for each exit; serve a cascade of them instead, which "
             "`ofa export --arch NAME --average-macs N` makes"

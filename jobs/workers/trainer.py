@@ -30,7 +30,7 @@ from jobs.images.decoding import DecodingCounts
 from ofa.evaluate import NotFinite
 from ofa.images import steps_per_epoch, torch_generator
 from ofa.norms import store
-from ofa.phases import Phase, Plan
+from ofa.phases import Phase, Plan, best_epoch
 from ofa.space import Space
 from ofa.supernet import Supernet
 from ofa.teacher import State, Teacher, Teachers
@@ -156,7 +156,7 @@ class Monitor(Observer):
         self.progress, self.checkpoint_s = progress, checkpoint_s
         self.per_epoch = steps_per_epoch(data.sizes["train"], plan.batch)
         self.evaluator = data.evaluator(learner.net, plan.calibration_images, plan.evaluation_batch)
-        self.selection = data.selection[: plan.validate_images]
+        self.selection = data.selection[: plan.validate_images] if "selection" in data.splits else None
         self.cheap = learner.net.device.type == "cpu"  # reading a loss there waits for nothing
         self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=learner.net.device)
         self.saved = self.reported = time.monotonic()
@@ -175,7 +175,10 @@ class Monitor(Observer):
             self.save(number)
 
     def epoch_done(self, number: int) -> None:
-        """Records the epoch's loss and learning rate; every few epochs and at a phase's end also the extremes' top-1."""
+        """Records the epoch's loss and learning rate; every few epochs and at a phase's end also the extremes' top-1.
+
+        Without a selection split nothing is evaluated.
+        """
         self.check_loss(number)
         self.check_weights(number)
         p, phase = self.progress, self.plan.phases[number]
@@ -184,15 +187,28 @@ class Monitor(Observer):
         lr = self.plan.lr_at(number, (p.epoch + 1) * self.per_epoch - 1, self.per_epoch)
         row: dict[str, Any] = {"phase": phase.name, "epoch": p.epoch + 1, "loss": round(loss.item(), 6), "lr": lr}
         last = p.epoch + 1 == phase.epochs
-        if self.worker.rank == 0 and (last or (p.epoch + 1) % self.plan.validate_every == 0):
-            for name, arch in zip(("largest", "smallest"), phase.extremes, strict=True):
-                try:
-                    row[name] = self.evaluator.top1(arch, self.selection)
-                except NotFinite as error:
-                    raise self.diverged(number, str(error)) from None
+        evaluates = self.worker.rank == 0 and (last or (p.epoch + 1) % self.plan.validate_every == 0)
+        if self.selection is not None and evaluates:
+            try:
+                found = {arch: self.evaluator.top1(arch, self.selection, phase.summed_exits)
+                         for arch in dict.fromkeys(phase.extremes)}  # fmt: skip
+            except NotFinite as error:
+                raise self.diverged(number, str(error)) from None
+            row |= {name: found[arch] for name, arch in zip(("largest", "smallest"), phase.extremes, strict=True)}
         p.history.append(row)
         p.epoch, p.step, p.loss_sum = p.epoch + 1, 0, 0.0
         self.loss_sum.zero_()
+
+    def ends(self, number: int) -> bool:
+        """Whether the phase has had no better epoch for long enough; the first worker, which evaluates, decides."""
+        phase = self.plan.phases[number]
+        if not phase.patience:
+            return False
+        top1 = [row["largest"] for row in self.progress.history if row["phase"] == phase.name and "largest" in row]
+        late = self.worker.rank == 0 and len(top1) - best_epoch(top1) >= phase.patience
+        ends = torch.tensor(float(late))
+        self.worker.average(ends)
+        return bool(ends > 0)
 
     def phase_done(self, number: int) -> None:
         """Publishes the phase's weights, with the largest network's batch-norm statistics in them."""

@@ -228,6 +228,20 @@ class TestCheckpoints:
         monkeypatch.setattr(Run, "raw", slow)
         assert checkpoints.latest() == (b"new", Progress(step=2))
 
+    def test_checkpoints_of_other_trainings_in_the_same_folder_are_kept(self, run):
+        one, other = (Checkpoints(run, f"finetuned/{name}") for name in ("one", "other"))
+        for checkpoints in (one, other):
+            checkpoints.save(b"state", Progress(step=5), "k")
+        one.finish_phase(b"weights", b"{}", Progress(phase=1, phases={"k": sha256(b"weights")}), "k")
+        step = run.begin("one")
+        step.adopt(File("finetuned/one/k/weights.safetensors", "one"))
+        step.write(File("finetuned/one/result.json", "one"), b"{}")
+        step.finish(seed=1)
+        assert other.latest() == (b"state", Progress(step=5))
+        assert run.keys("finetuned/one/") == [
+            "finetuned/one/k/meta.json", "finetuned/one/k/weights.safetensors", "finetuned/one/result.json"
+        ]  # fmt: skip
+
     def test_finishing_the_step_removes_checkpoints_and_keeps_phases(self, run):
         checkpoints = Checkpoints(run, "supernet")
         checkpoints.finish_phase(b"weights", b"{}", Progress(phase=1), "kernel")

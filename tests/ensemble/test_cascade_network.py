@@ -89,6 +89,22 @@ def test_a_file_of_several_exits_brings_them_back(network, tmp_path):
             assert torch.equal(one, other)
 
 
+def test_a_file_of_exits_that_are_added_up_brings_them_back_and_other_weights_are_one_line(network, tmp_path):
+    description, weights = Description.of(NAME, 10, ARCH, SCALE, 20, EXITS, (0.5, 0.25, 0.25)), (0.5, 0.25, 0.25)
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(to_safetensors(network, description))
+    loaded, read = from_safetensors(str(path))
+    assert read == description and read.outputs == ["output"]
+    with torch.no_grad():
+        wanted = sum(weight * one for weight, one in zip(weights, network(images()), strict=True))
+        torch.testing.assert_close(loaded(images()), wanted)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 3, 20, 20), dtype=np.uint8)
+    assert vote_of(loaded, read, 0, pixels).sum(axis=1) == pytest.approx(np.ones(4), abs=1e-5)
+    path.write_bytes(to_safetensors(network, dataclasses.replace(description, exit_weights=(1.0,))))
+    with pytest.raises(ArchError, match="has 1 weights for 3 exits"):
+        from_safetensors(str(path))
+
+
 def test_a_file_of_a_cascade_brings_it_back_and_is_served(network, tmp_path):
     thresholds = tuple(thresholds_of(network))
     description = CascadeDescription.of_exits(NAME, 10, ARCH, SCALE, EXITS, thresholds)

@@ -27,7 +27,7 @@ from jobs.images.dataset import Dataset
 from jobs.images.dataset import load as load_data
 from jobs.job import Job, opened
 from jobs.tools.finetune import tuned
-from jobs.train import _last_report, check, plan_of, train_supernet
+from jobs.train import _history, check, plan_of, train_supernet
 from jobs.train import train as run_training
 from jobs.workers import trainer
 from jobs.workers.trainer import given_weights, initial, named_state
@@ -472,7 +472,7 @@ def test_a_damaged_description_of_a_phase_is_named(tmp_path, content):
     run = Run.open(str(tmp_path), "r", "title = 1\n", code="test")
     run.store.write("r/supernet/k/meta.json", content)
     with pytest.raises(DamagedObject, match=r"supernet/k/meta\.json: is no description of a phase; delete .*/supernet"):
-        _last_report(run, "supernet", "k")
+        _history(run, "supernet", "k")
 
 
 def test_more_workers_than_images_are_refused():

@@ -10,7 +10,7 @@ from cluster.config import ConfigError
 from jobs.config import load
 from ofa.draws import Lesson
 from ofa.evaluate import Evaluator
-from ofa.exits import combined, exit_weights, joint
+from ofa.exits import SCHEMES, combined, exit_weights, joint
 from ofa.images import Scale, Split
 from ofa.norms import calibrate
 from ofa.phases import Phase, Recipe
@@ -50,6 +50,20 @@ class TestWeights:
     def test_weights_of_fewer_exits_sum_to_one(self, kind, count):
         found = exit_weights(kind, count)
         assert len(found) == count and sum(found) == pytest.approx(1)
+
+    @pytest.mark.parametrize(
+        ("scheme", "losses", "logits"),
+        [
+            ("UNIF", [1 / 4] * 4, [1 / 4] * 4),
+            ("ASC", [0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.3, 0.4]),
+            ("DESC", [0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1]),
+            ("MIX", [0.4, 0.3, 0.2, 0.1], [0.1, 0.2, 0.3, 0.4]),
+        ],
+    )
+    def test_schemes_of_exits_that_are_added_up_are_the_published_ones(self, scheme, losses, logits):
+        """i / (1 + .. + n), up to the fourth decimal to which the released code rounds."""
+        found = [exit_weights(kind, 4) for kind in SCHEMES[scheme]]
+        assert found == [pytest.approx(losses), pytest.approx(logits)]
 
     def test_the_last_exit_alone_is_no_joint_training(self):
         assert joint("last", 5) == () and joint("uniform", 3) == (1, 2, 3)

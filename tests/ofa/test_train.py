@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ofa.draws import Given, Lesson, Sandwich, Uniform
 from ofa.evaluate import Evaluator, top1
 from ofa.images import Scale, Split
-from ofa.phases import Phase, Recipe, by_phase
+from ofa.phases import Phase, Recipe, best_epoch, by_phase
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
 from ofa.teacher import Teacher
@@ -56,6 +56,29 @@ def test_a_step_is_torchs_sgd_on_the_mean_loss():
         sgd.step()
     for (name, ours), theirs in zip(learner.net.named_parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_a_step_with_adamw_is_torchs_and_resumes_from_its_state():
+    """Two steps, the second by a learner that has loaded the state after the first."""
+    images, labels = batch()
+    recipe, arch = replace(RECIPE, optimizer="adamw"), SPACE.smallest()
+    learner, net = Learner(network(), recipe, alone), network()
+    groups = [{"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": 1e-2},
+              {"params": [p for p in net.parameters() if p.ndim <= 1], "weight_decay": 0.0}]  # fmt: skip
+    adamw = torch.optim.AdamW(groups, lr=0.01)
+    for _ in range(2):
+        learner.step(images, labels, [Lesson(arch)], 0.01)
+        adamw.zero_grad(set_to_none=False)
+        F.cross_entropy(net.train()(images, arch), labels, label_smoothing=0.1).backward()
+        for p in net.parameters():
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        adamw.step()
+        for (name, ours), theirs in zip(learner.net.named_parameters(), net.parameters(), strict=True):
+            torch.testing.assert_close(ours, theirs, msg=name)
+        state = {name: tensor.clone() for name, tensor in learner.state().items()}
+        learner = Learner(network(1), recipe, alone)
+        learner.load(state)
+        assert learner.state().keys() == state.keys() and sum(name.startswith("exp_avg_sq.") for name in state) > 10
 
 
 def test_gradients_are_averaged_over_workers_before_the_update():
@@ -124,6 +147,11 @@ def test_momentum_is_sorted_with_its_weights():
         assert not hasattr(p, "companions")
         moved += not torch.equal(p, before[name])
     assert moved > 10
+
+
+@pytest.mark.parametrize(("top1", "best"), [([0.3], 1), ([0.1, 0.5, 0.5, 0.4], 2), ([0.2, 0.1, 0.3], 3), ([0.0, 0.0], 1)])
+def test_the_best_epoch_is_the_first_of_the_most_accurate(top1, best):
+    assert best_epoch(top1) == best
 
 
 def test_a_step_draws_one_resolution_and_different_networks():

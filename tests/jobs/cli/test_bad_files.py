@@ -89,6 +89,8 @@ NO_PATHS = {
     ),
     *(
         "direction",
+        "optimizer",
+        "finetuned",
         "objectives",
         "cost_rule",
         "vote",

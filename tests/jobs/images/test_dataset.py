@@ -2,12 +2,13 @@ import json
 
 import helpers
 import numpy as np
+import pytest
 import torch
 from pictures import with_test
 
 from cluster.progress import Reporter
 from jobs.config import load
-from jobs.images.dataset import Dataset, Description
+from jobs.images.dataset import Dataset, Description, load_joined
 from jobs.images.dataset import load as load_data
 from jobs.images.decoding import DecodingCounts
 from jobs.images.source import open_source
@@ -65,6 +66,17 @@ def test_arrays_bring_the_same_data_set_back():
     for name, split in data.splits.items():
         assert torch.equal(split.pixels, again.splits[name].pixels)
         assert torch.equal(split.labels, again.splits[name].labels)
+
+
+def test_training_and_selection_images_together_are_those_of_both_and_keep_the_scale():
+    data, config = dataset(), load(TINY, [])
+    joined = load_joined(config, data.scale, Reporter("plain"))
+    assert joined.sizes == {"train": data.sizes["train"] + data.sizes["selection"]}
+    assert torch.equal(joined.train.pixels, torch.cat([data.train.pixels, data.selection.pixels]))
+    assert torch.equal(joined.train.labels, torch.cat([data.train.labels, data.selection.labels]))
+    assert Dataset.of(joined.arrays()).scale == joined.scale == data.scale
+    alone = Dataset(joined.splits, 10).scale
+    assert alone != data.scale and alone.mean == pytest.approx(data.scale.mean, abs=0.01)
 
 
 def test_the_line_on_a_source_names_what_is_first_and_counts_the_rest():
