@@ -113,7 +113,7 @@ def inputs(config: Experiment, rounds: int) -> dict[str, float]:
     """Images a second on one thread: augmented from memory; and read, decoded and cropped from Parquet."""
     torch.set_num_threads(1)
     data = load_data(config, Reporter("plain"))
-    stored = open_source(config.data.source).train
+    stored = open_source(config.data.source).only(config.data.classes, config.data.source).train
     assert isinstance(stored, StoredImages), config.data.source
     group = np.concatenate(stored.groups()[:4])
     read = partial(read_piece, stored, config.data, config.search_space.resolutions[-1], "bench")

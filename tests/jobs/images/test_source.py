@@ -112,7 +112,7 @@ def test_some_classes_of_a_source_are_a_source_of_their_own(here, write, memory_
         f"{here.url}: 2 classes (class2, class0), images: 32 train, 8 selection, 8 test; left out: 1 class (class1)"
     )
     assert found.description.to_json()["left_out"] == {"classes": {"count": 1, "first": ["class1"]}}
-    for name, split in found.splits.items():
+    for name, split in with_test(found).items():
         assert set(split.labels.tolist()) == {0, 1}
         assert torch.equal(split.pixels[:, 0, 16, 16].long(), torch.where(split.labels == 0, 160, 40)), name
     assert (found.stored is not None) == (memory_mib < 1)

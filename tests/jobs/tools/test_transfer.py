@@ -12,6 +12,7 @@ from cluster.run import Run
 from cluster.texts import sha256
 from jobs import files
 from jobs.config import load
+from jobs.tools.transfer import Start, start_of
 from ofa.supernet import Supernet
 
 TINY = str(helpers.TINY)
@@ -61,6 +62,16 @@ def test_a_supernet_goes_from_some_classes_to_others(ofa, tmp_path):
         code, _, err = ofa(*command, same)
         assert (code, "train: finished before, nothing to do" in err) == (0, True), err
     assert {path.name for path in store.iterdir()} - {".tmp"} == {before.id, after.id}
+
+
+def test_a_source_may_be_in_a_bucket(mock_s3, monkeypatch):
+    for name, value in mock_s3.items():
+        monkeypatch.setenv(name, value)
+    run = source("s3://results/transfer/runs")
+    digest = sha256(run.raw("supernet/one/weights.safetensors"))
+    expected = Start("s3://results/transfer/runs/source/supernet/one/weights.safetensors", digest, "digits")
+    assert start_of(run.url, "./runs") == start_of("source", "s3://results/transfer/runs") == expected
+    assert start_of(expected.url, "./runs") == Start(expected.url, digest)
 
 
 def test_weights_that_have_changed_since_the_transfer_are_refused(ofa, tmp_path):
