@@ -1,6 +1,7 @@
 import csv
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.costs.exact import CostTable
 from search.errors import PredictorError
-from search.predict.predictor import KINDS, Predictor, architecture, choices, cross_validated, fit, judge
+from search.predict.predictor import KINDS, Averaged, Predictor, architecture, choices, cross_validated, fit, judge
 
 DIGITS = get_space("digits")
 
@@ -238,3 +239,38 @@ def test_trees_that_end_nowhere_are_refused(field):
             trees[0, 0] = value
             with pytest.raises(PredictorError, match="its arrays do not make a model of 79 inputs"):
                 Predictor.from_npz(changed(data, **{f"model0_{field}": trees}), DIGITS, "top1", "p.npz")
+
+
+def digits_networks():
+    """Genes and top-1 of 598 random sub-networks of the supernet of configs/digits.toml, on its 539 selection images.
+
+    The rows of a run's measured.jsonl with `measure.archs=600`, but the smallest and the largest.
+    """
+    with open(Path(__file__).parent / "digits_measured.csv") as file:
+        table = list(csv.DictReader(file))
+    genes_BG = np.array([[int(digit) for digit in row["genes"]] for row in table])
+    return genes_BG, np.array([int(row["correct"]) / 539 for row in table])
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs"), [("boosting", "lgb"), ("forest", "e2epp"), ("ridge", "ridge"), ("gp", "gp"), ("rbf", "rbf")]
+)
+def test_networks_are_ranked_within_the_published_bands(reference, kind, theirs):
+    """The protocol of NATv2's study: the mean of ten experts on integer features of 300 networks, and 250 others to rank.
+
+    The band is two standard deviations of the ten repetitions on the published network without exits and branches.
+    """
+    published = json.loads((reference / "ofav2_natv2_mlt" / "natv2_predictor_correlations.json").read_text())["rows"]
+    wanted = {"predictor": theirs, "network": "OFAMobileNetV3", "encoding": "integer", "n_train": 300}
+    [band] = [row["rho"] for row in published if wanted.items() <= row.items()]
+    genes_BG, top1 = digits_networks()
+    order = np.random.default_rng(0).permutation(len(top1))
+    test, train = order[:250], order[250:550]
+    predictor = Averaged(Genes(DIGITS), genes_BG[train], top1[train], "top1", kind, "integers")
+    assert abs(spearman(predictor.predict(genes_BG[test]), top1[test]) - band["mean"]) <= 2 * band["std"]
+
+
+def spearman(x, y):
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(x, y).statistic)
