@@ -31,6 +31,7 @@ from jobs.train import _history, check, plan_of, train_supernet
 from jobs.train import train as run_training
 from jobs.workers import trainer
 from jobs.workers.trainer import given_weights, initial, named_state
+from ofa.draws import Given
 from ofa.evaluate import NotFinite
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
@@ -176,6 +177,25 @@ def test_training_goes_on_with_another_number_of_workers(tiny, tmp_path):
     assert events[0].resumed and events[0].done == 2
     assert [row["epoch"] for row in history] == [1, 2]
     assert all(0 < row["loss"] < 6 for row in history)  # two cross-entropies, of chance each 2.3
+
+
+def test_workers_end_a_phase_without_a_better_epoch_together(tiny, tmp_path):
+    """Only the first one evaluates; at a learning rate that changes nothing the first epoch is the best."""
+    config, arrays = tiny
+    plan = plan_of(config, 10)
+    phase = replace(plan.phases[0], epochs=9, lr=1e-30, patience=2, draw=Given((config.search_space.smallest(),)))
+    plan = replace(plan, phases=(phase,), recipe=replace(plan.recipe, weight_decay=0.0), validate_every=1)
+    place = trainer.Place(str(tmp_path), config.id, "test", files.SUPERNET)
+    Run.open(str(tmp_path), config.id, "", code="test")
+    workers = [Pair(rank, 2, lambda event: None) for rank in (0, 1)]
+    threads = [threading.Thread(target=trainer.loop, args=(plan, config.data, place, one, arrays)) for one in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    history = json.loads(Run.at(str(tmp_path), config.id, "").raw(files.supernet_meta(phase.name).key))["history"]
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_another_seed_trains_another_network(tiny, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from pictures import content, experiment, loaded, spoilt, write_folders, write_parquet
 
+from cluster.progress import Reporter
 from cluster.runtime.workers import Worker
 from cluster.store import open_store
 from jobs.images import dataset
@@ -148,6 +149,9 @@ def test_images_larger_than_the_memory_setting_stream(tmp_path):
     )
     assert step == 70 and len(pixels) == len(labels) == 8
     assert again.augment(config.data).crop is False
+    joined = dataset.load_joined(config, data.scale, Reporter("plain"))
+    assert joined.sizes == {"train": 720} and joined.scale == data.scale
+    assert not set(joined.stored.row_N.tolist()) & set(data.held_out.images.row_N.tolist())
 
 
 @pytest.mark.whole_run
