@@ -85,6 +85,7 @@ class TestTheTwoPhases:
             return trained(job, plan, at, data)
 
         monkeypatch.setattr(postprocess, "train", train)
+        monkeypatch.setattr(postprocess, "write", lambda *arguments, **settings: None)
         [found] = fine_tune(job, [arch], SHORT)
         (first, own), (second, joined) = plans
         start = files.supernet("a").key
@@ -104,8 +105,9 @@ class TestTheTwoPhases:
             half = plan.lr_at(0, 2 * steps, steps)
             assert half == pytest.approx(0.01) and plan.lr_at(0, 0, steps) == pytest.approx(0.02)
 
-    def test_the_first_ends_once_patience_has_passed_without_a_better_epoch(self, job, arch):
+    def test_the_first_ends_once_patience_has_passed_without_a_better_epoch(self, job, arch, monkeypatch):
         """At a learning rate that changes nothing the first epoch is the best."""
+        monkeypatch.setattr(postprocess, "write", lambda *arguments, **settings: None)
         [found] = fine_tune(job, [arch], replace(SHORT, lr=1e-30, weight_decay=0.0))
         assert (found.epochs, len(found.history)) == (1, 3)
         assert found.before == found.top1 == found.history[-1]
