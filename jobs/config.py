@@ -171,6 +171,30 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Adapt:
+    """The search that adapts its supernet (NAT, arXiv:2005.05859; NATv2, arXiv:2307.00960); the defaults are NATv2's."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    iterations: NotNegativeInt = 0  # 0: the supernet is not adapted; published: 30
+    archs: Annotated[int, Field(ge=FEWEST_ARCHS, le=MOST)] = 300  # of the first archive; NAT: 100
+    initial: Annotated[str, one_of("search.adapt.laws", "INITIAL")] = "natv2"  # law of the first sub-networks; NAT: nat
+    oversample: Count = 10  # times as many are evaluated first, and the best kept; NAT: 1
+    archive: Literal["constant", "growing"] = "constant"  # its size; NAT: growing
+    batch: Count = 25  # sub-networks that an iteration evaluates; NAT: 8
+    predictor: Annotated[str, one_of("search.predict.models", "FITS")] = "boosting"
+    features: Annotated[str, one_of("search.predict.predictor", "FEATURES")] = "integers"  # NAT: one-hot
+    predicted_evaluations: Count = 2000  # of an iteration's search on the predictions
+    candidates: Count = 100  # of that search's results, from which the batch is selected
+    pick: Annotated[str, one_of("search.adapt.pick", "PICKS")] = "spread"  # how the batch is selected
+    survivors: Count = 150  # of the archive, whose genes give the distribution
+    law: Annotated[str, one_of("search.adapt.laws", "LAWS")] = "categorical"  # how the distribution is estimated
+    epochs: Count = 5  # of an iteration's fine-tuning
+    lr: Rate = 0.0025  # one cosine over all iterations
+    subnets: Count = 4  # sub-networks a training step
+    distil: NotNegative = 1.0  # weight of the soft labels of the largest network before the iteration
+
+
+@dataclass(frozen=True)
 class Measure:
     """The measurements of the trained supernet before any search."""
 
@@ -248,6 +272,7 @@ class Experiment:
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 1
     choices: Choices = field(default_factory=dict)
     data: Data = field(default_factory=Data)
+    adapt: Adapt = field(default_factory=Adapt)
     measure: Measure = field(default_factory=Measure)
     fit: Fit = field(default_factory=Fit)
     search: Search = field(default_factory=Search)
@@ -259,9 +284,11 @@ class Experiment:
     def id(self) -> str:
         """The run's name in a store, which is the same for the same settings.
 
-        Settings of placement are excluded, so a run continues with other workers when the cluster has changed.
+        Settings of placement are excluded, so a run continues with other workers when the cluster has changed; those of an
+        adaptation are, where there is none.
         """
-        identity = {key: value for key, value in asdict(self).items() if key not in ("ray", "kube")}
+        left_out = ("ray", "kube") if self.adapt.iterations else ("ray", "kube", "adapt")
+        identity = {key: value for key, value in asdict(self).items() if key not in left_out}
         identity["train"] = {key: value for key, value in identity["train"].items() if key not in ELSEWHERE}
         identity["data"] = {key: value for key, value in identity["data"].items() if key not in ELSEWHERE}
         return f"{self.name}-{hashlib.sha256(json_text(identity, sort_keys=True).encode()).hexdigest()[:8]}"
@@ -356,6 +383,7 @@ def _check(experiment: Experiment) -> None:
             f"too few for {search.islands} islands; use at least {4 * search.islands}"
         )
     _check_measurements(experiment)
+    _check_adaptation(experiment)
     _check_names(experiment)
 
 
@@ -375,6 +403,22 @@ def _check_measurements(experiment: Experiment) -> None:
                 f"fit.held_out is {held_out:g}, which leaves {left} of {name} ({rows}) to fit a predictor to; "
                 f"it needs {FEWEST_ROWS}: lower fit.held_out, or raise {name}"
             )
+
+
+def _check_adaptation(experiment: Experiment) -> None:
+    """Checks that the space has the sub-networks that an adaptation evaluates, and that its numbers fit together."""
+    adapt, size = experiment.adapt, experiment.search_space.size
+    if not adapt.iterations:
+        return
+    needed = adapt.archs * adapt.oversample + adapt.batch * adapt.iterations
+    if needed > size:
+        raise ConfigError(
+            f"adapt: {adapt.archs} archs, {adapt.oversample} times as many at first, and {adapt.batch} in each of "
+            f"{adapt.iterations} iterations are {needed}; the space {experiment.space} with its choices has {size}: "
+            "lower them"
+        )
+    if adapt.survivors > adapt.archs:
+        raise ConfigError(f"adapt.survivors is {adapt.survivors}, more than adapt.archs ({adapt.archs}); lower it")
 
 
 def _check_names(experiment: Experiment) -> None:

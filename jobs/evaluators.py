@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
 from cluster.errors import Diverged
-from cluster.run import Step
+from cluster.run import File, Step
 from cluster.runtime.pool import Pool
 from jobs import files
 from jobs.config import Experiment
@@ -21,9 +22,14 @@ from ofa.meters import METERS
 from ofa.record import Measured
 
 
+def weights_file(config: Experiment) -> File:
+    """The weights that are searched: those at the end of training, or of the adaptation where there is one."""
+    return files.final_weights(config.phases[-1].name, config.adapt.iterations)
+
+
 def read_weights(step: Step, config: Experiment) -> dict[str, np.ndarray]:
-    """The trained supernet's tensors, recorded as an input of `step`."""
-    file = files.supernet(config.phases[-1].name)
+    """The tensors of the supernet that is searched, recorded as an input of `step`."""
+    file = weights_file(config)
     return tensors_of(step.read(file), f"{step.run.url}/{file.key}")
 
 
@@ -49,14 +55,15 @@ def evaluator_of(job: Job, weights: Mapping[str, np.ndarray]) -> Evaluator:
     return job.data.evaluator(net, setting.calibration_images, setting.batch)
 
 
-def evaluators(job: Job) -> Pool:
+def evaluators(job: Job, given: Mapping[str, np.ndarray] | None = None) -> Pool:
     """`ray.evaluators` actors, which the steps of one command share.
 
-    Weights and images go into the object store once for all of them.
+    Weights and images go into the object store once for all of them. given: the weights with which they start, if they
+    start now; otherwise those that are searched.
     """
 
     def start() -> Pool:
-        weights = read_weights(job.run.begin("evaluate"), job.config)
+        weights = given if given is not None else read_weights(job.run.begin("evaluate"), job.config)
         meters = {o.field: METERS[o.field] for o in job.config.objectives}
         return Pool(
             partial(EvaluationWorker, job.config, meters), shared_arrays(weights, job.data), job.config.ray.evaluators
@@ -73,11 +80,16 @@ def rescale(job: Job) -> None:
 
 
 def measure_all(
-    job: Job, step: Step, archs: Sequence[Arch], known: dict[str, Measured], on_measured: Callable[[Measured], None]
+    job: Job,
+    step: Step,
+    archs: Sequence[Arch],
+    known: dict[str, Measured],
+    on_measured: Callable[[Measured], None],
+    row_of: Callable[[Measured], Any] = Measured.to_json,
 ) -> list[Measured]:
     """The observation of every arch: from `known` if present, else measured by the pool, a part of the ledger at a time.
 
-    New observations are added to `known`; `on_measured` is called for each of them.
+    New observations are added to `known`; `on_measured` is called for each of them. row_of: their rows in the ledger.
     """
     wanted = list({arch.key: arch for arch in archs if arch.key not in known}.values())
     fresh: list[Measured] = []
@@ -89,7 +101,7 @@ def measure_all(
             on_measured(record)
             rescale(job)
             if len(fresh) >= 4 * job.config.ray.evaluators:
-                step.ledger.append([row.to_json() for row in fresh])
+                step.ledger.append([row_of(row) for row in fresh])
                 fresh = []
-        step.ledger.append([row.to_json() for row in fresh])
+        step.ledger.append([row_of(row) for row in fresh])
     return [known[arch.key] for arch in archs]

@@ -7,6 +7,8 @@ from cluster.run import File
 
 STEPS = ("train", "measure", "fit", "search", "validate", "predict", "ensemble", "report", "export")  # of a run, in order
 
+ADAPTATION = File("adapt.json", "adapt")  # of a run whose supernet is adapted to the search
+ARCHIVE = File("archive.jsonl", "adapt")
 MEASURED = File("measured.jsonl", "measure")
 LATENCY = File("latency.json", "measure")
 PREDICTOR = File("predictor/accuracy.npz", "fit")
@@ -25,6 +27,7 @@ GIVEN_WEIGHTS = "train.weights"  # their name among the inputs of the training; 
 SUPERNET = "supernet"  # the folder of weights and checkpoints
 FINETUNED = "finetuned"  # the folder of networks that were fine-tuned in two phases
 SCALE = "partial/scale.json"  # requested evaluators and evaluations of a running search; `ofa scale` writes it
+ADAPTED = "adapt"  # the folder of an adaptation's trainings
 PREDICTION_PARTS = "partial/predict/"
 
 
@@ -46,6 +49,31 @@ def finetuned(name: str) -> File:
 def finetuning(name: str) -> str:
     """The folder of a fine-tuning in two phases."""
     return f"{FINETUNED}/{name}"
+
+
+def adapted_folder(iteration: int) -> str:
+    """The folder of the training of an iteration (from 1)."""
+    return f"{ADAPTED}/{iteration:03d}"
+
+
+def adapted_phase(iteration: int) -> str:
+    """The name of the phase of that training."""
+    return f"adapt-{iteration:03d}"
+
+
+def adapted(iteration: int) -> File:
+    """The weights at the end of an iteration."""
+    return File(checkpoint.weights(adapted_folder(iteration), adapted_phase(iteration)), "adapt")
+
+
+def adapted_meta(iteration: int) -> File:
+    """The description of the training of an iteration."""
+    return File(checkpoint.meta(adapted_folder(iteration), adapted_phase(iteration)), "adapt")
+
+
+def final_weights(last_phase: str, iterations: int) -> File:
+    """The weights that are searched: those at the end of the training, or of the adaptation where there is one."""
+    return adapted(iterations) if iterations else supernet(last_phase)
 
 
 def predictions(split: str) -> File:

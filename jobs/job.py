@@ -67,7 +67,8 @@ class Job:
 
         self._connected = True
         train, readers = self.config.train, self.config.data.readers if self.data.stored is not None else 0
-        cpus = max(train.workers + readers, self.config.ray.evaluators + self.config.ray.scorers)
+        pool = self.config.ray.evaluators + self.config.ray.scorers
+        cpus = train.workers + readers + pool if self.config.adapt.iterations else max(train.workers + readers, pool)
         shared = sum(array.nbytes for array in self.data.arrays().values())
         shared += self.data.held_out.nbytes if self.data.held_out is not None else 0  # the step `predict` shares them too
         ray, wait_s = self.config.ray, self.config.kube.starting_s or None

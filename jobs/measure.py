@@ -3,11 +3,13 @@
     ofa measure configs/digits.toml --store ./runs
 
 Every arch gets batch-norm statistics of its own and is evaluated on the selection split by a pool of Ray actors; some
-are also timed on this machine. A killed job continues with the missing archs.
+are also timed on this machine. Where the supernet was adapted, the archive of its adaptation is among the archs. A killed
+job continues with the missing ones.
 """
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 from cluster.runtime.tasks import ray_map
@@ -31,6 +33,10 @@ def measure(job: Job) -> None:
     weights = read_weights(step, config)
     archs = archs_to_measure(config.search_space, config.measure.archs, config.seed)
     known = {m.arch.key: m for m in map(Measured.from_json, step.ledger.rows())}
+    if config.adapt.iterations:  # the archive was evaluated with the same weights
+        archive = [Measured.from_json(json.loads(row)) for row in step.read(files.ARCHIVE).splitlines()]
+        known.update((m.arch.key, m) for m in archive)
+        archs = list({arch.key: arch for arch in (*archs, *(m.arch for m in archive))}.values())
     with job.reporter.track("measure", len(archs), "archs") as tracker:
         tracker.resumed(len(known))
         best = max((m.top1 for m in known.values()), default=0.0)

@@ -16,6 +16,7 @@ from jobs.job import Job
 # The module and function of each step; imported when the step runs, since some imports take seconds.
 STEPS = {
     "train": ("jobs.train", "train_supernet"),
+    "adapt": ("jobs.adapt", "adapt"),
     "measure": ("jobs.measure", "measure"),
     "fit": ("jobs.fit", "fit_predictors"),
     "search": ("jobs.search", "search"),
@@ -40,8 +41,12 @@ def wanted_steps(until: str | None = None, only: str | None = None) -> list[str]
 
 
 def run_steps(job: Job, names: Sequence[str]) -> None:
-    """Runs those of the steps that are not done yet."""
+    """Runs those of the steps that are not done yet; a run without iterations of an adaptation leaves that step out."""
     for name in names:
+        if name == "adapt" and not job.config.adapt.iterations:
+            if len(names) == 1:
+                raise InputError("adapt.iterations is 0, so the supernet is not adapted; set it, for example to 30")
+            continue
         if job.run.finished(name):
             job.run.sweep(name)
             job.reporter.say(f"{name}: finished before, nothing to do", step=name)

@@ -24,7 +24,7 @@ from ensemble.assemble import Assembly, part_images
 from ensemble.table import Table
 from jobs import files
 from jobs.config import Experiment
-from jobs.evaluators import evaluators, read_weights, trained_evaluator
+from jobs.evaluators import evaluators, read_weights, trained_evaluator, weights_file
 from jobs.exits import Predictions, exit_results, network_of
 from jobs.job import Job
 from jobs.workers.evaluator import Part, predicted_split
@@ -57,7 +57,7 @@ def predict(job: Job) -> None:
     config, step = job.config, job.run.begin("predict")
     front = Front.from_json(step.read_json(files.FRONT))
     read_weights(step, config)  # the objects that the evaluators hold
-    weights = step.inputs[files.supernet(config.phases[-1].name).key]
+    weights = step.inputs[weights_file(config).key]
     k = min(config.ensemble.top_k or job.data.classes, job.data.classes)
     splits = (config.ensemble.chosen_on, "test")
     images = {split: job.test if split == "test" else predicted_split(job.data, split) for split in splits}

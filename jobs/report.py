@@ -21,6 +21,7 @@ from jobs import files
 from jobs.job import Job
 from ofa.record import Measured
 from ofa.timings import Validated
+from search.adapt.history import Adaptation
 from search.front import Front
 from search.history import History
 from search.objective import MACS, OBJECTIVES, PARAMS, TOP1, Objective, first_cost, first_quality
@@ -55,6 +56,9 @@ def report(job: Job) -> None:
     if job.config.search_space.values("exit") and (files.EXITS.key in job.run.keys("")):
         exits = Exits.from_bytes(step.read(files.EXITS), files.EXITS.key)
         sections.insert(2, ("The exits of one network", exits_text(exits), exits_figure(exits)))
+    if job.config.adapt.iterations:
+        adaptation = Adaptation.from_bytes(step.read(files.ADAPTATION), files.ADAPTATION.key)
+        sections.insert(2, ("The adaptation of the supernet", adaptation_text(adaptation), adaptation_figure(adaptation)))
     body = [summary(job, front, ensembles, measured, searched)]
     for number, (title, text, figure) in enumerate(sections):
         body.append(f"<h2>{escape(title)}</h2><p>{text}</p>{drawn(figure, f'figure{number}')}")
@@ -263,6 +267,39 @@ def history_text(history: History) -> str:
         f"The hypervolume that the front dominates, up to the reference point ({worst}), after every evaluation; larger is "
         f"better. The curve of the predicted search uses predictions, which measurements may not confirm.{known}"
     )
+
+
+def adaptation_text(found: Adaptation) -> str:
+    """What the adaptation did and cost."""
+    first, last = found.iterations[0], found.iterations[-1]
+    quality = first_quality([OBJECTIVES[axis.name] for axis in found.objectives])
+    picks = ", ".join(f"<code>{escape(arch.key)}</code>" for arch in found.tradeoffs)
+    return (
+        f"The archive of evaluated sub-networks after each of {last.iteration} iterations, in which the supernet was "
+        f"fine-tuned on sub-networks like its best ones. Its hypervolume went from {first.hypervolume:.4g} to "
+        f"{last.hypervolume:.4g}, its best {quality.label} from {quality.text(first.best)} to {quality.text(last.best)}, "
+        f"for {last.evaluations:,} evaluations of sub-networks and {last.device_seconds:,.0f} device-seconds. "
+        + (f"Among its networks, these lose most in one objective for a gain in another: {picks}." if picks else "")
+    )
+
+
+def adaptation_figure(found: Adaptation) -> go.Figure:
+    """Hypervolume and best quality by iteration, over what they cost."""
+    figure, rows = make_subplots(specs=[[{"secondary_y": True}]]), found.iterations
+    quality = first_quality([OBJECTIVES[axis.name] for axis in found.objectives])
+    text = [f"iteration {row.iteration}, {row.device_seconds:,.0f} device-seconds, {row.front} on the front" for row in rows]
+    x = [row.evaluations for row in rows]
+    figure.add_scatter(
+        x=x, y=[row.hypervolume for row in rows], text=text, mode="lines+markers", name="hypervolume", line={"color": BLUE}
+    )
+    best = [row.best * quality.scale for row in rows]
+    figure.add_scatter(
+        x=x, y=best, text=text, mode="lines+markers", name=f"best {quality.label}", line={"color": ORANGE}, secondary_y=True
+    )
+    figure.update_xaxes(title="evaluations of sub-networks")
+    figure.update_yaxes(title="hypervolume", secondary_y=False)
+    figure.update_yaxes(title=quality.title, secondary_y=True, showgrid=False)
+    return styled(figure, 380)
 
 
 def history_figure(history: History) -> go.Figure:

@@ -116,10 +116,10 @@ def check(config: Experiment, classes: int, images: int) -> None:
         given_weights(config.train.weights, space, classes, config.train.head)
 
 
-def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None = None) -> Trained:
+def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None = None, title: str = "train") -> Trained:
     """Trains by `plan` on the job's images, or on `data`, from the latest checkpoint in the folder `at` of the run.
 
-    Without a selection split in `data` nothing is evaluated. The caller's step adopts the files.
+    Without a selection split in `data` nothing is evaluated. The caller's step adopts the files. title: of the progress.
     """
     data = data or job.data
     Checkpoints(job.run, at).latest()  # a damaged checkpoint is an error here, not on every worker
@@ -132,7 +132,7 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None =
         require_local_gpus(gpus)
     total = sum(phase.epochs for phase in plan.phases) * steps_per_epoch(data.sizes["train"], plan.batch)
     place = Place(job.run.store.url, job.run.id, job.run.code, at, job.run.attempt, setting.checkpoint_s)
-    with job.reporter.track("train", total, "steps") as tracker:
+    with job.reporter.track(title, total, "steps") as tracker:
 
         def on_event(event: Event) -> None:
             if isinstance(event, Skipped):

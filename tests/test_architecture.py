@@ -57,7 +57,7 @@ ROOMS = {
         "operate/",
         "job",
         "evaluators exits",
-        "train measure fit search validate predict ensemble report export",
+        "train adapt measure fit search validate predict ensemble report export",
         "pipeline",
         "tools/",
         "cli/",

@@ -24,10 +24,8 @@ from jobs import files
 from ofa.arch import ArchError
 from search.front import Front
 
-UNFINISHED = (
-    f"{files.SUPERNET}/",
-    f"{files.FINETUNED}/",
-)  # folders in which a step that is not finished may have left objects
+# Folders in which a step that is not finished may have left objects.
+UNFINISHED = (f"{files.SUPERNET}/", f"{files.ADAPTED}/", f"{files.FINETUNED}/")
 MOST_LISTED = 20  # ids in a message
 
 

@@ -71,7 +71,8 @@ def check_size(experiment: Experiment) -> None:
         if group.min > group.max:
             raise ConfigError(f"kube.{name}: min is {group.min}, more than max ({group.max})")
     most = sum(group.max * group.cpus for group in kube.groups.values())
-    needed = max(train.workers, experiment.ray.evaluators)
+    both = (train.workers, experiment.ray.evaluators)
+    needed = sum(both) if experiment.adapt.iterations else max(both)  # an adaptation's evaluators stay while it trains
     if most < needed:
         raise ConfigError(
             f"kube: groups have {most} CPUs at most, this run needs {needed} (train.workers, ray.evaluators); "
