@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from jobs import files
-from jobs.config import Experiment, PhaseConfig
+from jobs.config import Adapt, Experiment, PhaseConfig
+from jobs.evaluators import weights_file
 from jobs.export import export_arch
 from jobs.job import Job, opened
 from jobs.pipeline import run_steps
@@ -27,7 +27,7 @@ def finetune(job: Job, arch: Arch, epochs: int, lr: float, distil: float) -> dic
     config = job.config
     config.search_space.checked(arch)
     before = {"selection": next(evaluate(job, [arch], "selection"))}
-    weights = f"{job.run.url}/{files.supernet(config.phases[-1].name)}"
+    weights = f"{job.run.url}/{weights_file(config)}"
     with opened(tuned(config, weights, arch, epochs, lr, distil), job.run.store.url, job.reporter, job.asked) as own:
         own.data = job.data  # the same images
         run_steps(own, ["train"])
@@ -40,4 +40,4 @@ def tuned(config: Experiment, weights: str, arch: Arch, epochs: int, lr: float, 
     """The experiment that trains `arch` alone from `weights`; `distil` is the weight of the largest network as a teacher."""
     phase = PhaseConfig(PHASE, epochs, lr, archs=(arch.key,), distil=distil)
     train = replace(config.train, phases=(phase,), weights=weights, head="kept")
-    return replace(config, name=f"{config.name}-{PHASE}", train=train)
+    return replace(config, name=f"{config.name}-{PHASE}", train=train, adapt=Adapt())

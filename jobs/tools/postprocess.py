@@ -22,7 +22,7 @@ from cluster.errors import InputError
 from cluster.run import File
 from cluster.texts import json_text, sha256
 from jobs import files
-from jobs.evaluators import evaluator_of, tensors_of, trained_evaluator
+from jobs.evaluators import evaluator_of, tensors_of, trained_evaluator, weights_file
 from jobs.export import write
 from jobs.images.dataset import Dataset, load_joined
 from jobs.job import Job
@@ -120,7 +120,7 @@ def fine_tuned(job: Job, arch: Arch, tuning: Tuning, joined: Callable[[], Datase
 
     joined: training and selection images together.
     """
-    start = files.supernet(job.config.phases[-1].name)
+    start = weights_file(job.config)
     name = name_of(arch, tuning, sha256(job.run.read(start)))
     step_name = f"finetune-{name}"
     if job.run.finished(step_name):
