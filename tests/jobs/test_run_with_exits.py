@@ -26,7 +26,9 @@ SETTINGS = (
     'train.phases=[{name="full",epochs=1,lr=0.1,joint_exits="ascending",exits=[5]},'
     '{name="all",epochs=1,lr=0.05,distil=1.0,teacher="previous"}]',
     "measure.archs=20", "measure.latency_archs=5", "measure.latency_runs=5", "search.evaluations=24", "search.population=8",
-    "search.predicted_evaluations=300", "search.predicted_members=4",
+    "search.predicted_evaluations=300", "search.predicted_members=4", "adapt.iterations=1", "adapt.archs=10",
+    "adapt.oversample=1", "adapt.batch=3", "adapt.survivors=5", "adapt.epochs=1", "adapt.subnets=1",
+    "adapt.predicted_evaluations=100", "adapt.candidates=10",
 )  # fmt: skip
 
 
@@ -64,7 +66,7 @@ def folder(arguments):
 
 def test_no_step_but_predict_has_read_a_test_image(arguments, folder):
     """All other steps have finished with files that are no images in their place, with which `predict` fails."""
-    steps = ("train", "measure", "fit", "search", "validate", "predict", "ensemble", "report")
+    steps = ("train", "adapt", "measure", "fit", "search", "validate", "predict", "ensemble", "report")
     assert all((folder / f"{step}.done.json").exists() for step in steps)
     (folder / "predict.done.json").rename(folder / "kept")
     try:
@@ -72,6 +74,15 @@ def test_no_step_but_predict_has_read_a_test_image(arguments, folder):
     finally:
         (folder / "kept").rename(folder / "predict.done.json")
     assert done.returncode == 2 and "11 images cannot be decoded" in done.stderr, done.stderr
+
+
+def test_the_adaptation_of_the_supernet_is_in_the_run_and_in_the_report(folder):
+    doc = json.loads((folder / "adapt.json").read_text())
+    assert [row["iteration"] for row in doc["iterations"]] == [0, 1]
+    archive = [json.loads(line) for line in (folder / "archive.jsonl").read_text().splitlines()]
+    measured = [json.loads(line) for line in (folder / "measured.jsonl").read_text().splitlines()]
+    assert len(archive) == 10 and all(row in measured for row in archive)
+    assert "The adaptation of the supernet" in (folder / "report.html").read_text()
 
 
 def test_archs_of_several_exits_are_measured_and_exits_json_is_about_one_of_the_front(folder):
