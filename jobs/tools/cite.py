@@ -172,6 +172,10 @@ PAPERS: dict[str, Paper] = {
          "Vishnu Naresh Boddeti"), 2021,
         "IEEE Transactions on Pattern Analysis and Machine Intelligence", "arXiv:2005.05859", "article",
     ),
+    "sarti2023neural": Paper(
+        "Neural Architecture Transfer 2: A Paradigm for Improving Efficiency in Multi-Objective Neural Architecture Search",
+        ("Simone Sarti", "Eugenio Lomurno", "Matteo Matteucci"), 2023, "arXiv preprint", "arXiv:2307.00960", "misc",
+    ),
     "friedman2001greedy": Paper(
         "Greedy Function Approximation: A Gradient Boosting Machine",
         ("Jerome H. Friedman",), 2001, "The Annals of Statistics", "doi:10.1214/aos/1013203451", "article",
@@ -266,6 +270,7 @@ SWITCHES: tuple[tuple[str, Callable[[Experiment], object], tuple[str, ...]], ...
     ("train.lr_batch", lambda c: c.train.lr_batch, ("goyal2017accurate",)),
     ("train.label_smoothing", lambda c: c.train.label_smoothing, ("szegedy2016rethinking",)),
     ("data.randaugment", lambda c: c.data.randaugment, ("cubuk2020randaugment",)),
+    ("adapt", lambda c: c.adapt.iterations, ("lu2021nat", "sarti2023neural")),
     ("search", lambda c: True, ("ito2023ofa2",)),
     ("ensemble", lambda c: True, ("ito2024ofa3",)),
     ("ensemble.calibrate", lambda c: c.ensemble.calibrate, ("guo2017calibration",)),

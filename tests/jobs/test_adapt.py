@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import safetensors.numpy
-from helpers import TINY
+from helpers import TINY, Running, ofa
 
 from cluster.config import ConfigError
 from cluster.errors import InputError
@@ -161,6 +161,36 @@ def test_a_step_that_is_killed_between_parts_of_its_ledger_ends_with_the_same_ar
         assert [(row.hypervolume, row.evaluations) for row in history_of(job.run).iterations] == [
             (row.hypervolume, row.evaluations) for row in history_of(undisturbed).iterations
         ]
+
+
+@pytest.mark.slow  # the test above has the same in one process, in every suite
+def test_killed_in_every_part_of_an_iteration_a_run_ends_with_the_same_archive_and_front(tmp_path):
+    words = [*(word for setting in with_settings("adapt.iterations=1") for word in ("--set", setting)), "--until", "search"]
+    stores = {name: tmp_path / name for name in ("undisturbed", "killed")}
+    commands = {name: ("run", TINY, *words, "--store", store) for name, store in stores.items()}
+    Running(*commands["undisturbed"]).finish()
+    [run_id] = [path.name for path in stores["undisturbed"].iterdir()]
+    folder = stores["killed"] / run_id
+
+    def rows(iteration):
+        lines = [line for part in (folder / "partial/adapt").glob("*.jsonl") for line in part.read_text().splitlines()]
+        return sum(row["iteration"] == iteration and "measured" in row for row in map(json.loads, lines))
+
+    parts = [
+        lambda: rows(0) >= 4,  # the first evaluations
+        lambda: rows(0) > FIRST,  # those of the batch, after the search
+        lambda: (folder / files.adapted_folder(1) / "checkpoint.json").exists(),  # fine-tuning
+        lambda: rows(1) >= 4,  # the archive again
+    ]
+    for reached in parts:
+        running = Running(*commands["killed"])
+        running.wait_for(reached)
+        running.kill_all()
+        assert not (folder / "adapt.done.json").exists()
+    Running(*commands["killed"]).finish()
+    for name in ("archive.jsonl", "measured.jsonl", "front.json", files.adapted(1).key):
+        assert (folder / name).read_bytes() == (stores["undisturbed"] / run_id / name).read_bytes(), name
+    assert ofa("results", "verify", "--store", stores["killed"]).returncode == 0
 
 
 def test_the_fine_tuning_samples_from_the_survivors_genes(undisturbed, job_on, config):
