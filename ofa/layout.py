@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import combinations
 from math import prod
 from typing import Any
 
@@ -53,6 +54,7 @@ class Slot:
 def staged(counts: Mapping[str, int]) -> tuple[Gene, ...]:
     """The genes of stages of blocks, whose depth entry counts the blocks: [exit ->] depth -> [level ->] kernel and expand.
 
+    A width chooses one of several networks, on which the other genes do not depend.
     All stages have the same number of slots except the last, which has the remaining ones (ProxylessNAS: 4, 4, 4, 4, 4, 1).
     With exits a stage matters if the exit comes after it; with levels kernel and expand belong to one of the branches.
     """
@@ -83,6 +85,7 @@ def staged(counts: Mapping[str, int]) -> tuple[Gene, ...]:
         branch = [(parent, least, 0) for parent, least in slot]
     for field in ("kernel", "expand"):
         genes += [Gene(field, i, *condition) for i, condition in enumerate(branch)]
+    genes += [Gene("width", i) for i in range(counts.get("width", 0))]
     return tuple(genes)
 
 
@@ -105,10 +108,11 @@ def residual(counts: Mapping[str, int]) -> tuple[Gene, ...]:
 
 # The constructor of the genes of archs with certain fields (beside the resolution), given each field's number of entries.
 FORESTS: dict[frozenset[str], Callable[[Mapping[str, int]], tuple[Gene, ...]]] = {
-    frozenset({"depth", "kernel", "expand"}): staged,
-    frozenset({"depth", "kernel", "expand", "exit"}): staged,
-    frozenset({"depth", "kernel", "expand", "level"}): staged,
-    frozenset({"depth", "kernel", "expand", "level", "exit"}): staged,
+    **{
+        frozenset({"depth", "kernel", "expand", *others}): staged
+        for count in range(4)
+        for others in combinations(("level", "exit", "width"), count)
+    },
     frozenset({"depth", "expand", "width"}): residual,
 }
 

@@ -17,8 +17,8 @@ def sort_channels(net: Supernet, trained_expands: tuple[float, ...]) -> None:
     channels are sorted only between one trained width and the next.
     Source: Once-for-All, arXiv:1908.09791, sec. 3.3 (channel sorting).
     """
-    full = net.space.whole
-    archs = [replace(full, expand=(expand,) * len(full.expand)) for expand in sorted(trained_expands)]
-    trained = [{node.name: node.part for node in net.graph(arch).nodes} for arch in archs]
-    for node in net.graph(full).nodes:
-        net.part(node.name).sort([parts[node.name] for parts in trained])
+    for full in net.space.wholes:
+        archs = [replace(full, expand=(expand,) * len(full.expand)) for expand in sorted(trained_expands)]
+        trained = [{node.name: node.part for node in net.graph(arch).nodes} for arch in archs]
+        for node in net.graph(full).nodes:
+            net.part(node.name).sort([parts[node.name] for parts in trained])

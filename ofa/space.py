@@ -54,6 +54,11 @@ class Space:
         """The arch that uses all weights, even those that no choice left in this space uses."""
         return self.largest()
 
+    @property
+    def wholes(self) -> tuple[Arch, ...]:
+        """The archs that use all weights together: more than one if networks of the space share no weights."""
+        return (self.whole,)
+
     @cached_property
     def forest(self) -> Forest:
         """The genes of the space's archs."""

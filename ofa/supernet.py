@@ -33,13 +33,15 @@ class Supernet(nn.Module):
         super().__init__()
         self.space = space
         self.classes = classes
-        graph = self.graph(space.whole, [int(after) for after in space.values("exit")])
         self.parts = nn.ModuleDict()
-        for node in graph.nodes:
-            # the head's layers are the network's own: its weights are named `classifier.weight`, not `parts.classifier...`
-            (self if node.name in graph.heads else self.parts).add_module(node.name, build(node.part, space))
-        self._heads = graph.heads
-        self._classifiers = graph.outputs
+        graphs = [self.graph(whole, [int(after) for after in space.values("exit")]) for whole in space.wholes]
+        for graph in graphs:
+            for node in graph.nodes:
+                # the head's layers are the network's own: its weights are named `classifier.weight`, not
+                # `parts.classifier...`
+                (self if node.name in graph.heads else self.parts).add_module(node.name, build(node.part, space))
+        self._heads = frozenset(name for graph in graphs for name in graph.heads)
+        self._classifiers = tuple(name for graph in graphs for name in graph.outputs)
         if generator is not None:
             self.initialise(generator)
 
@@ -93,6 +95,14 @@ class Supernet(nn.Module):
         """The names in `state_dict()` of the tensors of the classifiers, of which there is one for each exit."""
         owners = tuple(f"{name}." for name in self._classifiers)
         return frozenset(name for name in self.state_dict() if name.startswith(owners))
+
+    @cached_property
+    def separate(self) -> tuple[tuple[nn.Parameter, ...], ...]:
+        """The parameters of each network that shares none with another; one entry if all networks share them."""
+        if len(self.space.wholes) == 1:
+            return (tuple(self.parameters()),)
+        graphs = [self.graph(whole, [int(after) for after in self.space.values("exit")]) for whole in self.space.wholes]
+        return tuple(tuple(p for node in graph.nodes for p in self.part(node.name).parameters()) for graph in graphs)
 
     @cached_property
     def norm_names(self) -> dict[ElasticNorm, str]:

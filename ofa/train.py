@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -152,8 +153,26 @@ class Learner:
         self.gradient *= torch.where(norm > self.recipe.clip_norm, self.recipe.clip_norm / norm, torch.ones_like(norm))
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.optimizer.step()
+        with self._only_trained():
+            self.optimizer.step()
         return total
+
+    @contextmanager
+    def _only_trained(self) -> Iterator[None]:
+        """Without the gradients of networks that no worker trained in this step, which the optimiser then leaves alone.
+
+        Else momentum and weight decay would change the weights of a network that shares none with those of the step.
+        """
+        separate = self.net.separate
+        idle = [] if len(separate) == 1 else [p for network in separate if not _any_gradient(network) for p in network]
+        gradients = [p.grad for p in idle]
+        for p in idle:
+            p.grad = None
+        try:
+            yield
+        finally:
+            for p, gradient in zip(idle, gradients, strict=True):
+                p.grad = gradient
 
     def _drop(self, features: Tensor, generator: torch.Generator) -> Tensor:
         """Features, each set to 0 with the recipe's probability and the others scaled to keep the mean."""
@@ -213,6 +232,10 @@ def train_phases(
             if observer.ends(number):
                 break
         observer.phase_done(number)
+
+
+def _any_gradient(parameters: Sequence[torch.nn.Parameter]) -> bool:
+    return bool(torch.stack([p.grad.abs().max() for p in parameters if p.grad is not None]).any())
 
 
 def _open(plan: Plan, learner: Learner, number: int) -> None:

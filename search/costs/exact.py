@@ -9,6 +9,7 @@ Shape letters in this file: B archs, G genes, N nodes, R resolutions, X entries 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import product
 
@@ -33,7 +34,11 @@ class NodeTables:
     def __init__(self, space: Space, classes: int) -> None:
         self.space, self.classes, self.genes = space, classes, Genes(space)
         rng = np.random.default_rng([*b"exact/probes"])
-        extremes = self.genes.encode([space.largest(), space.smallest()])
+        ends = [space.largest(), space.smallest()]
+        if len(space.wholes) > 1:  # the largest of each network that shares no node with the others
+            each = [replace(ends[0], width=whole.width) for whole in space.wholes]
+            ends += [arch for arch in each if space.contains(arch)]
+        extremes = self.genes.encode(ends)
         bases_BG = np.concatenate([extremes, self.genes.random(_PROBES, rng)])
         decides: dict[str, set[int]] = {}
         for base_G in bases_BG:
@@ -45,10 +50,16 @@ class NodeTables:
                 for name in {**there, **found}:
                     if there.get(name) != found.get(name):
                         decides.setdefault(name, set()).add(gene)
+        if len(space.wholes) > 1:
+            for found in decides.values():
+                found.update(range(self.genes.sizes_G.size)[self.genes.of("width")])
         self.decides = {name: sorted(found) for name, found in decides.items()}
         # Global pooling is added last, as the published sums of latencies do: their last bits depend on the order.
         exits = tuple(int(after) for after in space.values("exit"))
-        nodes = sorted(space.build_graph(space.whole, exits, classes).nodes, key=lambda node: not node.part.stride)
+        nodes = sorted(
+            (node for whole in space.wholes for node in space.build_graph(whole, exits, classes).nodes),
+            key=lambda node: not node.part.stride,
+        )
         order = {node.name: i for i, node in enumerate(nodes)}
         self.names = sorted(self.decides, key=lambda name: order.get(name, len(order)))
         self._places = {name: self._strides(name) for name in self.names}

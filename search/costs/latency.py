@@ -140,14 +140,14 @@ def keys(name: str, part: Part, size: int) -> list[str]:
 
 def has_keys(space: Space) -> bool:
     """Whether every part of the space's networks has published keys."""
-    return all(keys(node.name, node.part, 1) for node in space.graph(space.whole).nodes)
+    return all(keys(node.name, node.part, 1) for whole in space.wholes for node in space.graph(whole).nodes)
 
 
 def _published(space: Space, where: str) -> list[tuple[str, Part]]:
     """The parts of the largest network; raises a `ProblemError` for one without keys."""
     if not has_keys(space):
         raise ProblemError(f"{where}: tables describe MobileNetV3 and ProxylessNAS blocks, {space.name} has others")
-    return [(node.name, node.part) for node in space.graph(space.whole).nodes]
+    return [(node.name, node.part) for whole in space.wholes for node in space.graph(whole).nodes]
 
 
 def _conv_keys(name: str, part: Conv, size: int) -> list[str]:
