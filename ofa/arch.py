@@ -21,8 +21,8 @@ class Arch:
     parallel block that are used, as bits) have one entry for each block slot; `exit` counts the stages before the exit,
     from 1. Genes that do not matter (`ofa.layout`), such as those of slots past their stage's depth, are set to 0 here, so
     two equal networks are equal values. `resolution` is in pixels. Archs of ResNet-50D have no kernels, but `width`: the
-    index of a width multiplier of the space, for the stem's two widths and for each stage. A field that a space does not
-    have is empty or 0.
+    index of a width multiplier of the space, for the stem's two widths and for each stage; archs of a space of several
+    networks have one `width`, the network's index. A field that a space does not have is empty or 0.
     """
 
     resolution: int

@@ -1,8 +1,9 @@
 """The published integer vectors of NAT (arXiv:2005.05859) and NATv2 (arXiv:2307.00960), to and from our archs.
 
 Their 22 variables are the index of the resolution, the index of the width multiplier, and one code for each of 20 layers. A
-space with exits has the index of the exit as the third variable. The width multiplier is no gene of an `Arch`, because each
-has a supernet of its own; it is given and returned beside the arch.
+space with exits has the index of the exit as the third variable. In a space of one width multiplier, of which there is one
+for each supernet, the multiplier's index is given and returned beside the arch; in a space of several (`ofa.spaces.widths`)
+it is the gene `width`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ofa.arch import NOTHING, Arch, ArchError
 from ofa.checks import shown, whole
 from ofa.space import Space
 
-_NEEDED, _ALLOWED = {"resolution", "depth", "kernel", "expand"}, {"level", "exit"}
+_NEEDED, _ALLOWED = {"resolution", "depth", "kernel", "expand"}, {"level", "exit", "width"}
 
 
 class Encoding:
@@ -29,7 +30,7 @@ class Encoding:
     any kernel and expand ratio in a block without its elastic branch. Here a skipped layer has no block, and what does not
     matter is encoded by its least code.
 
-    widths: the number of width multipliers.
+    widths: the number of width multipliers, where the space has one.
     """
 
     def __init__(self, space: Space, widths: int = 2) -> None:
@@ -37,7 +38,7 @@ class Encoding:
         if not _NEEDED <= fields <= _NEEDED | _ALLOWED:
             raise ArchError(
                 f"space {space.name}: it chooses {', '.join(space.forest.fields)}; NAT's vectors are for spaces of "
-                "resolution, depth, kernel, expand, with level and exit or without"
+                "resolution, depth, kernel, expand, with level, exit and width or without"
             )
         self.space = space
         levels = sorted(map(int, space.values("level")), key=lambda level: (level.bit_count(), level)) or [0]
@@ -47,6 +48,7 @@ class Encoding:
         depths = [space.choices[first + slot.stage] for slot in space.slots]
         layers = list(zip(space.slots, depths, strict=True))
         exits = [len(space.values("exit"))] if "exit" in fields else []
+        widths = len(space.values("width")) or widths
         self._head = 2 + len(exits)
         # The least and the greatest value of each variable.
         self.lower = (*(0 for _ in range(self._head)), *(int(slot.position < min(depth)) for slot, depth in layers))
@@ -56,8 +58,9 @@ class Encoding:
         )
 
     def encode(self, arch: Arch, width: int = 0) -> tuple[int, ...]:
-        """The vector of an arch of the space, with the index of its width multiplier."""
+        """The vector of an arch of the space, with the index of its width multiplier, unless that is a gene."""
         self.space.checked(arch)
+        width = self.space.values("width").index(arch.width[0]) if arch.width else width
         head = [self.space.resolutions.index(arch.resolution), width]
         if arch.exit:
             head.append(self.space.values("exit").index(arch.exit))
@@ -87,6 +90,7 @@ class Encoding:
         arch = Arch(**NOTHING | {"resolution": self.space.resolutions[found[0]], "depth": tuple(depth),
                                  "kernel": kernels, "expand": expands,
                                  "level": levels if self.space.values("level") else (),
+                                 "width": self.space.values("width")[found[1] : found[1] + 1],
                                  "exit": self.space.values("exit")[found[2]] if self._head > 2 else 0})  # fmt: skip
         return self.space.checked(arch), found[1]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ofa.arch import Arch, ArchError
+from ofa.cost import cost
 from ofa.layout import MAIN_BRANCH
 from ofa.spaces import get_space
 from search.adapt.encoding import Encoding
@@ -231,3 +232,13 @@ class TestBadVectors:
             here.from_text(text)
         with pytest.raises(ArchError, match=r"variable 0 \(resolution\) is 17; it may be 0 to 16"):
             here.from_text("17011001440551052208877")
+
+
+def test_in_a_space_of_two_widths_the_width_is_a_gene_and_costs_are_those_of_the_published_networks(nats):
+    space = get_space("ofa_mbv3_w1.0_w1.2").at(range(192, 257, 4))
+    here = Encoding(space)
+    for name, text in OFFICIAL.items():
+        vector = here.from_text(text)
+        arch, width = here.decode(vector)
+        assert arch.width == (width,) and here.encode(arch) == vector
+        assert cost(space, arch, 1000).params == nats[name]["params"]
