@@ -5,7 +5,8 @@ from __future__ import annotations
 from cluster import checkpoint
 from cluster.run import File
 
-STEPS = ("train", "measure", "fit", "search", "validate", "predict", "ensemble", "report", "export")  # of a run, in order
+# Of every run, in order; with an adaptation `adapt` comes after the first.
+STEPS = ("train", "measure", "fit", "search", "validate", "predict", "ensemble", "report", "export")
 
 ADAPTATION = File("adapt.json", "adapt")  # of a run whose supernet is adapted to the search
 ARCHIVE = File("archive.jsonl", "adapt")

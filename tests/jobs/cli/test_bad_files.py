@@ -43,6 +43,7 @@ USES = {
     "run": ["{config} --store {>store}", "{config} --store {>store} --only fit"],
     **{step: ["{config} --store {store}"] for step in ("fit", "validate", "predict", "report")},
     "train": ["{config} --store {>store}"],
+    "adapt": ["{config} --store {store}"],
     "transfer": ["{config} --from {weights} --store {>store}", "{config} --from {run} --store {>store}"],
     "measure": ["{config} --store {store}", "--latency-table {>table} --space digits --runs 4 --networks 3 --resolution 24"],
     "cite": ["{config}"],

@@ -284,7 +284,9 @@ class TestARetryOfAFinishedRun:
         assert json.loads(there.raw(attempt_record(1)))["exit"] == 0
 
     def test_the_steps_of_a_finished_run_are_those_of_the_pipeline(self):
-        assert tuple(pipeline.STEPS) == files.STEPS
+        """The optional one comes before others, so a run with it is finished if they are."""
+        assert tuple(step for step in pipeline.STEPS if step != "adapt") == files.STEPS
+        assert tuple(pipeline.STEPS).index("adapt") < len(files.STEPS)
 
 
 class TestRefusals:
