@@ -37,7 +37,10 @@ def test_cost_takes_a_name_json_or_a_file(ofa, tmp_path):
         (["run", TINY, "--set", "search.trails=3"], "search: no setting 'trails'"),
         (["run", TINY, "--set", "space=nowhere"], "no space is called 'nowhere'; there are"),
         (["run", TINY, "--store", "ftp://x"], "ftp://x: a store is a directory or s3://bucket/prefix"),
-        (["run", TINY, "--store", "STORE", "--until", "serch"], "no step is called 'serch'; there are train, adapt, measure"),
+        (
+            ["run", TINY, "--store", "STORE", "--until", "serch"],
+            "no step is called 'serch'; there are train, adapt, measure",
+        ),
         (["search", TINY, "--store", "STORE"], "run `ofa train` first"),
         (["fit", TINY, "--store", "STORE/nowhere"], "nowhere: there is no such directory"),
         (["fit", TINY, "--store", "STORE/nowhere"], "; measured.jsonl of the run tiny-"),
