@@ -29,7 +29,7 @@ REAL_SERVER = (pytest.mark.server, pytest.mark.xdist_group("radosgw"))  # of tes
 MARKS = tuple(dict.fromkeys(FIXTURES.values()))
 # Commands of ofa that train, or start Ray for a step of a run.
 WHOLE = {"run", "train", "measure", "fit", "validate", "predict", "report", "export", "eval", "finetune", "serve", "tune",
-         "transfer"}  # fmt: skip
+         "transfer", "adapt"}  # fmt: skip
 
 
 class Machine:

@@ -51,8 +51,8 @@ class NodeTables:
                     if there.get(name) != found.get(name):
                         decides.setdefault(name, set()).add(gene)
         if len(space.wholes) > 1:
-            for found in decides.values():
-                found.update(range(self.genes.sizes_G.size)[self.genes.of("width")])
+            for deciding in decides.values():
+                deciding.update(range(self.genes.sizes_G.size)[self.genes.of("width")])
         self.decides = {name: sorted(found) for name, found in decides.items()}
         # Global pooling is added last, as the published sums of latencies do: their last bits depend on the order.
         exits = tuple(int(after) for after in space.values("exit"))
