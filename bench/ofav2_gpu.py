@@ -111,7 +111,7 @@ def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
     judged = sum(len(constants(plan.phase(space, 1, batch).space)) for plan in own)
     judge_s = judged * (judging(), timed(bench, judging))[1]
     work_s = sum(plan.epochs * epoch_s[plan.name] for plan in own)
-    scale = agreed(plans, name, count, SPARE * (until - time.monotonic() - judge_s) / work_s)
+    scale = agreed(plans, name, count, max(0.0, SPARE * (until - time.monotonic() - judge_s) / work_s))
     row = {"plan of": name, "judging s": judge_s, "scale": scale}
     bench.report.row(
         "ofav2: plans, seconds of an epoch", {**row, **{plan.name: epoch_s.get(plan.name, 0.0) for plan in PHASES}}

@@ -17,7 +17,6 @@ from jobs.config import load
 from jobs.evaluators import trained_evaluator
 from jobs.images.dataset import load as load_data
 from jobs.job import opened
-from jobs.measure import measure
 from jobs.pipeline import run_steps
 from ofa.draws import Weighted
 from ofa.genes import Genes
@@ -126,13 +125,6 @@ class TestAnAdaptedRun:
         for row in archive_of(undisturbed)[:3]:
             assert row.top1 == pytest.approx(evaluator.top1(row.arch, images.selection), abs=2e-3)
 
-    def test_measures_the_archive_without_evaluating_it_again(self, undisturbed, job_on, tmp_path):
-        with job_on(copied(undisturbed.store.url, tmp_path)) as job:
-            measure(job)
-            rows = [Measured.from_json(json.loads(line)) for line in job.run.raw(files.MEASURED.key).splitlines()]
-        assert {m.arch: m for m in archive_of(undisturbed)}.items() <= {m.arch: m for m in rows}.items()
-        assert len(rows) > 14
-
 
 def test_a_step_that_is_killed_between_parts_of_its_ledger_ends_with_the_same_archive(
     undisturbed, trained, job_on, tmp_path, monkeypatch
@@ -204,6 +196,7 @@ def test_the_fine_tuning_samples_from_the_survivors_genes(undisturbed, job_on, c
     assert [len(row) for row in rows] == Genes(config.search_space).sizes_G.tolist()
 
 
+@pytest.mark.slow
 def test_a_growing_archive_keeps_every_arch(config, trained, images, ray_cluster, tmp_path):
     growing = replace(config, adapt=replace(config.adapt, archive="growing", iterations=1))
     with opened(config, str(copied(trained, tmp_path)), Reporter("plain"), "") as job:

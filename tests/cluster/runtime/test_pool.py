@@ -52,6 +52,7 @@ class Adder:
 @pytest.fixture
 def pool(ray_cluster):
     pool = Pool(Adder, {"base": np.full(100_000, 10)}, workers=2)
+    pool.wait_until_built()
     yield pool
     pool.close()
 
@@ -63,7 +64,7 @@ def test_every_argument_gets_its_answer_from_several_processes(pool):
 
 
 def test_newer_arrays_reach_every_actor_which_is_not_built_again_and_an_actor_that_replaces_one(pool):
-    before = {pid for _, (_, pid) in pool.map("add", range(30))}
+    before = {pid for _, (_, pid) in pool.map("slowly", range(30))}
     pool.renew({"base": np.full(10, 20)})
     answers = dict(pool.map("add", range(30)))
     assert {index: answer[0] for index, answer in answers.items()} == {n: 20 + n for n in range(30)}
