@@ -24,7 +24,7 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-from bench.ofav2_gpu import constants
+from bench.ofav2_gpu import TRAININGS, constants
 from cluster.progress import Reporter
 from cluster.run import Run
 from jobs import files
@@ -48,19 +48,6 @@ EPOCHS = (
     ("width", 2, 0.06),
 )
 OPENS = {"kernel": "kernels", "level": "levels", "height": "exits", "depth": "depths", "width": "expands"}
-# By name: the variant of the space, the phase whose largest network is the teacher, and the weights of its exits.
-TRAININGS = {
-    "base": ("se_b", "first", "last"),
-    "base, extracted teacher": ("se_b", "previous", "last"),
-    "exits": ("ee_b", "first", "ascending"),
-    "exits, extracted teacher": ("ee_b", "previous", "ascending"),
-    "exits and dense": ("ee_d", "first", "ascending"),
-    "exits and dense, extracted teacher": ("ee_d", "previous", "ascending"),
-    "parallel": ("se_p", "first", "last"),
-    "parallel, extracted teacher": ("se_p", "previous", "last"),
-    "exits and dense, plain distillation": ("ee_d", "first", "last"),
-    "parallel, normalised sums": ("se_p_norm", "first", "last"),
-}
 
 
 def settings_of(name: str, seed: int, data: str, epochs: int = 1) -> list[str]:
