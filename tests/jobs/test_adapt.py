@@ -155,13 +155,14 @@ def test_a_step_that_is_killed_between_parts_of_its_ledger_ends_with_the_same_ar
         ]
 
 
+@pytest.mark.whole_run
 @pytest.mark.slow  # the test above has the same in one process, in every suite
 def test_killed_in_every_part_of_an_iteration_a_run_ends_with_the_same_archive_and_front(tmp_path):
     words = [*(word for setting in with_settings("adapt.iterations=1") for word in ("--set", setting)), "--until", "search"]
     stores = {name: tmp_path / name for name in ("undisturbed", "killed")}
     commands = {name: ("run", TINY, *words, "--store", store) for name, store in stores.items()}
     Running(*commands["undisturbed"]).finish()
-    [run_id] = [path.name for path in stores["undisturbed"].iterdir()]
+    run_id = load(str(TINY), with_settings("adapt.iterations=1")).id
     folder = stores["killed"] / run_id
 
     def rows(iteration):
