@@ -41,8 +41,9 @@ class Job:
         """The images, loaded at first use; an `InputError` if they are not those that the supernet was trained on."""
         from jobs.images.dataset import load
 
-        data = load(self.config, self.reporter)
-        before = (self.run.done("train") or {}).get("data")
+        record = self.run.done("train")
+        data = load(self.config, self.reporter, check_test=record is None)  # test images are checked before training alone
+        before = (record or {}).get("data")
         now = data.description.to_json() if data.description is not None else None
         if isinstance(before, dict) and now is not None:
             for what in ("class_names", "classes", "images"):

@@ -2,7 +2,8 @@
 
 Selection images are decoded into memory. So are the training images where they fit into `data.memory_mib`; a larger
 training split is streamed through Ray Data and decoded by other processes. The images of the test split are only listed:
-they are read and decoded by those who open them (`HeldOut`), which are the step `predict` and `ofa eval`.
+before training it is checked that they can be decoded, and no pixel is kept; the step `predict` and `ofa eval` open them
+(`HeldOut`).
 
 Shape letters: N images, S side in pixels.
 """
@@ -87,7 +88,7 @@ def _counted(names: Sequence[str], reason: str) -> str:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The images of the test split, of which no file is read until they are opened.
+    """The images of the test split, whose pixels are in no data set until they are opened.
 
     side: of the decoded images, in pixels. limit: images that may be skipped because they cannot be decoded.
     """
@@ -106,6 +107,12 @@ class HeldOut:
     def nbytes(self) -> int:
         """The memory that the decoded images and their labels need."""
         return len(self) * (3 * self.side * self.side + 8)
+
+    def check(self, counts: DecodingCounts) -> None:
+        """Adds the images that cannot be decoded to `counts`; a `DataError` as in `open`. Nothing else of them is kept."""
+        pixels, labels = self.images.decoded(1, self.crop, counts)
+        split = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
+        _check_decoded({"test": split}, {"test": self.images}, self.source, self.where)
 
     def open(self, reporter: Reporter) -> Split:
         """The decoded images; a `DataError` if too few can be decoded, or none of a class."""
@@ -218,16 +225,16 @@ def read_only_tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
 
-def load(config: Experiment, reporter: Reporter) -> Dataset:
+def load(config: Experiment, reporter: Reporter, *, check_test: bool = True) -> Dataset:
     """The data set of a config; raises a `DataError` for images or labels that cannot be used.
 
-    Test images are not read: those that cannot be decoded are found when they are opened.
+    check_test: whether test images are among these, which are then read and forgotten; otherwise none is read.
     """
     side, data = config.search_space.resolutions[-1], config.data
     source = open_source(data.source).only(data.classes, data.source)
     images = divided(source, config)
     held_out = HeldOut(images.pop("test"), source, data.source, side, data.crop, data.max_corrupt)
-    return _loaded(config, source, images, held_out, None, reporter)
+    return _loaded(config, source, images, held_out, None, reporter, check_test=check_test)
 
 
 def load_joined(config: Experiment, scale: Scale, reporter: Reporter) -> Dataset:
@@ -248,6 +255,8 @@ def _loaded(
     held_out: HeldOut | None,
     scale: Scale | None,
     reporter: Reporter,
+    *,
+    check_test: bool = False,
 ) -> Dataset:
     """The data set of these splits of a source, with its line."""
     side, data = config.search_space.resolutions[-1], config.data
@@ -265,9 +274,11 @@ def _loaded(
             crop = data.crop if name == "selection" else 1.0
             pixels, labels = split.decoded(side, crop, counts, tracker.advance)
             splits[name] = Split(torch.from_numpy(pixels), torch.from_numpy(labels))
+    _check_decoded(splits, images, source, data.source)
+    if held_out is not None and check_test:
+        held_out.check(counts)
     for line in (*source.notes(), *counts.messages()):
         reporter.say(line)
-    _check_decoded(splits, images, source, data.source)
     if streaming is not None:
         _check_streamed(streaming, splits["sample"], source, data.source)
         reporter.say(f"data: {len(streaming)} training images need {mib:.0f} MiB, data.memory_mib is {data.memory_mib}: "

@@ -21,25 +21,40 @@ SETS = ["train.backend=local", "train.workers=1", 'train.phases=[{name="a",epoch
 
 
 class TestTheTestSplit:
-    """Its images are decoded where `Job.test` is read, and nowhere else."""
+    """Its images are decoded where `Job.test` is read, and before training, where their pixels are not kept."""
 
-    def test_training_evaluation_fine_tuning_and_export_do_not_read_it(self, tmp_path, monkeypatch):
+    def test_evaluation_fine_tuning_and_export_do_not_read_it(self, tmp_path, monkeypatch):
         """With files that are no images in its place."""
         images = tmp_path / "images"
         write_digits(images)
-        for path in (images / "test").rglob("*.png"):
-            path.write_bytes(b"no image")
         monkeypatch.setattr(Job, "need_ray", lambda job, gpus=0: pytest.fail("this run needs no Ray"))
         config = load(str(helpers.TINY), [*SETS, f"data.source={images}"])
         arch = config.search_space.smallest()
         with opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job:
             train_supernet(job)
+            assert set(job.data.splits) == {"train", "selection"}
+        for path in (images / "test").rglob("*.png"):
+            path.write_bytes(b"no image")
+        with opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job:
             assert job.data.sizes["test"] == job.run.done("train")["images"]["test"] == 300
             found = finetune(job, arch, 1, 0.01, 0.0)
             assert set(found["before"]) == set(found["after"]) == {"selection"}
             assert Path(found["url"], "subnets", f"{arch.key}.onnx").exists()
             with pytest.raises(DataError, match=r"11 images cannot be decoded, .*: test/"):
                 next(evaluate(job, [arch], "test"))
+
+    def test_images_of_it_that_cannot_be_decoded_are_refused_before_training(self, tmp_path):
+        images = tmp_path / "images"
+        write_digits(images)
+        for path in (images / "test").rglob("*.png"):
+            path.write_bytes(b"no image")
+        config = load(str(helpers.TINY), [*SETS, f"data.source={images}"])
+        with (
+            opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job,
+            pytest.raises(DataError, match=r"11 images cannot be decoded, .*: test/"),
+        ):
+            train_supernet(job)
+        assert not (tmp_path / "runs").exists()
 
     def test_only_predict_and_eval_open_it(self):
         found = set()

@@ -158,7 +158,7 @@ UNDECODABLE = {  # files of the class cat that are no images, and their names
 
 @pytest.mark.parametrize("case", UNDECODABLE)
 def test_a_file_that_cannot_be_decoded_is_counted_and_named(case, root, capsys):
-    """Of training images in the line on the source; of test images when they are opened."""
+    """In the line on the source; of test images again when they are opened."""
     make, name = UNDECODABLE[case]
     tree(root, "train/cat", "train/dog", "test/cat", "test/dog", images=12)
     make(root / "train")
@@ -167,7 +167,7 @@ def test_a_file_that_cannot_be_decoded_is_counted_and_named(case, root, capsys):
     (root / "train/cat" / name).unlink()
     make(root / "test")
     data = loaded(str(root))
-    assert "left out: nothing" in capsys.readouterr().err and data.sizes["test"] == 25
+    assert f"left out: 1 that cannot be decoded (test/cat/{name})" in capsys.readouterr().err and data.sizes["test"] == 25
     assert len(with_test(data)["test"]) == 24
     assert f"1 image skipped, cannot be decoded: test/cat/{name} (" in capsys.readouterr().err
 
