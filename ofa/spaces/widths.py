@@ -15,7 +15,7 @@ from ofa.spaces.mobilenetv3 import find as mobilenetv3
 from ofa.spaces.ofav2 import OFAv2Space
 from ofa.spaces.ofav2 import find as ofav2
 
-NAMES = ("ofa_mbv3_w1.0_w1.2", "ofav2_mbv3_ee_d_w1.0_w1.2_32px (any variant and two multipliers; 32px, 64px or neither)")
+NAMES = ("ofa_mbv3_w1.0_w1.2", "ofav2_mbv3_ee_d_w1.0_w1.2")
 
 
 def find(name: str) -> WidthsSpace | None:
