@@ -73,7 +73,7 @@ TRAININGS: dict[str, tuple[str, Literal["first", "previous"], str]] = {
     "parallel, normalised sums": ("se_p_norm", "first", "last"),
 }
 # The trainings on a GPU, of which a small one takes the first.
-HERE = (
+ON_GPU = (
     "base", "exits and dense, extracted teacher", "base, extracted teacher", "exits", "exits, extracted teacher",
     "exits and dense", "exits and dense, plain distillation", "parallel",
 )  # fmt: skip
@@ -90,7 +90,7 @@ def constants(space: Space) -> list[Arch]:
 
 def train_all(bench: Bench, until: float) -> None:
     """Trains in one process each until that time, then prints the table; fails if a training has failed."""
-    names = HERE[: bench.sizes.ofav2[2]]
+    names = ON_GPU[: bench.sizes.ofav2[2]]
     with tempfile.TemporaryDirectory() as plans:
         command = [sys.executable, "-m", "bench.ofav2_gpu", "--data", bench.data, "--out", str(bench.report.path)]
         command += ["--device", str(bench.device), "--plans", plans, "--until", str(until)]
@@ -169,7 +169,7 @@ def agreed(plans: Path, name: str, count: int, scale: float) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     """One training, started by `train_all`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--training", required=True, choices=HERE)
+    parser.add_argument("--training", required=True, choices=ON_GPU)
     parser.add_argument("--data", required=True)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--device", required=True)

@@ -95,7 +95,7 @@ def step_command(name: str) -> None:
         sets: Sets = [],  # noqa: B006
         as_json: Json = False,
     ) -> None:
-        reads = files.MEASURED if name == "fit" else files.FRONT
+        reads = {"adapt": None, "fit": files.MEASURED}.get(name, files.FRONT)
         with open_job(config, store, sets, as_json, begins=name == FIRST, reads=reads) as job:
             run_steps(job, [name])
 

@@ -42,6 +42,7 @@ def test_cost_takes_a_name_json_or_a_file(ofa, tmp_path):
             "no step is called 'serch'; there are train, adapt, measure",
         ),
         (["search", TINY, "--store", "STORE"], "run `ofa train` first"),
+        (["adapt", TINY, "--store", "STORE/nowhere"], "nowhere: there is no such directory"),
         (["fit", TINY, "--store", "STORE/nowhere"], "nowhere: there is no such directory"),
         (["fit", TINY, "--store", "STORE/nowhere"], "; measured.jsonl of the run tiny-"),
         (["report", TINY, "--store", "STORE"], "is made by `ofa search`"),
