@@ -15,6 +15,7 @@ from cluster import address, config
 from cluster.config import MOST, STRICT, ConfigError, Count, NotNegativeInt, one_of
 from cluster.kube.rayjob import Kube
 from cluster.runtime.backends import BACKENDS
+from cluster.runtime.machine import gpus_of
 from cluster.store import canonical
 from cluster.texts import json_text
 from ensemble.rule import RULES
@@ -35,6 +36,7 @@ NotNegative = Annotated[float, Field(ge=0, le=1e18)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 Processes = Annotated[int, Field(ge=1, le=10_000)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
+Gpus = Annotated[float, Field(ge=0, le=1024)]
 ExitWeights = Annotated[str, one_of("ofa.exits", "WEIGHTS")]
 CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
 
@@ -202,6 +204,7 @@ class Measure:
     archs: Annotated[int, Field(ge=FEWEST_ARCHS, le=MOST)] = 240  # the smallest sub-network, the largest and random ones
     calibration_images: Count = 512  # training images for the batch-norm calibration of each arch
     batch: Count = 128  # images per batch of an evaluation
+    device: Literal["cpu", "cuda"] = "cpu"  # of evaluators: they evaluate, predict and time networks on it
     latency_archs: Annotated[int, Field(ge=5, le=MOST)] = 40  # the first of them, which are also timed
     latency_runs: Annotated[int, Field(ge=5, le=MOST)] = 30  # timed runs of each
     latency_threads: Threads = 1  # CPU threads while timing
@@ -258,6 +261,8 @@ class Ray:
     address: str = "local"  # local starts a Ray cluster; auto or host:port joins one
     evaluators: Processes = 2  # actors that hold the supernet and evaluate archs
     scorers: Annotated[int, Field(ge=0, le=10_000)] = 0  # actors that score subsets of members; 0: threads of the driver
+    evaluator_gpus: Gpus = 0.0  # of each evaluator: a share below 1, of one GPU, or a whole number
+    scorer_gpus: Gpus = 0.0  # of each scorer
     autoscales: bool = False  # the joined cluster adds nodes when they are needed
 
 
@@ -285,13 +290,25 @@ class Experiment:
         """The run's name in a store, which is the same for the same settings.
 
         Settings of placement are excluded, so a run continues with other workers when the cluster has changed; those of an
-        adaptation are, where there is none.
+        adaptation are, where there is none, and the device of evaluators, unless it is a GPU.
         """
         left_out = ("ray", "kube") if self.adapt.iterations else ("ray", "kube", "adapt")
         identity = {key: value for key, value in asdict(self).items() if key not in left_out}
         identity["train"] = {key: value for key, value in identity["train"].items() if key not in ELSEWHERE}
         identity["data"] = {key: value for key, value in identity["data"].items() if key not in ELSEWHERE}
+        if self.measure.device == "cpu":
+            del identity["measure"]["device"]
         return f"{self.name}-{hashlib.sha256(json_text(identity, sort_keys=True).encode()).hexdigest()[:8]}"
+
+    def gpus(self, training: int) -> int:
+        """The GPUs that the run needs, with `training` of them while the supernet is trained.
+
+        An adaptation's evaluators keep theirs meanwhile.
+        """
+        pools = gpus_of(self.ray.evaluators, self.ray.evaluator_gpus) + gpus_of(self.ray.scorers, self.ray.scorer_gpus)
+        if self.adapt.iterations:
+            return pools + (self.train.workers if self.train.device == "cuda" else 0)
+        return max(training, pools)
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
@@ -382,9 +399,27 @@ def _check(experiment: Experiment) -> None:
             f"search.population is {search.population}, "
             f"too few for {search.islands} islands; use at least {4 * search.islands}"
         )
+    _check_gpus(experiment)
     _check_measurements(experiment)
     _check_adaptation(experiment)
     _check_names(experiment)
+
+
+def _check_gpus(experiment: Experiment) -> None:
+    """Checks shares of GPUs, and that evaluators that compute on GPUs have some."""
+    ray, device = experiment.ray, experiment.measure.device
+    for name, gpus in (("evaluator_gpus", ray.evaluator_gpus), ("scorer_gpus", ray.scorer_gpus)):
+        if gpus > 1 and gpus != int(gpus):
+            raise ConfigError(f"ray.{name} is {gpus:g}; use a share of one GPU, below 1, or a whole number")
+    if device == "cuda" and not ray.evaluator_gpus:
+        raise ConfigError("measure.device is 'cuda', but ray.evaluator_gpus is 0; set it to 1, or to a share of a GPU")
+    if ray.evaluator_gpus and device == "cpu":
+        raise ConfigError(
+            f"ray.evaluator_gpus is {ray.evaluator_gpus:g}, but measure.device is 'cpu'; set measure.device to 'cuda', or "
+            "leave out ray.evaluator_gpus"
+        )
+    if ray.scorer_gpus and not ray.scorers:
+        raise ConfigError(f"ray.scorer_gpus is {ray.scorer_gpus:g}, but ray.scorers is 0; set the number of scorers")
 
 
 def _check_measurements(experiment: Experiment) -> None:

@@ -93,7 +93,7 @@ def scorer_of(job: Job, table: Table) -> Scorer:
     if not actors:
         return SubsetScorer.of(table)
     job.need_ray()
-    pooled = PooledScorer(table, actors)
+    pooled = PooledScorer(table, actors, job.config.ray.scorer_gpus)
     job.stack.callback(pooled.close)
     return pooled
 

@@ -65,16 +65,16 @@ def evaluators(job: Job, given: Mapping[str, np.ndarray] | None = None) -> Pool:
     def start() -> Pool:
         weights = given if given is not None else read_weights(job.run.begin("evaluate"), job.config)
         meters = {o.field: METERS[o.field] for o in job.config.objectives}
-        return Pool(
-            partial(EvaluationWorker, job.config, meters), shared_arrays(weights, job.data), job.config.ray.evaluators
-        )
+        build, setting = partial(EvaluationWorker, job.config, meters), job.config.ray
+        return Pool(build, shared_arrays(weights, job.data), setting.evaluators, setting.evaluator_gpus)
 
     return job.pool(start)
 
 
 def rescale(job: Job) -> None:
     """Resizes the pool to the number of evaluators that `ofa scale` requested, if any."""
-    wanted, pool = job.scale.overrides().evaluators, evaluators(job)
+    wanted = job.scale.overrides().evaluators_on(job.config.ray.evaluator_gpus)
+    pool = evaluators(job)
     if wanted is not None and wanted != pool.workers:
         pool.resize(wanted)
 

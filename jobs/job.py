@@ -61,7 +61,10 @@ class Job:
         return self.data.held_out.open(self.reporter)
 
     def need_ray(self, gpus: int = 0) -> None:
-        """Connects to Ray, at the first call. gpus: of a training, one for each worker; an `InputError` without them."""
+        """Connects to Ray, at the first call. gpus: of a training, one for each worker.
+
+        An `InputError` without these, or without those of the evaluators and scorers of the run.
+        """
         if self._connected:
             return
         from cluster.runtime.session import session
@@ -70,11 +73,12 @@ class Job:
         train, readers = self.config.train, self.config.data.readers if self.data.stored is not None else 0
         pool = self.config.ray.evaluators + self.config.ray.scorers
         cpus = train.workers + readers + pool if self.config.adapt.iterations else max(train.workers + readers, pool)
+        gpus = self.config.gpus(gpus)
         shared = sum(array.nbytes for array in self.data.arrays().values())
         shared += self.data.held_out.nbytes if self.data.held_out is not None else 0  # the step `predict` shares them too
         ray, wait_s = self.config.ray, self.config.kube.starting_s or None
         if gpus and ray.autoscales:
-            self.reporter.say(f"train: {gpus} GPUs are requested of the cluster, which may add nodes for them")
+            self.reporter.say(f"{gpus} GPUs are requested of the cluster, which may add nodes for them")
         self.stack.enter_context(session(ray.address, cpus, shared, gpus=gpus, grows=ray.autoscales, wait_s=wait_s,
                     on_lost=self._report_lost))  # fmt: skip
 

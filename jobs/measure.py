@@ -10,18 +10,13 @@ job continues with the missing ones.
 from __future__ import annotations
 
 import json
-from functools import partial
 
-from cluster.runtime.tasks import ray_map
 from cluster.seeds import stream
-from cluster.texts import jsonl, machine
+from cluster.texts import jsonl
 from jobs import files
-from jobs.evaluators import measure_all, read_weights
+from jobs.evaluators import evaluators, measure_all, read_weights
 from jobs.job import Job
-from jobs.workers.evaluator import load_supernet
 from ofa.arch import Arch
-from ofa.extract import extract
-from ofa.latency import measure_latencies
 from ofa.record import Measured
 from ofa.space import Space
 from ofa.timings import ArchLatency, Latencies
@@ -30,7 +25,7 @@ from ofa.timings import ArchLatency, Latencies
 def measure(job: Job) -> None:
     """Evaluates random sub-networks and the extremes, and times some of them."""
     config, step = job.config, job.run.begin("measure")
-    weights = read_weights(step, config)
+    read_weights(step, config)  # the objects that the evaluators hold
     archs = archs_to_measure(config.search_space, config.measure.archs, config.seed)
     known = {m.arch.key: m for m in map(Measured.from_json, step.ledger.rows())}
     if config.adapt.iterations:  # the archive was evaluated with the same weights
@@ -51,13 +46,10 @@ def measure(job: Job) -> None:
 
     timed = archs[: config.measure.latency_archs]
     job.reporter.say(f"measure: timing {len(timed)} extracted networks, {config.measure.latency_threads} thread")
-    net = load_supernet(config, job.data.classes, weights)
-    clock = partial(measure_latencies, runs=config.measure.latency_runs, threads=config.measure.latency_threads)
-    job.need_ray()
-    [latencies] = ray_map(clock, [[(extract(net, arch), arch.resolution) for arch in timed]])
+    [(_, (device, latencies))] = evaluators(job).map("latencies", [timed])
     rows = tuple(ArchLatency(arch=arch, **ms._asdict()) for arch, ms in zip(timed, latencies, strict=True))
     threads, runs = config.measure.latency_threads, config.measure.latency_runs
-    document = Latencies(device=machine(), threads=threads, batch=1, runs=runs, rows=rows)
+    document = Latencies(device=device, threads=threads, batch=1, runs=runs, rows=rows)
     step.write_json(files.LATENCY, document.to_json())
     step.finish(config.seed, archs=len(measured))
     tops = sorted(m.top1 for m in measured)

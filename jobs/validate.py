@@ -8,20 +8,12 @@ values, and its latency here. Timings vary, so they are reported beside the fron
 
 from __future__ import annotations
 
-import torch
-
 from cluster.errors import StepError
-from cluster.texts import machine
 from jobs import files
-from jobs.evaluators import trained_evaluator
+from jobs.evaluators import evaluators, read_weights
 from jobs.job import Job
-from ofa.evaluate import Evaluator, top1
-from ofa.extract import extract
 from ofa.genes import Genes
-from ofa.images import Split
-from ofa.latency import measure_latencies
 from ofa.record import Measured
-from ofa.threads import torch_threads
 from ofa.timings import Validated, ValidatedMember
 from search.front import Front
 from search.predict.predictor import Predictor
@@ -31,22 +23,20 @@ def validate(job: Job) -> None:
     """Runs the step `validate`: writes the top-1 and latency of every extracted member of the front."""
     config, step, space = job.config, job.run.begin("validate"), job.config.search_space
     front = Front.from_json(step.read_json(files.FRONT))
-    rows_BG = Genes(space).encode([member.arch for member in front.members])
+    archs = [member.arch for member in front.members]
+    rows_BG = Genes(space).encode(archs)
     predictors = [
         Predictor.from_npz(step.read(files.PREDICTOR), space, "top1", files.PREDICTOR.key),
         Predictor.from_npz(step.read(files.LATENCY_PREDICTOR), space, "latency_ms", files.LATENCY_PREDICTOR.key),
     ]
     predicted_top1, predicted_ms = (predictor.predict(rows_BG).tolist() for predictor in predictors)
-    evaluator = trained_evaluator(job, step)
-    plain = []
-    with torch_threads(1), job.reporter.track("validate", len(front.members), "networks") as tracker:
-        for member in front.members:
-            network = extract(evaluator.net, member.arch, evaluator.statistics(member.arch))
-            _must_agree(member, top1_of(network, evaluator, job.data.selection, member.arch.resolution))
-            plain.append((network, member.arch.resolution))
+    read_weights(step, config)  # the objects that the evaluators hold
+    with job.reporter.track("validate", len(archs), "networks") as tracker:
+        for index, found in evaluators(job).map("extracted", archs):
+            _must_agree(front.members[index], found)
             tracker.advance()
     setting = config.measure
-    latencies = measure_latencies(plain, runs=setting.latency_runs, threads=setting.latency_threads)
+    [(_, (device, latencies))] = evaluators(job).map("latencies", [archs])
     rows = tuple(
         ValidatedMember(
             key=member.arch.key,
@@ -57,19 +47,13 @@ def validate(job: Job) -> None:
         )
         for i, member in enumerate(front.members)
     )
-    document = Validated(device=machine(), threads=setting.latency_threads, batch=1, members=rows)
+    document = Validated(device=device, threads=setting.latency_threads, batch=1, members=rows)
     step.write_json(files.VALIDATED, document.to_json())
     step.finish(config.seed)
     job.reporter.say(
         f"validate: {len(rows)} extracted networks have the same top-1 as in the supernet; "
-        f"{rows[0].latency_ms:.2f} to {max(row.latency_ms for row in rows):.2f} ms an image on one thread"
+        f"{rows[0].latency_ms:.2f} to {max(row.latency_ms for row in rows):.2f} ms an image on {device}"
     )
-
-
-@torch.inference_mode()
-def top1_of(network: torch.nn.Module, evaluator: Evaluator, split: Split, resolution: int) -> float:
-    """The fraction of `split` that a plain network classifies correctly."""
-    return top1(torch.cat([network(images) for images in evaluator.batches(split, resolution)]), split.labels)
 
 
 def _must_agree(member: Measured, found: float) -> None:

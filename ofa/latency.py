@@ -1,4 +1,4 @@
-"""Measures the latency of networks on the local machine."""
+"""Measures the latency of networks on the local machine, on its CPU or on a GPU."""
 
 from __future__ import annotations
 
@@ -21,35 +21,64 @@ class Latency(NamedTuple):
 
 
 def measure_latencies(
-    nets: Sequence[tuple[nn.Module, int]], *, runs: int, threads: int, rounds: int = 3, warm_up: int = 3
+    nets: Sequence[tuple[nn.Module, int]],
+    *,
+    runs: int,
+    threads: int,
+    rounds: int = 3,
+    warm_up: int = 3,
+    device: str = "cpu",
 ) -> list[Latency]:
     """The latency of every network on one image of its resolution (pixels), on `threads` CPU threads; see `times_ms`.
 
     Networks should be extracted: the slicing of a supernet's weights is no part of a network's latency.
     """
     shaped = [(net, (3, resolution, resolution)) for net, resolution in nets]
-    found = times_ms(shaped, runs=runs, threads=threads, rounds=rounds, warm_up=warm_up)
+    found = times_ms(shaped, runs=runs, threads=threads, rounds=rounds, warm_up=warm_up, device=device)
     quartiles = [statistics.quantiles(times, n=4) for times in found]
     return [Latency(median, (high - low) / 2) for low, median, high in quartiles]
 
 
 @torch.inference_mode()
 def times_ms(
-    modules: Sequence[tuple[nn.Module, tuple[int, ...]]], *, runs: int, threads: int, rounds: int = 3, warm_up: int = 3
+    modules: Sequence[tuple[nn.Module, tuple[int, ...]]],
+    *,
+    runs: int,
+    threads: int,
+    rounds: int = 3,
+    warm_up: int = 3,
+    device: str = "cpu",
 ) -> list[list[float]]:
     """The milliseconds of every run of every module, each on one input of its shape (without the batch).
 
     Each module gets `runs` timed runs in `rounds` turns with the others, so that a temporary slowdown of the machine
-    affects all modules alike; each turn starts with untimed runs.
+    affects all modules alike; each turn starts with untimed runs. On a GPU a run lasts from the launch of its first kernel
+    to the end of its last one, by CUDA events, with nothing else queued. device: where the modules are.
     """
     found: list[list[float]] = [[] for _ in modules]
+    clock = _cuda_ms if torch.device(device).type == "cuda" else _cpu_ms
     with torch_threads(threads):
         for _ in range(rounds):
             for (module, shape), times in zip(modules, found, strict=True):
-                x = torch.zeros(1, *shape)
+                x = torch.zeros(1, *shape, device=device)
                 for run in range(warm_up + -(-runs // rounds)):
-                    start = time.perf_counter()
-                    module(x)
+                    took_ms = clock(module, x)
                     if run >= warm_up:
-                        times.append((time.perf_counter() - start) * 1e3)
+                        times.append(took_ms)
     return found
+
+
+def _cpu_ms(module: nn.Module, x: torch.Tensor) -> float:
+    start = time.perf_counter()
+    module(x)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _cuda_ms(module: nn.Module, x: torch.Tensor) -> float:
+    torch.cuda.synchronize(x.device)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    module(x)
+    end.record()
+    torch.cuda.synchronize(x.device)
+    return float(start.elapsed_time(end))

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -168,8 +169,13 @@ def chromium() -> str:
 
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
-    """A local Ray cluster of four CPUs, for all tests that work on one."""
+    """A local Ray cluster of four CPUs and one logical GPU, for all tests that work on one."""
+    import ray
+
     from cluster.runtime.session import session
 
-    with session("local", cpus=4, shared_bytes=2**28):
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray, "init", partial(ray.init, num_gpus=1))
+        with session("local", cpus=4, shared_bytes=2**28):
+            patch.undo()
+            yield

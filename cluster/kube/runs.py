@@ -232,13 +232,14 @@ class _Follower:
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """A worker group's limits before and after, and the CPUs that all groups may have then."""
+    """A worker group's limits before and after, and the CPUs and GPUs that all groups may have then."""
 
     group: str
     before: tuple[int, int]
     after: tuple[int, int]
     pods: int
     cpus: int
+    gpus: int
 
 
 def scale(api: Api, job: Doc, group: str, least: int | None, most: int | None) -> Scaled:
@@ -273,9 +274,10 @@ def scale(api: Api, job: Doc, group: str, least: int | None, most: int | None) -
         except Conflict:
             time.sleep(0.2)
             continue
-        cpus = sum(_cpus(g) * (g["maxReplicas"] if g["groupName"] == group else g.get("minReplicas", 0)) for g in groups)
+        pods = [(g, g["maxReplicas"] if g["groupName"] == group else g.get("minReplicas", 0)) for g in groups]
+        cpus, gpus = (sum(of(g) * count for g, count in pods) for of in (_cpus, _gpus))
         running = api.list("Pod", labels=f"ray.io/cluster={cluster},ray.io/group={group}") if there is not None else []
-        return Scaled(group, before, after, len(running), cpus)
+        return Scaled(group, before, after, len(running), cpus, gpus)
     raise StepError(f"{name}: others keep changing its cluster {cluster}; try again")
 
 
@@ -311,9 +313,18 @@ def _resized(spec: Doc, group: str, limits: tuple[int, int]) -> list[Doc]:
     return groups
 
 
-def _cpus(group: Doc) -> int:
+def _resource(group: Doc, name: str, default: str) -> str:
+    """The quantity of a resource of a group's pods."""
     resources = group["template"]["spec"]["containers"][0].get("resources", {})
-    text = str({**resources.get("requests", {}), **resources.get("limits", {})}.get("cpu", "1"))
+    return str({**resources.get("requests", {}), **resources.get("limits", {})}.get(name, default))
+
+
+def _gpus(group: Doc) -> int:
+    return int(_resource(group, "nvidia.com/gpu", "0"))
+
+
+def _cpus(group: Doc) -> int:
+    text = _resource(group, "cpu", "1")
     return max(1, -(-int(text[:-1]) // 1000) if text.endswith("m") else int(float(text)))
 
 

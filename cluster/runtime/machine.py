@@ -14,6 +14,7 @@ from cluster.errors import InputError
 SOCKET_PATH = 107  # longest path of a Unix socket
 SOCKETS = len("/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")  # what Ray adds to its directory
 PROBE_BYTES = 2**20
+GPU_SETTINGS = "train.workers if train.device is 'cuda', ray.evaluator_gpus if measure.device is, ray.scorer_gpus"
 TOKENS = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 CODE = Path(__file__).resolve().parents[2]  # the directory of the packages
 
@@ -43,6 +44,16 @@ def check_address(setting: str, address: str) -> None:
         )
 
 
+def gpus_of(actors: int, share: float) -> int:
+    """The number of GPUs on which these actors fit, with `share` of a GPU each, or so many GPUs each from 1 on."""
+    return -(-actors // actors_on(1, share)) if 0 < share < 1 else actors * int(share)
+
+
+def actors_on(gpus: int, share: float) -> int:
+    """The number of actors that fit on these GPUs; a share below 1 is of one GPU. share: as in `gpus_of`, not 0."""
+    return gpus * int(1 / share + 1e-9) if share < 1 else gpus // int(share)
+
+
 def require_local_gpus(wanted: int) -> None:
     """Raises an `InputError` if this machine has fewer than `wanted` GPUs that PyTorch can use."""
     import torch  # takes seconds
@@ -53,10 +64,10 @@ def require_local_gpus(wanted: int) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
     build = "" if torch.version.cuda else "; this build of PyTorch has no CUDA"
-    lower = ", lower train.workers" if there else ""
+    lower = ", lower these numbers" if there else ""
     raise InputError(
-        f"train.device is 'cuda', a GPU for each of train.workers ({wanted}); this machine has {there}{hidden}{build}: "
-        f"set train.device to 'cpu'{lower}, or set ray.address to a cluster with GPUs"
+        f"this run needs {wanted} GPUs ({GPU_SETTINGS}); this machine has {there}{hidden}{build}: set the devices to 'cpu'"
+        f"{lower}, or set ray.address to a cluster with GPUs"
     )
 
 

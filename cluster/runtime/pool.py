@@ -59,10 +59,11 @@ class Pool:
 
     The arrays go into the object store once; on every node all actors read the same copy, which is read-only.
     An actor gets tasks once it is built, so one that the cluster has no CPU for yet does not delay the others.
+    gpus: of each actor; a share below 1 is of one GPU, which actors then share.
     """
 
-    def __init__(self, build: Build, arrays: Mapping[str, np.ndarray], workers: int) -> None:
-        self.build = build
+    def __init__(self, build: Build, arrays: Mapping[str, np.ndarray], workers: int, gpus: float = 0) -> None:
+        self.build, self.gpus = build, gpus
         self.arrays = ray.put(dict(arrays))
         self.renewal = 0  # the number of renewals
         self.newer: Any = None  # the reference to the arrays of the latest
@@ -165,7 +166,7 @@ class Pool:
         self.members, self._running = [], {}
 
     def _start(self) -> None:
-        actor: Any = ray.remote(num_cpus=1)(_Actor)
+        actor: Any = ray.remote(num_cpus=1, num_gpus=self.gpus)(_Actor)
         member = _Member(actor.remote(self.build, self.arrays))
         self.members.append(member)
         self._running[member.actor.ready.remote()] = (member, None)

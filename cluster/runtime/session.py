@@ -19,6 +19,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.errors import InputError, StepError
 from cluster.runtime.machine import (
+    GPU_SETTINGS,
     ModulePaths,
     check_address,
     ensure_token,
@@ -102,10 +103,7 @@ def session(
         if there < cpus and not grows:
             raise InputError(f"{setting} is {address!r}: the cluster has {there} CPUs, this run needs {cpus}; lower "
                              "train.workers and ray.evaluators, or add nodes")  # fmt: skip
-        if int(ray.cluster_resources().get("GPU", 0)) < gpus:
-            if not grows:
-                raise InputError(_no_gpus(setting, address, gpus) + "; set train.device to 'cpu', or add nodes with GPUs")
-            _wait_for_gpus(setting, address, gpus, wait_s)
+        _require_gpus(f"{setting} is {address!r}", gpus, grows, wait_s)
         if address == LOCAL and threading.current_thread() is threading.main_thread():
             with watched(on_lost):
                 yield
@@ -124,19 +122,20 @@ def _not_started(reason: str) -> str:
     return f"Ray did not start: {reason}; run the same command again, which continues from here"
 
 
-def _no_gpus(setting: str, address: str, gpus: int) -> str:
+def _require_gpus(where: str, gpus: int, grows: bool, wait_s: float | None) -> None:
+    """Raises an `InputError`, which begins with `where`, for fewer GPUs; those of an autoscaler are waited for."""
     there = int(ray.cluster_resources().get("GPU", 0))
-    return f"{setting} is {address!r}: the cluster has {there} GPUs, train.device = 'cuda' needs {gpus}, one for each worker"
-
-
-def _wait_for_gpus(setting: str, address: str, gpus: int, wait_s: float | None) -> None:
-    """Requests GPUs of the autoscaler until they are there."""
+    if there >= gpus:
+        return
+    found = f"{where}: the cluster has {there} GPUs, this run needs {gpus} ({GPU_SETTINGS})"
+    if not grows:
+        raise InputError(f"{found}; lower them, set the devices to 'cpu', or add nodes with GPUs")
     group = placement_group([{"GPU": 1.0}] * gpus)
     try:
         if not group.wait(wait_s or 10**9):
             raise StepError(
-                f"{_no_gpus(setting, address, gpus)}; none were added in {wait_s:g} s: check the groups of the cluster "
-                "(kube.train.gpus), or set train.device to 'cpu'"
+                f"{found}; none were added in {wait_s:g} s: check the groups of the cluster (kube.train.gpus, "
+                "kube.search.gpus), or set the devices to 'cpu'"
             )
     finally:
         remove_placement_group(group)

@@ -231,14 +231,14 @@ def scale(
     if store is not None:
         must_exist(store)
     there = Run.at(store or url, run_id, code="")  # a store that cannot be written to is said before anything changes
-    evaluators = None
+    evaluators = gpus = None
     if group is not None:
         scaled = kuberay.scale(api, job, group, least, most)
         found |= {name: getattr(scaled, name) for name in type(scaled).__slots__}
         if group == "search":
-            evaluators = scaled.cpus
+            evaluators, gpus = scaled.cpus, scaled.gpus
     if evaluators or evaluations:
-        asked = scaling.override(there, evaluators=evaluators, evaluations=evaluations)
+        asked = scaling.override(there, evaluators=evaluators, evaluations=evaluations, gpus=gpus)
         found |= {"evaluators": asked.evaluators, "evaluations": asked.evaluations}
     return found
 

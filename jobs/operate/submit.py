@@ -27,6 +27,7 @@ from cluster.kube import lint, rules
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api, NotThere
 from cluster.kube.rayjob import AUTOSCALER_CPUS, SUBMITTER_CPUS, WAITING_CPUS, Kube, Rendered, refuse_secrets, render
+from cluster.runtime.machine import GPU_SETTINGS
 from cluster.store import canonical, open_store, scheme_of
 from cluster.texts import json_text
 from jobs.config import Address, Experiment, Source
@@ -79,8 +80,12 @@ def check_size(experiment: Experiment) -> None:
             "raise kube.train.max or kube.search.max"
         )
     gpus = sum(group.max * group.gpus for group in kube.groups.values())
-    if train.device == "cuda" and gpus < train.workers:
-        raise ConfigError(f"kube: groups have {gpus} GPUs, train.workers needs {train.workers}; set kube.train.gpus and max")
+    needed = experiment.gpus(train.workers if train.device == "cuda" else 0)
+    if gpus < needed:
+        raise ConfigError(
+            f"kube: groups have {gpus} GPUs at most, this run needs {needed} ({GPU_SETTINGS}); set kube.train.gpus or "
+            "kube.search.gpus, and max"
+        )
 
 
 def check_reach(experiment: Experiment) -> None:

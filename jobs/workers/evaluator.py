@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,12 @@ import torch
 from cluster.errors import Diverged
 from jobs.config import Experiment
 from jobs.images.dataset import Dataset, read_only_tensor, split_of
+from jobs.workers.devices import name_of, usable
 from ofa.arch import Arch
-from ofa.evaluate import NotFinite
+from ofa.evaluate import NotFinite, top1
+from ofa.extract import extract
 from ofa.images import Split
+from ofa.latency import Latency, measure_latencies
 from ofa.meters import Meter, Subject, measured
 from ofa.record import Measured
 from ofa.supernet import Supernet
@@ -75,6 +78,7 @@ class EvaluationWorker:
         """Takes the supernet's weights among the arrays."""
         weights = {name.removeprefix(_WEIGHT): array for name, array in arrays.items() if name.startswith(_WEIGHT)}
         net, setting = load_supernet(self.config, self.data.classes, weights), self.config.measure
+        net = net.to(usable(setting.device, "measure.device"))
         self.evaluator = self.data.evaluator(net, setting.calibration_images, setting.batch)
 
     def measure(self, arch: Arch) -> Measured:
@@ -84,6 +88,20 @@ class EvaluationWorker:
             return measured(subject, self.meters, "selection")
         except NotFinite as error:
             raise Diverged(f"{error}: the supernet's training has diverged; train it with a lower learning rate") from None
+
+    @torch.inference_mode()
+    def extracted(self, arch: Arch) -> float:
+        """The top-1 of the extracted network of an arch on the selection split."""
+        network = extract(self.evaluator.net, arch, self.evaluator.statistics(arch)).to(self.evaluator.net.device)
+        logits = [network(images) for images in self.evaluator.batches(self.data.selection, arch.resolution)]
+        return top1(torch.cat(logits), self.data.selection.labels)
+
+    def latencies(self, archs: Sequence[Arch]) -> tuple[str, list[Latency]]:
+        """The name of this device, and the latency of every arch's extracted network on it."""
+        setting, net = self.config.measure, self.evaluator.net
+        plain = [(extract(net, a, self.evaluator.statistics(a)).to(net.device), a.resolution) for a in archs]
+        found = measure_latencies(plain, runs=setting.latency_runs, threads=setting.latency_threads, device=setting.device)
+        return name_of(setting.device), found
 
     @torch.no_grad()
     def tables(self, part: Part, test: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import numpy as np
 from cluster.runtime.pool import Pool
 from ensemble.score import SubsetScorer
 from ensemble.table import Table
+from jobs.workers.devices import usable
 
 _SHARDS_AN_ACTOR = 2  # so that the tasks of a lost actor are spread over the others
 
@@ -17,8 +18,8 @@ _SHARDS_AN_ACTOR = 2  # so that the tasks of a lost actor are spread over the ot
 class ShardScorer:
     """An actor's scorers of shards of the images, each built at its first use."""
 
-    def __init__(self, shards: int, arrays: Mapping[str, np.ndarray]) -> None:
-        self.arrays = arrays
+    def __init__(self, shards: int, device: str, arrays: Mapping[str, np.ndarray]) -> None:
+        self.arrays, self.device = arrays, usable(device, "ray.scorer_gpus")
         self.edges = np.linspace(0, len(arrays["labels"]), shards + 1).astype(int)
         self.scorers: dict[int, SubsetScorer] = {}
 
@@ -27,7 +28,7 @@ class ShardScorer:
         if shard not in self.scorers:
             here = slice(self.edges[shard], self.edges[shard + 1])
             classes, probs, labels = self.arrays["classes"], self.arrays["probs"], self.arrays["labels"]
-            self.scorers[shard] = SubsetScorer(classes[:, here], probs[:, here], labels[here], threads=1)
+            self.scorers[shard] = SubsetScorer(classes[:, here], probs[:, here], labels[here], threads=1, device=self.device)
         return self.scorers[shard]
 
     def correct(self, task: tuple[int, np.ndarray]) -> np.ndarray:
@@ -49,14 +50,14 @@ class ShardScorer:
 class PooledScorer:
     """A scorer on Ray actors, with the counts of a `SubsetScorer` of the whole table for any number of actors.
 
-    The tasks of an actor that dies are given to the others.
+    The tasks of an actor that dies are given to the others. gpus: of each actor, on which it then computes.
     """
 
-    def __init__(self, table: Table, actors: int) -> None:
+    def __init__(self, table: Table, actors: int, gpus: float = 0) -> None:
         self.members, self.images, _ = table.classes_MNK.shape
         self.shards = min(self.images, _SHARDS_AN_ACTOR * actors)
         arrays = {"classes": table.classes_MNK, "probs": table.probs_MNK, "labels": table.labels_N}
-        self.pool = Pool(partial(ShardScorer, self.shards), arrays, actors)
+        self.pool = Pool(partial(ShardScorer, self.shards, "cuda" if gpus else "cpu"), arrays, actors, gpus)
 
     def correct(self, masks: np.ndarray) -> np.ndarray:
         """See `SubsetScorer.correct`."""

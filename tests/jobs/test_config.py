@@ -116,6 +116,49 @@ def test_one_config_is_one_run_wherever_it_runs():
     assert here.id.startswith("tiny-")
 
 
+def test_evaluators_on_a_gpu_make_another_run_and_their_share_of_it_does_not():
+    gpu = ["measure.device=cuda", "ray.evaluator_gpus=1"]
+    assert load(TINY, gpu).id != load(TINY).id == load(TINY, ["ray.scorers=1", "ray.scorer_gpus=0.5"]).id
+    assert load(TINY, gpu).id == load(TINY, [gpu[0], "ray.evaluator_gpus=0.25"]).id
+
+
+@pytest.mark.parametrize(
+    ("settings", "gpus"),
+    [
+        ([], 0),
+        (["train.device=cuda"], 2),
+        (["measure.device=cuda", "ray.evaluators=3", "ray.evaluator_gpus=0.5"], 2),
+        (["measure.device=cuda", "ray.evaluators=3", "ray.evaluator_gpus=0.4"], 2),
+        (["measure.device=cuda", "ray.evaluators=3", "ray.evaluator_gpus=0.3"], 1),
+        (["measure.device=cuda", "ray.evaluators=3", "ray.evaluator_gpus=2"], 6),
+        (["ray.scorers=5", "ray.scorer_gpus=0.25"], 2),
+    ],
+)
+def test_a_run_needs_the_gpus_on_which_its_processes_fit(settings, gpus):
+    config = load(TINY, settings)
+    assert config.gpus(config.train.workers if config.train.device == "cuda" else 0) == gpus
+
+
+def test_an_adaptations_evaluators_keep_their_gpus_while_it_trains():
+    adapts = ["adapt.iterations=1", "adapt.archs=10", "adapt.oversample=1", "adapt.batch=2", "adapt.survivors=5"]
+    both = ["train.device=cuda", "measure.device=cuda", "ray.evaluators=2", "ray.evaluator_gpus=1"]
+    assert load(TINY, [*both, *adapts]).gpus(2) == 4 > load(TINY, both).gpus(2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["ray.evaluator_gpus=1.5"], "ray.evaluator_gpus is 1.5; use a share of one GPU, below 1, or a whole number"),
+        (["measure.device=cuda"], "measure.device is 'cuda', but ray.evaluator_gpus is 0; set it to 1"),
+        (["ray.evaluator_gpus=1"], "ray.evaluator_gpus is 1, but measure.device is 'cpu'"),
+        (["ray.scorer_gpus=1"], "ray.scorer_gpus is 1, but ray.scorers is 0"),
+    ],
+)
+def test_gpus_that_nothing_would_use_are_refused(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        load(TINY, settings)
+
+
 def test_a_new_head_teaches_nothing():
     given, distils = "train.weights=/a/w.safetensors", 'train.phases=[{name="a",epochs=1,lr=1,distil=1}]'
     assert load(TINY, [given, distils]).phases[0].distil == 1

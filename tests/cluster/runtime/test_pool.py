@@ -29,6 +29,9 @@ class Adder:
         time.sleep(0.05)
         return number, os.getpid()
 
+    def gpus(self, _):
+        return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
     def die(self, number):
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -115,6 +118,54 @@ def answers(pool, tickets):
     while len(found) < len(tickets):
         found.update(pool.finished())
     return found
+
+
+def visible(pool, tasks):
+    """The GPUs that the actors of a pool may use, by process."""
+    return {pid: gpus for _, (pid, gpus) in pool.map("gpus", range(tasks))}
+
+
+class TestGpus:
+    """The cluster has one logical GPU; what an actor may use is in its CUDA_VISIBLE_DEVICES."""
+
+    @pytest.fixture
+    def pool_of(self, ray_cluster):
+        pools = []
+
+        def make(workers, gpus):
+            pools.append(Pool(Adder, {"base": np.zeros(1)}, workers, gpus))
+            return pools[-1]
+
+        yield make
+        for pool in pools:
+            pool.close()
+
+    def test_two_actors_share_one_and_a_third_is_placed_once_there_is_room(self, pool_of):
+        pool = pool_of(2, 0.5)
+        pool.wait_until_built()
+        pool.resize(3)
+        there = visible(pool, 12)
+        assert len(there) == 2
+        assert set(there.values()) == {"0"}
+        assert [member.ready for member in pool.members] == [True, True, False]
+        pool.resize(1)
+        assert len(visible(pool, 4)) == 1
+        pool.resize(2)
+        pool.wait_until_built()
+        assert set(visible(pool, 12).values()) == {"0"}
+
+    def test_none_is_placed_where_there_is_none(self, pool_of):
+        pool = pool_of(1, 2)
+        ticket = pool.submit("gpus", 0)
+        assert pool.finished(timeout_s=2) == []
+        assert not pool.members[0].ready
+        assert ticket == 0
+
+    def test_actors_without_a_share_do_not_take_it(self, pool_of):
+        without, sharing = pool_of(1, 0), pool_of(1, 1)
+        without.wait_until_built()
+        sharing.wait_until_built()
+        assert set(visible(sharing, 2).values()) == {"0"}
 
 
 def test_workers_are_added_and_leave_while_the_pool_works(pool):

@@ -65,11 +65,11 @@ def test_settings_of_ray_that_are_empty_are_set_and_others_are_kept(addresses, m
 def test_gpus_that_are_not_there_are_an_error_before_anything_waits_for_them(addresses, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    says = r"train\.device is 'cuda', .*\(2\); this machine has 0 \(CUDA_VISIBLE_DEVICES is ''\).*set train\.device to 'cpu'"
+    says = r"this run needs 2 GPUs \(.*\); this machine has 0 \(CUDA_VISIBLE_DEVICES is ''\).*set the devices to 'cpu'"
     with pytest.raises(InputError, match=says), session("local", cpus=2, shared_bytes=0, gpus=2):
         pass
     assert addresses == []
-    says = r"ray\.address is 'auto': the cluster has 1 GPUs, train\.device = 'cuda' needs 2, .*set train\.device to 'cpu'"
+    says = r"ray\.address is 'auto': the cluster has 1 GPUs, this run needs 2 .*set the devices to 'cpu'"
     with pytest.raises(InputError, match=says), session("auto", cpus=2, shared_bytes=0, gpus=2):
         pass
     with session("auto", cpus=2, shared_bytes=0, gpus=1):
@@ -82,7 +82,7 @@ def test_gpus_of_an_autoscaler_are_waited_for_but_not_for_ever(addresses, monkey
     monkeypatch.setattr(sessions, "placement_group", lambda bundles: group)
     monkeypatch.setattr(sessions, "remove_placement_group", lambda group: waited.append("removed"))
     with (
-        pytest.raises(StepError, match=r"has 1 GPUs, .* needs 3, .*none were added in 60 s: check the groups"),
+        pytest.raises(StepError, match=r"has 1 GPUs, .* needs 3 .*none were added in 60 s: check the groups"),
         session("auto", cpus=2, shared_bytes=0, gpus=3, grows=True, wait_s=60),
     ):
         pass

@@ -95,7 +95,11 @@ class TestSubmit:
             (["--store", "s3://bucket/$(id)"], "a shell would read it otherwise"),
             (["--store", STORE, "--set", "kube.search.min=9"], "kube.search: min is 9, more than max (4)"),
             (["--store", STORE, "--set", "ray.evaluators=99"], "groups have 10 CPUs at most, this run needs 99"),
-            (["--store", STORE, "--set", "train.device=cuda"], "groups have 0 GPUs, train.workers needs 2"),
+            (["--store", STORE, "--set", "train.device=cuda"], "groups have 0 GPUs at most, this run needs 2"),
+            (
+                ["--store", STORE, "--set", "measure.device=cuda", "--set", "ray.evaluator_gpus=1"],
+                "groups have 0 GPUs at most, this run needs 2",
+            ),
             (["--store", STORE, "--set", "data.source=/images"], "which pods cannot reach"),
             (["--store", STORE, "--set", "data.source=file:///images"], "data.source is '/images', on this machine"),
             (["--store", STORE, "--set", "train.weights=./w.safetensors"], "train.weights is"),

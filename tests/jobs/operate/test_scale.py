@@ -33,7 +33,16 @@ def test_a_run_looks_only_now_and_then(run):
 
 
 @pytest.mark.parametrize(
-    "text", ["8", "{", '{"evaluators": 0}', '{"evaluators": true}', '{"workers": 8}', '{"evaluations": "9"}']
+    ("gpus", "share", "evaluators"),
+    [(None, 0.5, 8), (2, 0, 8), (2, 0.5, 4), (2, 0.4, 4), (2, 0.3, 6), (9, 0.5, 8), (5, 2, 2), (0, 0.5, 1)],
+)
+def test_no_more_evaluators_than_fit_the_gpus(run, gpus, share, evaluators):
+    assert override(run, evaluators=8, gpus=gpus).evaluators_on(share) == evaluators
+    assert Overrides(gpus=gpus).evaluators_on(share) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["8", "{", '{"gpus": -1}', '{"evaluators": 0}', '{"evaluators": true}', '{"workers": 8}', '{"evaluations": "9"}']
 )
 def test_what_is_not_understood_is_one_line(run, text):
     run.store.write(f"r/{files.SCALE}", text.encode())
