@@ -91,7 +91,7 @@ AT_HOME = {
         *("jobs/images/", "jobs/workers/", "jobs/tools/", "jobs/evaluators.py", "jobs/validate.py"),
         "jobs/export.py",
     ),
-    "onnxruntime": ("ofa/export.py",),
+    "onnxruntime": ("ofa/export.py", "ofa/int8.py"),
     "safetensors": ("ofa/export.py", "jobs/"),
     "numba": ("ofa/compiled.py",),
     "PIL": ("ofa/decode.py", "jobs/images/"),

@@ -97,6 +97,19 @@ def test_readme_names_both_set_up_commands():
 LONG = ("--set seed=2", "--set data.source=IMAGES")
 
 
+def test_the_knee_in_int8_is_within_the_interval_of_float32_and_smaller(demo):
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "ofa"), "export", "configs/digits.toml", "--int8", "--json"],
+        cwd=demo.folder, capture_output=True, text=True, check=True, timeout=300,
+    )  # fmt: skip
+    found = json.loads(done.stdout.splitlines()[-1])
+    low, high = found["float32"]["test_interval"]
+    assert low <= found["int8"]["test_top1"] <= high
+    assert found["int8"]["bytes"] < 0.6 * found["float32"]["bytes"]
+    assert found["same_class"] > 0.9
+    assert found["archs"] == demo.read("subnets/knee.json")["archs"]
+
+
 @pytest.mark.parametrize(
     "line", [pytest.param(line, marks=[pytest.mark.slow] * any(long in line for long in LONG)) for line in COMMANDS]
 )

@@ -36,10 +36,20 @@ def export_command(
     average_macs: Annotated[
         float | None, typer.Option(help="with --arch: a cascade of its exits that costs at most this on average")
     ] = None,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="an int8 network for ONNX Runtime: the knee, or with --arch another one")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Exports networks as safetensors and ONNX: the knee of the front and the best ensemble, or one network by its name."""
     parsed = None if arch is None else parse_arch(arch)
+    if int8 and (exits is not None or average_macs is not None):
+        raise InputError("ofa export: --int8 goes with neither --exits nor --average-macs")
+    if int8:
+        with open_job(config, store, sets, as_json) as job:
+            from jobs.tools.int8 import export_int8, text
+
+            return typer.echo(text(export_int8(job, parsed), as_json))
     if parsed is None and (exits is not None or average_macs is not None):
         raise InputError("ofa export: --exits and --average-macs are of one network; give its --arch too")
     with open_job(config, store, sets, as_json) as job:
