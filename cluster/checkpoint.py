@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -93,6 +94,14 @@ class Checkpoints:
     def phase(self, name: str, progress: Progress) -> bytes:
         """The weights of a finished phase."""
         return self._checked(weights(self.folder, name), progress.phases[name])
+
+    def replaced(self, keys: Sequence[str]) -> list[str]:
+        """Those of the run's keys that are states of this training, and not the latest, which the pointer names."""
+        pointer = self._pointer()
+        states = [
+            key for key in keys if key.startswith(f"{self.folder}/") and "/checkpoint-" in key.removeprefix(self.folder)
+        ]
+        return [key for key in states if pointer is not None and key != pointer["object"]]
 
     def _publish(self, key: str, data: bytes, progress: Progress) -> None:
         previous = self._pointer()

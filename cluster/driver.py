@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import io
 import os
+import platform
 import signal
-import socket
 import sys
 import threading
 import time
@@ -18,12 +18,11 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
 from typing import TextIO
 
-from cluster.attempts import attempt_record, claim_attempt, driver_log, first_start
+from cluster.attempts import Lease, driver_log, exit_code, first_start
 from cluster.errors import InputError, StepError
 from cluster.kube.rayjob import job_name, secrets
 from cluster.kube.state import DEADLINE
 from cluster.store import Store, open_store
-from cluster.texts import json_lines
 
 UPLOAD_S = 10.0  # seconds between uploads
 LOG_CHARACTERS = 8 * 2**20  # largest size; of a longer log the end is kept
@@ -135,8 +134,8 @@ def attempt_at(store_url: str, run_id: str, *, deadline_s: int = 0, last: str = 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # how Ray and KubeRay stop a job
     store = open_store(store_url)
-    began = {"began": now(), "host": socket.gethostname(), "submission": os.environ.get("RAY_JOB_SUBMISSION_ID", "")}
-    attempt = claim_attempt(store, run_id, **began)
+    lease = Lease(store, run_id, {"host": platform.node(), "submission": os.environ.get("RAY_JOB_SUBMISSION_ID", "")})
+    attempt = lease.take()
     # the log belongs to this attempt, so it is written even if a later attempt has begun
     log = UploadedLog(store, f"{run_id}/{driver_log(attempt)}", list(secrets(os.environ).values()))
     ended = threading.Event()
@@ -160,7 +159,7 @@ def attempt_at(store_url: str, run_id: str, *, deadline_s: int = 0, last: str = 
             deadline.cancel()
         code = 0
     except BaseException as error:
-        code = 2 if isinstance(error, InputError) else 130 if isinstance(error, KeyboardInterrupt) else 1
+        code = exit_code(error)
         why = {"reason": "DeadlineExceeded", "message": str(error)} if isinstance(error, DeadlinePassed) else {}
         log.add(f"ofa: {'stopped' if code == 130 else str(error) or type(error).__name__}\n")
         raise
@@ -168,13 +167,7 @@ def attempt_at(store_url: str, run_id: str, *, deadline_s: int = 0, last: str = 
         ended.set()
         uploader.join(timeout=30)
         log.upload()
-        record = {"attempt": attempt, **began, "ended": now(), "exit": code, **why}
-        store.write(f"{run_id}/{attempt_record(attempt)}", json_lines(record).encode())
-
-
-def now() -> str:
-    """The time in ISO 8601, UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+        lease.end(code, **why)
 
 
 def _upload(log: UploadedLog, ended: threading.Event) -> None:

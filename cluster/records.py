@@ -67,7 +67,10 @@ class Done:
 
 @dataclass(frozen=True)
 class Attempt:
-    """The record of an attempt on a cluster; without `ended` and `exit` while its driver runs, and if it was killed."""
+    """The record of an attempt; without `ended` and `exit` while its driver runs, and if it was killed.
+
+    machine, pid and started: of a driver outside of clusters, see `cluster.attempts.this_process`.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = CHECKED
     attempt: Annotated[int, Field(ge=1)]
@@ -76,6 +79,10 @@ class Attempt:
     exit: int | None = None
     reason: str | None = None  # of an end that is not the run's own: DeadlineExceeded
     message: str | None = None
+    host: str | None = None
+    machine: str | None = None
+    pid: Annotated[int, Field(ge=1)] | None = None
+    started: NotNegative | None = None
 
 
 _adapter = cache(TypeAdapter)

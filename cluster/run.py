@@ -11,7 +11,8 @@ import hashlib
 import json
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,15 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from cluster.address import shown
-from cluster.attempts import Fenced
-from cluster.errors import InputError
+from cluster.attempts import Fenced, Lease, exit_code, this_process
+from cluster.errors import InputError, StepError
 from cluster.records import Done, RecordError, document
-from cluster.store import Store, canonical, check_output, exists, open_store
+from cluster.store import Store, canonical, check_output, exists, open_known, open_store
 from cluster.stores.errors import MissingObject
 from cluster.texts import json_lines, jsonl, machine, sha256
 
 CONFIG = "config.toml"
-DONE = ".done.json"  # the end of a done record's key  # the end of a done record's key  # the end of a done record's key
+DONE = ".done.json"  # the end of a done record's key
 _PARTIAL = "partial"
 _WEIGHTS = "/weights.safetensors"  # the end of the keys of a training's weights, <folder>/<phase>/weights.safetensors
 
@@ -78,7 +79,6 @@ class Run:
     store: Store
     id: str
     code: str  # version of the code, for the done records
-    attempt: int = 0  # number of the attempt on clusters; 0 outside of clusters, which is never superseded
     config_toml: str = ""  # is written when a step begins; "" where the run is only looked at
 
     @classmethod
@@ -93,10 +93,13 @@ class Run:
         return run
 
     @classmethod
-    def at(cls, store_url: str, run_id: str, code: str, attempt: int = 0) -> Run:
-        """The run, which another process opened; an attempt's writes are refused once there is a later attempt."""
-        store = open_store(store_url)
-        return cls(Fenced(store, run_id, attempt) if attempt else store, run_id, code, attempt)
+    def at(cls, store_url: str, run_id: str, code: str, attempt: int = 0, *, known: bool = False) -> Run:
+        """The run, which another process opened; an attempt's writes are refused once there is a later attempt.
+
+        known: that process belongs to this command, so a store that does not answer is waited for (`open_known`).
+        """
+        store = open_known(store_url) if known else open_store(store_url)
+        return cls(Fenced(store, run_id, attempt) if attempt else store, run_id, code)
 
     @classmethod
     def existing(cls, store_url: str, run_id: str, code: str, attempt: int = 0) -> Run:
@@ -113,6 +116,27 @@ class Run:
         raise InputError(
             f"{run.store.url}: has no run {shown(run_id)!r}; {which}: {', '.join(near)}; for a new one run `ofa train` first"
         )
+
+    @contextmanager
+    def exclusive(self, notify: Callable[[str], None]) -> Iterator[Run]:
+        """The run; from its first `begin` on to the end of the block this process alone writes its steps.
+
+        notify: see `Lease`; `begin` raises `Held` if another process works on the run.
+        """
+        lease, error = Lease(self.store, self.id, this_process(), notify), None
+        try:
+            yield replace(self, store=Fenced(self.store, self.id, lease))
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            with suppress(InputError, StepError):  # a process that has ended holds nothing either
+                lease.end(exit_code(error))
+
+    @property
+    def attempt(self) -> int:
+        """The number of the attempt that may write; 0 for a run that nobody has claimed here."""
+        return self.store.attempt if isinstance(self.store, Fenced) else 0
 
     @property
     def url(self) -> str:
@@ -196,19 +220,28 @@ class Run:
         return data
 
     def begin(self, step: str) -> Step:
-        """Starts or resumes a step that is not finished; the first one of a run writes the config."""
+        """Starts or resumes a step that is not finished; the first one of a run writes the config.
+
+        In an `exclusive` run the first one also claims the run; a `Step` made without `begin` works beside the others'.
+        """
+        if isinstance(self.store, Fenced):
+            self.store.hold()
         if self.config_toml:
             self.store.create(f"{self.id}/{CONFIG}", self.config_toml.encode())
         return Step(self, step)
 
     def sweep(self, step: str) -> None:
         """Removes the unfinished parts and checkpoints of a finished step (a kill may have prevented `finish` from it)."""
+        for key in self.unfinished_of(step):
+            self.store.delete(f"{self.id}/{key}")
+
+    def unfinished_of(self, step: str) -> list[str]:
+        """The keys of a finished step's unfinished parts and checkpoints, which nothing reads any more."""
         keys, record = self.keys(f"{_PARTIAL}/{step}/"), self.done(step)
         written = record["outputs"] if record else ()
         for folder in {key.rsplit("/", 2)[0] for key in written if key.endswith(_WEIGHTS) and key.count("/") > 1}:
             keys += [key for key in self.keys(f"{folder}/") if "/checkpoint" in key]
-        for key in keys:
-            self.store.delete(f"{self.id}/{key}")
+        return keys
 
     def problems(self, unfinished: tuple[str, ...] = ()) -> Iterator[str]:
         """The defects of the objects of finished steps: one line for each that is missing, damaged or unrecorded.

@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from cluster import address
-from cluster.stores.errors import StoreError
+from cluster.errors import StepError
+from cluster.stores.errors import StoreError, Unreachable
+from cluster.stores.leftover import Leftover
+from cluster.stores.outages import Outage
 
 
 class Store(Protocol):
@@ -40,6 +43,15 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Removes an object, if it exists."""
+
+    def leftovers(self, prefix: str = "") -> list[Leftover]:
+        """What unfinished writes of keys that start with `prefix` have left, where a store has such things.
+
+        Those of this machine's living processes are left out; others may still be in progress while they are young.
+        """
+
+    def discard(self, leftover: Leftover) -> None:
+        """Removes a leftover."""
 
 
 def _always(url: str) -> bool:
@@ -146,6 +158,17 @@ def open_store(text: str) -> Store:
     """The store at a directory or at `s3://bucket/prefix`; raises a `StoreError` if it cannot be used."""
     scheme = scheme_of(text)
     return scheme.open(scheme.url(text))
+
+
+def open_known(text: str) -> Store:
+    """The store that another process of the same command has opened: an outage is waited for, and then a `StepError`."""
+    outage = Outage()
+    while True:
+        try:
+            return open_store(text)
+        except Unreachable as error:
+            if not outage.wait():
+                raise StepError(f"{error}; run the same command again, what is finished is kept") from None
 
 
 def open_output(text: str) -> Store:

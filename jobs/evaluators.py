@@ -63,7 +63,7 @@ def evaluators(job: Job, given: Mapping[str, np.ndarray] | None = None) -> Pool:
     """
 
     def start() -> Pool:
-        weights = given if given is not None else read_weights(job.run.begin("evaluate"), job.config)
+        weights = given if given is not None else read_weights(Step(job.run, "evaluate"), job.config)
         meters = {o.field: METERS[o.field] for o in job.config.objectives}
         build, setting = partial(EvaluationWorker, job.config, meters), job.config.ray
         return Pool(build, shared_arrays(weights, job.data), setting.evaluators, setting.evaluator_gpus)

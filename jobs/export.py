@@ -86,7 +86,7 @@ def export_arch(job: Job, arch: Arch, exits: str | None = None, average_macs: fl
     step_name = f"export-{name}"
     if job.run.finished(step_name):
         return job.reporter.say(f"export: {job.run.url}/{files.subnet(name, '.onnx')} exists already")
-    step = job.run.begin(step_name)
+    step = Step(job.run, step_name)
     evaluator = trained_evaluator(job, step)
     if average_macs is None:
         write(job, step, evaluator, name, [arch], exits=chosen)

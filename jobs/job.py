@@ -125,6 +125,8 @@ def opened(
     else:
         run = Run.existing(store_url, config.id, code_version(), attempt)
     with ExitStack() as stack:
+        if not attempt:
+            run = stack.enter_context(run.exclusive(reporter.say))
         yield Job(config, run, reporter, asked, stack)
 
 

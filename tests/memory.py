@@ -41,6 +41,12 @@ class MemoryStore:
     def delete(self, key):
         self.objects.pop(key, None)
 
+    def leftovers(self, prefix=""):
+        return []
+
+    def discard(self, leftover):
+        raise AssertionError("there are none")
+
 
 def add_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adds `memory://name` for one test; it starts empty."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from cluster.errors import NoSpace
 from cluster.stores.errors import MissingObject, StoreError, UnreadableObject
+from cluster.stores.leftover import Leftover
 
 _TEMPORARY = ".tmp"
 
@@ -115,6 +118,24 @@ class DirectoryStore:
             except OSError:  # not empty, or another process works there
                 break
 
+    def leftovers(self, prefix: str = "") -> list[Leftover]:
+        """Temporary files of writers that are not known to live; they do not have the keys, so `prefix` has to be ""."""
+        found, now = [], time.time()
+        for path in sorted((self.root / _TEMPORARY).glob("*")) if not prefix else []:
+            with suppress(FileNotFoundError):
+                if _writer_lives(path.name) is not True and path.is_file():
+                    status = path.stat()
+                    age_s = math.inf if _writer_lives(path.name) is False else now - status.st_mtime
+                    found.append(Leftover(f"{_TEMPORARY}/{path.name}", path.name, status.st_size, age_s))
+        return found
+
+    def discard(self, leftover: Leftover) -> None:
+        """Removes a temporary file."""
+        try:
+            (self.root / _TEMPORARY / leftover.handle).unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.url}: cannot delete {leftover.name}: {error.strerror}") from None
+
     def _no_read(self, key: str, reason: str | None) -> UnreadableObject:
         """The error for an object that is there and cannot be read."""
         hint = "; give this user the right to read it" if reason == os.strerror(errno.EACCES) else ""
@@ -170,9 +191,16 @@ class DirectoryStore:
             return
         self._swept = True
         for left in folder.glob(f"{os.uname().nodename}-*"):
-            pid = left.name.removeprefix(f"{os.uname().nodename}-").split("-")[0]
-            if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            if _writer_lives(left.name) is False:
                 left.unlink(missing_ok=True)
+
+
+def _writer_lives(name: str) -> bool | None:
+    """Whether the process that made a temporary file of this name lives; None where that is not known here."""
+    host, _, rest = name.rpartition("-")[0].rpartition("-")
+    if host != os.uname().nodename or not rest.isdigit() or not Path("/proc/self").exists():
+        return None
+    return Path(f"/proc/{rest}").exists()
 
 
 def _is_loop(root: Path, path: Path) -> bool:

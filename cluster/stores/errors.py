@@ -9,6 +9,10 @@ class StoreError(InputError):
     """A store that cannot be reached or used."""
 
 
+class Unreachable(StoreError):
+    """No store has answered at an address so far: it may be wrong, or the server is away."""
+
+
 class MissingObject(StoreError):
     """There is no object of that key."""
 

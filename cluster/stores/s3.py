@@ -9,23 +9,35 @@ import io
 import os
 import re
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from cluster.errors import InputError, NoSpace, StepError
 from cluster.stores import google
-from cluster.stores.errors import MissingObject, StoreError
+from cluster.stores.errors import MissingObject, StoreError, Unreachable
+from cluster.stores.leftover import Leftover
+from cluster.stores.outages import Outage
 from cluster.texts import one_line
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
 
 
+CONNECT_S, READ_S = 10.0, 30.0  # seconds without a byte after which an attempt at a request has failed
+STARTING_S = 10.0  # seconds for which the first request is repeated if the server answers that it is not ready
+_ANSWERED: set[str] = set()  # endpoints that have answered this process
+T = TypeVar("T")
+
+
 class S3Store:
-    """Objects in a bucket. A put is atomic there; `create` is a put with If-None-Match."""
+    """Objects in a bucket. A put is atomic there; `create` is a put with If-None-Match.
+
+    Requests that the server does not answer, or answers with an error of its own, are repeated for `OUTAGE_S` seconds.
+    """
 
     def __init__(self, bucket: str, prefix: str) -> None:
         import boto3
@@ -35,93 +47,165 @@ class S3Store:
         self.url = f"s3://{bucket}/{prefix}".rstrip("/")
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
-        self._answered = False  # whether a request was answered: what fails later is no fault of the settings
+        self.answered = False  # whether a request was answered: what fails later is no fault of the settings
         _check_environment(self.url)
-        with self._explained():
-            # a separate session: boto3's default one keeps the first credentials that it read
+        # a separate session: boto3's default one keeps the first credentials that it read
+        config = Config(
+            retries={"total_max_attempts": 3, "mode": "standard"},  # of a part of a transfer; `_request` repeats the rest
+            connect_timeout=CONNECT_S,
+            read_timeout=READ_S,
+            tcp_keepalive=True,
+        )
+
+        def connect() -> None:
             session = boto3.session.Session()
-            config = Config(retries={"max_attempts": 5, "mode": "standard"})
             self.client = session.client("s3", config=config)
             if google.is_google(self.client.meta.endpoint_url):
                 unsigned = Config(signature_version=UNSIGNED, request_checksum_calculation="when_required")
                 self.client = session.client("s3", config=config.merge(unsigned))
                 self.client.meta.events.register("before-send.s3", google.Identity().authorize)
+            self.answered = self.client.meta.endpoint_url in _ANSWERED
             self.client.list_objects_v2(Bucket=bucket, Prefix=self.prefix, MaxKeys=1)
-        self._answered = True
+
+        self._request("s3:ListBucket", "", connect)
+        _ANSWERED.add(self.client.meta.endpoint_url)
 
     def read(self, key: str) -> bytes:
         """The whole object; raises `MissingObject` if there is none."""
-        with self._explained(key):
-            body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key)["Body"].read()
-        return body
+        return self._get(key)
 
     def open(self, key: str) -> IO[bytes]:
         """The object as a file to read parts of; raises `MissingObject` if there is none."""
-        with self._explained(key):
-            size = self.client.head_object(Bucket=self.bucket, Key=self.prefix + key)["ContentLength"]
-        return io.BufferedReader(_Ranges(self, key, size), buffer_size=2**20)
+        found = self._request("s3:GetObject", key, lambda: self.client.head_object(**self._object(key)))
+        return io.BufferedReader(_Ranges(self, key, found["ContentLength"]), buffer_size=2**20)
 
     def part(self, key: str, first: int, size: int) -> bytes:
         """`size` bytes of an object from byte `first` on."""
-        with self._explained(key):
-            wanted = f"bytes={first}-{first + size - 1}"
-            body: bytes = self.client.get_object(Bucket=self.bucket, Key=self.prefix + key, Range=wanted)["Body"].read()
-        return body
+        return self._get(key, Range=f"bytes={first}-{first + size - 1}")
 
     def write(self, key: str, data: bytes) -> None:
         """Publishes an object atomically, replacing an earlier one; raises `NoSpace` if the store is full."""
-        with self._explained(key):
-            self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data)
+        self._request("s3:PutObject", key, lambda: self.client.put_object(**self._object(key), Body=data))
 
     def publish(self, key: str, path: Path) -> None:
         """Publishes a file's content like `write`, without loading the whole file into memory."""
-        with path.open("rb") as file, self._explained(key):
-            self.client.upload_fileobj(file, self.bucket, self.prefix + key)  # a large file is uploaded in parts
+        from boto3.s3.transfer import TransferConfig
+
+        few = TransferConfig(max_concurrency=4)  # parts of 8 MiB that are in memory at once
+
+        def upload() -> None:
+            with path.open("rb") as file:
+                self.client.upload_fileobj(file, self.bucket, self.prefix + key, Config=few)
+
+        self._request("s3:PutObject", key, upload)
 
     def create(self, key: str, data: bytes) -> bool:
-        """Publishes an object unless there is one of that key (then False); of concurrent calls one succeeds."""
+        """Publishes an object unless there is one of that key (then False); of concurrent calls one succeeds.
+
+        Where an answer was lost and the request repeated, an equal object counts as published by this call.
+        """
         from botocore.exceptions import ClientError
 
-        with self._explained(key):
+        sent = 0
+
+        def put() -> bool:
+            nonlocal sent
+            sent += 1
             try:
-                self.client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, IfNoneMatch="*")
+                self.client.put_object(**self._object(key), Body=data, IfNoneMatch="*")
             except ClientError as error:
-                if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "412", "409"):
-                    return False
-                raise
-        return True
+                response: Any = error.response
+                if response["Error"]["Code"] not in ("PreconditionFailed", "412"):
+                    raise
+                repeated = sent > 1 or response.get("ResponseMetadata", {}).get("RetryAttempts", 0)
+                with suppress(MissingObject):
+                    return bool(repeated) and self.read(key) == data
+                return False
+            return True
+
+        return self._request("s3:PutObject", key, put)
 
     def keys(self, prefix: str = "") -> list[str]:
         """Every key that starts with `prefix`, sorted."""
-        found: list[str] = []
-        with self._explained():
+
+        def listed() -> list[str]:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
-            for page in pages:
-                found += [item["Key"].removeprefix(self.prefix) for item in page.get("Contents", [])]
+            return [item["Key"].removeprefix(self.prefix) for page in pages for item in page.get("Contents", [])]
+
+        found = self._request("s3:ListBucket", "", listed)
         return sorted(key for key in found if key and not key.endswith("/"))  # consoles write such keys to show folders
 
     def delete(self, key: str) -> None:
         """Removes an object, if there is one."""
-        with suppress(MissingObject), self._explained(key):  # Google's buckets report it, S3's do not
-            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+        with suppress(MissingObject):  # Google's buckets report it, S3's do not
+            self._request("s3:DeleteObject", key, lambda: self.client.delete_object(**self._object(key)))
 
-    @contextmanager
-    def _explained(self, key: str = "") -> Iterator[None]:
+    def leftovers(self, prefix: str = "") -> list[Leftover]:
+        """Uploads in parts that were begun and neither finished nor cancelled."""
+
+        def listed() -> list[Leftover]:
+            uploads = self.client.get_paginator("list_multipart_uploads")
+            pages = uploads.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix)
+            return [self._upload(upload) for page in pages for upload in page.get("Uploads", [])]
+
+        return self._request("s3:ListBucketMultipartUploads", "", listed)
+
+    def _upload(self, upload: dict[str, Any]) -> Leftover:
+        which = {"Bucket": self.bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+        pages = self.client.get_paginator("list_parts").paginate(**which)
+        size = sum(part["Size"] for page in pages for part in page.get("Parts", []))
+        age_s = (datetime.now(UTC) - upload["Initiated"]).total_seconds()
+        name = upload["Key"].removeprefix(self.prefix)
+        return Leftover(name, upload["UploadId"], size, age_s)
+
+    def discard(self, leftover: Leftover) -> None:
+        """Cancels an upload in parts."""
+        key = leftover.name
+        with suppress(MissingObject):
+            self._request(
+                "s3:AbortMultipartUpload",
+                key,
+                lambda: self.client.abort_multipart_upload(**self._object(key), UploadId=leftover.handle),
+            )
+
+    def _object(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self.prefix + key}
+
+    def _get(self, key: str, **which: str) -> bytes:
+        def get() -> bytes:
+            body: bytes = self.client.get_object(**self._object(key), **which)["Body"].read()
+            return body
+
+        return self._request("s3:GetObject", key, get)
+
+    def _request(self, permission: str, key: str, send: Callable[[], T]) -> T:
+        """The answer to a request, which is repeated while the server is away.
+
+        permission: that the request needs. Raises a `StepError` after an outage that is too long, and where no request
+        was ever answered a `StoreError` that names the setting to check, at once.
+        """
         from botocore.exceptions import ClientError
 
-        where = f"{self.url}/{key}" if key else self.url
-        try:
-            yield
-        except (InputError, StepError, MemoryError):  # of Google's identity, for example
-            raise
-        except ClientError as error:
-            raise _answer(error, self.url, self.bucket, key) from None
-        except Exception as error:  # boto3 also passes on what its config files, helpers and urllib3 raise
-            reason = _unanswered(error)
-            if self._answered:
-                again = "run the same command again, what is finished is kept"
-                raise StepError(f"{where}: the object store no longer answers: {reason}; {again}") from None
-            raise StoreError(f"{where}: {reason}") from None
+        outage, where = Outage(), f"{self.url}/{key}" if key else self.url
+        while True:
+            try:
+                answer = send()
+                self.answered = True
+                return answer
+            except (InputError, StepError, MemoryError):  # of Google's identity, for example
+                raise
+            except ClientError as error:
+                passing, failure = _is_passing(error), _answer(error, self.url, self.bucket, key, permission, self.answered)
+            except Exception as error:  # boto3 also passes on what its config files, helpers and urllib3 raise
+                passing, reason = self.answered and type(error).__name__ in _AWAY, _unanswered(error)
+                kind = Unreachable if type(error).__name__ in _AWAY else StoreError
+                failure = kind(f"{where}: {reason}")
+                if self.answered:
+                    waited = f" for {outage.waited_s:.0f} s" if passing else ""
+                    again = "run the same command again, what is finished is kept"
+                    failure = StepError(f"{where}: the object store no longer answers{waited}: {reason}; {again}")
+            if not passing or not outage.wait() or not (self.answered or outage.waited_s < STARTING_S):
+                raise failure from None
 
 
 class _Ranges(io.RawIOBase):
@@ -206,41 +290,73 @@ def _check_url(url: str, name: str, value: str, expected: str) -> None:
         raise StoreError(f"{url}: {name} has credentials in it; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead")
 
 
+_REGION = "the bucket is in {region}; set AWS_DEFAULT_REGION to {it}"
+_CLOCK = "the clock of this machine differs too much from the server's; set it"
+_EXPIRED = "the credentials have expired; log in again"
 _ANSWERS = {
     "NoSuchBucket": "there is no bucket {bucket!r}; create it, or check its name and AWS_ENDPOINT_URL_S3",
-    "AccessDenied": "access denied; these credentials may not use bucket {bucket!r}",
+    "AccessDenied": "access denied; these credentials have no {permission} for bucket {bucket!r}; grant it, or use others",
     "AllAccessDisabled": "access denied; the bucket {bucket!r} is disabled",
     "InvalidAccessKeyId": "the access key is not known there; check AWS_ACCESS_KEY_ID or AWS_PROFILE",
     "SignatureDoesNotMatch": "the secret key is wrong; check AWS_SECRET_ACCESS_KEY or AWS_PROFILE",
-    "ExpiredToken": "the credentials have expired; log in again",
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), _EXPIRED),
     "InvalidToken": "the session token is not valid; check AWS_SESSION_TOKEN, or log in again",
-    "RequestTimeTooSkewed": "the clock of this machine differs too much from the server's; set it",
-    "RequestExpired": "the clock of this machine differs too much from the server's; set it",
-    "AuthorizationHeaderMalformed": "the bucket is in another region; set AWS_DEFAULT_REGION to it",
-    "PermanentRedirect": "the bucket is in another region; set AWS_DEFAULT_REGION to it, and check AWS_ENDPOINT_URL_S3",
-    "301": "the bucket is in another region; set AWS_DEFAULT_REGION to it, and check AWS_ENDPOINT_URL_S3",
+    **dict.fromkeys(("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"), _CLOCK),
+    **dict.fromkeys(("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"), _REGION),
+    **dict.fromkeys(("PermanentRedirect", "TemporaryRedirect", "301", "307"), f"{_REGION}, and check AWS_ENDPOINT_URL_S3"),
+    "400": "the request was refused without a reason: the credentials may have expired, or AWS_DEFAULT_REGION is wrong",
     "InvalidBucketName": "the server has no bucket of that name; check it",
     "NotImplemented": "the server does not know this request (If-None-Match, or a listing of version 2); use another server",
     "MethodNotAllowed": "the server does not allow this request; check AWS_ENDPOINT_URL_S3",
     "KeyTooLongError": "the key is too long; give a shorter prefix",
 }
+_SLOW = {"SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled",
+         "RequestLimitExceeded", "BandwidthLimitExceeded", "TooManyRequests", "429", "503"}  # fmt: skip
+# Answers with a status below 500 that a repetition may not get.
+_PASSING = {*_SLOW, "RequestTimeout", "ConditionalRequestConflict", "OperationAborted"}
 
 
-def _answer(error: ClientError, url: str, bucket: str, key: str) -> InputError | StepError:
-    """The error that an answer of the object store stands for."""
+def _status(error: ClientError) -> int:
     response: Any = error.response
-    code, where = response.get("Error", {}).get("Code") or type(error).__name__, f"{url}/{key}" if key else url
-    if code in ("NoSuchKey", "404") and key:
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _code(error: ClientError) -> str:
+    response: Any = error.response
+    return response.get("Error", {}).get("Code") or type(error).__name__
+
+
+def _is_passing(error: ClientError) -> bool:
+    """Whether a repetition of the request may be answered otherwise."""
+    permanent = _code(error) in ("NotImplemented", "QuotaExceeded") or _status(error) in (501, 505, 507)
+    return _code(error) in _PASSING or (_status(error) >= 500 and not permanent)
+
+
+def _answer(
+    error: ClientError, url: str, bucket: str, key: str, permission: str, answered: bool = False
+) -> InputError | StepError:
+    """The error that an answer of the object store stands for. answered: whether it is known to be an object store."""
+    response: Any = error.response
+    code, where, again = _code(error), f"{url}/{key}" if key else url, "run the same command again, what is finished is kept"
+    if code in ("NoSuchKey", "NoSuchUpload", "404") and key:
         return MissingObject(f"{url}: there is no {key}")
-    if code in ("NoSuchKey", "404", "500") and not key:  # a listing without an object store's own code
+    if code in ("NoSuchKey", "404", "500") and not key and not answered:  # a listing without an object store's own code
         return StoreError(f"{where}: what answers at the endpoint is no object store; check AWS_ENDPOINT_URL_S3")
-    if code == "QuotaExceeded":
+    if code == "QuotaExceeded" or _status(error) == 507:
         return NoSpace(f"{where}: the bucket's quota is used up; free some space and run the same command again")
+    if code in _SLOW:
+        return StepError(
+            f"{where}: the object store is overloaded or limits requests (it answered {code}); wait, then {again}"
+        )
     advice = _ANSWERS.get({"403": "AccessDenied"}.get(code, code))
     if advice is not None:
-        return StoreError(f"{where}: {advice.format(bucket=bucket)}")
-    if response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) >= 500:
-        return StepError(f"{where}: the object store answered {code}; run the same command again, what is finished is kept")
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+        region = response.get("Error", {}).get("Region") or headers.get("x-amz-bucket-region", "")
+        known = region if re.fullmatch("[A-Za-z0-9-]+", region) else ""
+        advice = advice.format(bucket=bucket, permission=permission, region=known or "another region", it=known or "it")
+        return StoreError(f"{where}: {advice}")
+    if _status(error) >= 500 or code in _PASSING:
+        return StepError(f"{where}: the object store answered {code}; {again}")
     return StoreError(f"{where}: the object store answered {code}; check the bucket's name and AWS_ENDPOINT_URL_S3")
 
 
@@ -260,9 +376,18 @@ _REFUSED = {
     "ProxyConnectionError": "the proxy does not answer; check HTTP_PROXY, HTTPS_PROXY and NO_PROXY",
     "EndpointResolutionError": "the endpoint is no server's address; check AWS_ENDPOINT_URL_S3",
     "ResponseParserError": "what answers at the endpoint is no object store; check AWS_ENDPOINT_URL_S3",
+    "ResponseStreamingError": "the connection was closed within an answer; check the network",
+    "IncompleteReadError": "the connection was closed within an answer; check the network",
+    "FlexibleChecksumError": "an answer differs from its checksum; check the network, and run `ofa results verify`",
     "SSOTokenLoadError": "the login of AWS_PROFILE has ended; run `aws sso login`",
     "UnauthorizedSSOTokenError": "the login of AWS_PROFILE has ended; run `aws sso login`",
     "TokenRetrievalError": "the login of AWS_PROFILE has ended; run `aws sso login`",
+}
+# Of a server that is away, or a connection that is: after a request was answered, repeated for a while.
+_AWAY = {
+    *("EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError", "ProxyConnectionError"),
+    *("HTTPClientError", "SSLError", "ConnectionError", "ResponseParserError", "CredentialRetrievalError"),
+    *("ResponseStreamingError", "IncompleteReadError", "FlexibleChecksumError"),  # half an answer
 }
 _TLS = {
     "WRONG_VERSION_NUMBER": "the server does not use https; write http:// in AWS_ENDPOINT_URL_S3",

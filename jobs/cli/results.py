@@ -1,4 +1,4 @@
-"""The commands for runs in a store: `ofa results list`, show, pull, verify, compare."""
+"""The commands for runs in a store: `ofa results list`, show, pull, verify, compare, gc."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from cluster.progress import Reporter
 from cluster.store import canonical
 from cluster.texts import json_text
 from jobs.cli.options import DEFAULT_STORE, Json, RunId, StoreUrl
-from jobs.operate import results
+from jobs.operate import cleanup, results
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Runs in a store: list, show, pull, verify, compare.")
+_HELP = "Runs in a store: list, show, pull, verify, compare, gc."
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
 
 
 @app.command("list")
@@ -80,3 +81,25 @@ def results_compare(
         print(json_text(row) if as_json else f"{row['what']:36}{row['one']!s:>24}{row['other']!s:>24}")
     if not rows and not as_json:
         print("nothing differs")
+
+
+@app.command("gc")
+def results_gc(
+    run_id: Annotated[str | None, typer.Argument(metavar="[RUN]", help="a run's id; all runs if not given")] = None,
+    store: StoreUrl = DEFAULT_STORE,
+    yes: Annotated[bool, typer.Option("--yes", help="delete; without it they are only listed")] = False,
+    as_json: Json = False,
+) -> None:
+    """Lists what no result needs: unfinished writes, checkpoints and parts of finished steps, old attempts' records."""
+    found, busy = cleanup.garbage(store, run_id)
+    if yes:
+        cleanup.delete(store, found)
+    for item in found:
+        row = {**item.to_json(), "deleted": yes}
+        print(json_text(row) if as_json else f"{item.bytes / 2**20:10.1f} MiB  {item.key}  {item.why}")
+    for name in busy:
+        print(f"run {name} is left alone: a driver works on it, or did within the last hour", file=sys.stderr)
+    total = sum(item.bytes for item in found) / 2**20
+    if not as_json:
+        after = "deleted" if yes else "nothing was deleted; --yes deletes them" if found else "nothing to delete"
+        print(f"{len(found)} objects, {total:.1f} MiB; {after}")

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cluster.errors import InputError
-from cluster.store import Store, open_store
+from cluster.store import Store, open_known
 from cluster.stores.errors import MissingObject, UnreadableObject
 from cluster.texts import json_text
 from jobs.images.decoding import (
@@ -124,7 +124,7 @@ class StoredImages:
 
     def read(self, positions: np.ndarray) -> Iterator[tuple[int, bytes | Unreadable]]:
         """(position, file content) of these images, group by group."""
-        store = open_store(self.url)
+        store = open_known(self.url)
         if len(positions) and self.row_N[positions[0]] < 0:
             for position in positions:
                 yield int(position), image_file(store, self.files[self.file_N[position]])

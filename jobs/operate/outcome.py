@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from cluster.attempts import attempts, read_attempt
+from cluster.attempts import last_on_cluster
 from cluster.errors import InputError, StepError
 from cluster.kube.runs import results_of
 from cluster.kube.state import State
@@ -30,13 +30,13 @@ def state_in_store(store: str, run_id: str) -> State:
     run = the_run(store, run_id)
     if finished(run):
         return State("Succeeded", "", "all its steps have finished")
-    numbers = attempts(run.store, run.id)
-    if not numbers:
+    last = last_on_cluster(run.store, run.id)
+    if last is None:
         return State("Gone", message=f"no attempt on a cluster has left anything in {run.url}")
-    record = read_attempt(run.store, run.id, numbers[-1])
+    number, record = last
     if "exit" not in record:
-        return State("Gone", f"attempt {numbers[-1]} left no record of its end", f"began {record.get('began', '')}")
-    message = f"attempt {numbers[-1]} ended {record.get('ended', '')}"
+        return State("Gone", f"attempt {number} left no record of its end", f"began {record.get('began', '')}")
+    message = f"attempt {number} ended {record.get('ended', '')}"
     if record["exit"] == 0:
         return State("Succeeded", "", message)
     if record.get("reason"):
@@ -78,8 +78,7 @@ def _end_there(store: str, run_id: str) -> State | None:
     run = Run.at(store, run_id, code="")
     if finished(run):
         return State("Succeeded")
-    numbers = attempts(run.store, run.id)
-    record = read_attempt(run.store, run.id, numbers[-1]) if numbers else {}
+    _, record = last_on_cluster(run.store, run.id) or (0, {})
     if record.get("reason"):
         return State("Failed", record["reason"], record.get("message") or "")
     return State("Succeeded") if record.get("exit") == 0 else None

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cluster.errors import InputError
+from cluster.run import Step
 from ensemble.intervals import interval
 from jobs.evaluators import trained_evaluator
 from jobs.job import Job
@@ -28,7 +29,7 @@ def evaluate(job: Job, archs: Sequence[Arch], split: str) -> Iterator[dict[str, 
         space.checked(arch)
     if not archs:
         return
-    evaluator = trained_evaluator(job, job.run.begin("eval"))
+    evaluator = trained_evaluator(job, Step(job.run, "eval"))
     images = job.test if split == "test" else job.data.splits[split]
     for arch in archs:
         yield row(arch, arch.key, split, images, evaluator.top1(arch, images), cost(space, arch, job.data.classes))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from cluster.errors import InputError
-from cluster.run import File
+from cluster.run import File, Step
 from cluster.texts import json_text, sha256
 from jobs import files
 from jobs.evaluators import evaluator_of, tensors_of, trained_evaluator, weights_file
@@ -127,7 +127,7 @@ def fine_tuned(job: Job, arch: Arch, tuning: Tuning, joined: Callable[[], Datase
         job.run.sweep(step_name)
         job.reporter.say(f"finetune: {name}: finished before, nothing to do")
         return read(job, name)
-    step = job.run.begin(step_name)
+    step = Step(job.run, step_name)
     before = trained_evaluator(job, step).top1(arch, job.data.selection)
     plan = plan_for(job, arch, tuning, f"{job.run.url}/{start}")
     first = train(job, plan, folder(name, "first"))

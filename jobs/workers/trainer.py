@@ -59,7 +59,8 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
     """
     with torch_threads(plan.threads):
         data, streams = Dataset.of(arrays), partial(stream, plan.seed)
-        checkpoints = Checkpoints(Run.at(place.store_url, place.run_id, place.code, place.attempt), place.folder)
+        run = Run.at(place.store_url, place.run_id, place.code, place.attempt, known=True)
+        checkpoints = Checkpoints(run, place.folder)
         net, given = initial(plan)
         net.to(plan.device)
         learner = Learner(net, plan.recipe, worker.average)

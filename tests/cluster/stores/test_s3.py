@@ -7,7 +7,8 @@ import threading
 import pytest
 
 from cluster.errors import InputError, NoSpace, StepError
-from cluster.store import open_store
+from cluster.store import open_known, open_store
+from cluster.stores import outages
 from cluster.stores.errors import MissingObject, StoreError
 from cluster.stores.s3 import _answer
 
@@ -149,7 +150,13 @@ def test_a_server_that_is_no_object_store_is_called_so(settings, monkeypatch, st
         ("AuthorizationHeaderMalformed", 400, "", StoreError, "the bucket is in another region"),
         ("NotImplemented", 501, "a", StoreError, "does not know this request"),
         ("QuotaExceeded", 403, "a", NoSpace, "quota is used up"),
-        ("SlowDown", 503, "a", StepError, "answered SlowDown; run the same command again"),
+        ("SlowDown", 503, "a", StepError, "overloaded or limits requests (it answered SlowDown); wait, then run the same"),
+        ("TooManyRequests", 429, "a", StepError, "overloaded or limits requests"),
+        ("500", 500, "", StoreError, "is no object store"),
+        ("503", 503, "", StepError, "overloaded or limits requests"),
+        ("ExpiredToken", 400, "a", StoreError, "the credentials have expired; log in again"),
+        ("400", 400, "a", StoreError, "the credentials may have expired, or AWS_DEFAULT_REGION is wrong"),
+        ("InsufficientStorage", 507, "a", NoSpace, "quota is used up"),
         ("InternalError", 500, "", StepError, "answered InternalError; run the same command again"),
         ("Strange", 400, "a", StoreError, "answered Strange; check the bucket's name"),
     ],
@@ -158,7 +165,7 @@ def test_an_answer_is_bad_input_or_a_failure_to_repeat(code, status, key, kind, 
     from botocore.exceptions import ClientError
 
     answer = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
-    found = _answer(ClientError(answer, "GetObject"), "s3://results/x", "results", key)
+    found = _answer(ClientError(answer, "GetObject"), "s3://results/x", "results", key, "s3:GetObject")
     assert isinstance(found, kind)
     assert isinstance(found, InputError) != isinstance(found, StepError)
     assert reason in str(found)
@@ -170,12 +177,15 @@ def test_a_store_that_stops_answering_is_a_failure_to_repeat(mock_s3, monkeypatc
         monkeypatch.setenv(name, value)
     store = open_store("s3://results/stops")
     store.write("a", b"1")
+    monkeypatch.setattr(outages, "OUTAGE_S", 0.3)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", CLOSED)
     with pytest.raises(StoreError, match="nothing answers"):
         open_store("s3://results/stops")
     store.client.meta.events.register("before-send.s3", _closed)
     for call in (lambda: store.read("a"), lambda: store.write("a", b"2"), store.keys, lambda: store.create("b", b"")):
-        with pytest.raises(StepError, match=r"no longer answers: .*; run the same command again, what is finished is kept"):
+        with pytest.raises(
+            StepError, match=r"no longer answers for \d+ s: .*; run the same command again, what is finished is kept"
+        ):
             call()
 
 
@@ -200,3 +210,178 @@ def test_folder_markers_and_odd_keys_are_listed_and_deleted_as_they_are(mock_s3,
     for key in keys:
         store.delete(key)
     assert store.keys() == []
+
+
+class Clock:
+    """Time that passes only where it is slept."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        assert 0 <= seconds <= outages.LONGEST_S
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    made = Clock()
+    monkeypatch.setattr(outages, "time", made)
+    return made
+
+
+class Reply:
+    def __init__(self, status):
+        self.status_code = status
+
+
+@pytest.fixture
+def answering(settings, monkeypatch):
+    """`answering(answer)` gives clients whose requests `answer(operation)` answers: (status, parsed answer), or an error."""
+    import boto3.session
+
+    from cluster.stores import s3
+
+    settings()
+    monkeypatch.setattr(s3, "_ANSWERED", set())
+
+    def use(answer):
+        def before_call(model, **_):
+            status, parsed = answer(model.name)
+            return Reply(status), {"ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": {}}, **parsed}
+
+        class Session(boto3.session.Session):
+            def client(self, *args, **kwargs):
+                made = super().client(*args, **kwargs)
+                made.meta.events.register("before-call.s3", before_call)
+                return made
+
+        monkeypatch.setattr(boto3.session, "Session", Session)
+
+    return use
+
+
+def refusal(status, code, headers=None, **facts):
+    return status, {"Error": {"Code": code, **facts},
+                    "ResponseMetadata": {"HTTPStatusCode": status, "HTTPHeaders": headers or {}}}  # fmt: skip
+
+
+CALLS = {
+    "ListObjectsV2": ("s3:ListBucket", lambda store: store.keys()),
+    "GetObject": ("s3:GetObject", lambda store: store.read("a")),
+    "HeadObject": ("s3:GetObject", lambda store: store.open("a")),
+    "PutObject": ("s3:PutObject", lambda store: store.write("a", b"1")),
+    "DeleteObject": ("s3:DeleteObject", lambda store: store.delete("a")),
+}
+EU = {"x-amz-bucket-region": "eu-west-1"}
+
+
+class TestRefusedRequests:
+    @pytest.mark.parametrize("operation", CALLS)
+    def test_a_missing_permission_is_named(self, answering, operation):
+        answering(lambda name: refusal(403, "AccessDenied") if name == operation and done else (200, {}))
+        permission, call = CALLS[operation]
+        done = []
+        store = open_store("s3://results/x")
+        done.append(True)
+        with pytest.raises(StoreError, match=f"access denied; these credentials have no {permission} for bucket 'results'"):
+            call(store)
+
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [
+            (refusal(403, "AccessDenied"), "these credentials have no s3:ListBucket for bucket 'results'; grant it"),
+            (refusal(400, "ExpiredToken"), "the credentials have expired; log in again"),
+            (refusal(403, "RequestTimeTooSkewed"), "the clock of this machine differs too much from the server's; set it"),
+            (refusal(301, "PermanentRedirect", EU), "the bucket is in eu-west-1; set AWS_DEFAULT_REGION to eu-west-1"),
+            (refusal(400, "AuthorizationHeaderMalformed", Region="eu-west-1"), "set AWS_DEFAULT_REGION to eu-west-1"),
+            (
+                refusal(400, "AuthorizationHeaderMalformed", Region="{x}\n"),
+                "in another region; set AWS_DEFAULT_REGION to it",
+            ),
+            (refusal(404, "NoSuchBucket"), "there is no bucket 'results'; create it"),
+        ],
+    )
+    def test_what_is_wrong_is_one_line_at_once(self, answering, clock, answer, reason):
+        answering(lambda _: answer)
+        with pytest.raises(StoreError) as caught:
+            open_store("s3://results/x")
+        assert reason in str(caught.value) and str(caught.value).isprintable()
+        assert clock.now == 0
+
+    def test_a_server_that_limits_requests_is_repeated_and_then_named(self, answering, clock):
+        answering(lambda name: refusal(503, "SlowDown") if name == "PutObject" else (200, {}))
+        store = open_store("s3://results/x")
+        with pytest.raises(
+            StepError, match=r"overloaded or limits requests \(it answered SlowDown\); wait, then run the same"
+        ):
+            store.write("a", b"1")
+        assert outages.OUTAGE_S <= clock.now <= outages.OUTAGE_S + outages.LONGEST_S
+
+
+class TestOutages:
+    """The time that a server is away is not slept through here: `clock` passes it."""
+
+    def away(self, clock, seconds, kind=None):
+        def answer(name):
+            if answer.begun and clock.now < seconds:
+                if kind is not None:
+                    return refusal(kind, str(kind))
+                _closed()
+            answer.begun = True
+            return 200, {"Contents": [{"Key": "x/a"}]} if name == "ListObjectsV2" else {}
+
+        answer.begun = False
+        return answer
+
+    @pytest.mark.parametrize("kind", [None, 500, 503])
+    def test_an_outage_of_a_minute_is_survived(self, answering, clock, kind):
+        answering(self.away(clock, 60, kind))
+        store = open_store("s3://results/x")
+        assert store.keys() == ["a"]
+        assert 60 <= clock.now <= 60 + outages.LONGEST_S
+
+    def test_a_longer_one_is_a_failed_step_that_names_what_goes_on(self, answering, clock):
+        answering(self.away(clock, 1000))
+        store = open_store("s3://results/x")
+        says = r"no longer answers for 7\d s: the connection was closed .*; run the same command again, what is"
+        with pytest.raises(StepError, match=says):
+            store.write("a", b"1")
+        assert clock.now < 90
+
+    def test_a_server_that_never_answered_is_not_waited_for_except_where_it_is_known(self, answering, clock):
+        away = self.away(clock, 8)
+        away.begun = True
+        answering(away)
+        with pytest.raises(StoreError, match="the connection was closed without an answer; check AWS_ENDPOINT_URL_S3"):
+            open_store("s3://results/x")
+        assert clock.now == 0
+        assert open_known("s3://results/x").keys() == ["a"]
+        assert clock.now >= 8
+
+    def test_pauses_are_random_and_grow(self, clock):
+        pauses = []
+        for _ in range(2):
+            outage, begun = outages.Outage(), clock.now
+            while outage.wait():
+                pauses.append(clock.now - begun)
+                begun = clock.now
+        assert len(set(pauses)) == len(pauses) > 40
+        assert max(pauses[:2]) < 0.51 and max(pauses) > 2
+
+    @pytest.mark.parametrize(("there", "created"), [(b"mine", True), (b"another's", False)])
+    def test_an_object_that_was_created_although_the_answer_was_lost_is_its_own(
+        self, answering, clock, monkeypatch, there, created
+    ):
+        answers = [(200, {}), None, refusal(412, "PreconditionFailed")]
+
+        def answer(_):
+            return answers.pop(0) or _closed()
+
+        answering(answer)
+        store = open_store("s3://results/x")
+        monkeypatch.setattr(store, "read", lambda key: there)
+        assert store.create("a", b"mine") is created
