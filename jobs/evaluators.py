@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from cluster.errors import Diverged
-from cluster.run import File, Step
+from cluster.run import DamagedObject, File, Step
 from cluster.runtime.pool import Pool
 from jobs import files
 from jobs.config import Experiment
@@ -34,8 +35,14 @@ def read_weights(step: Step, config: Experiment) -> dict[str, np.ndarray]:
 
 
 def tensors_of(data: bytes, where: str) -> dict[str, np.ndarray]:
-    """A supernet's tensors in the content of a file; a `Diverged` that begins with `where` if some are not finite."""
-    arrays = {name.removeprefix("net."): array for name, array in safetensors.numpy.load(data).items()}
+    """A supernet's tensors in the content of a file; a `Diverged` that begins with `where` if some are not finite.
+
+    Any other content than a safetensors file's is a `DamagedObject`.
+    """
+    try:
+        arrays = {name.removeprefix("net."): array for name, array in safetensors.numpy.load(data).items()}
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:  # also of types that numpy lacks
+        raise DamagedObject(f"{where}: is no safetensors file of a supernet: {error}; train in another --store") from None
     bad = next((name for name, array in arrays.items() if array.dtype.kind == "f" and not np.isfinite(array).all()), None)
     if bad is not None:
         raise Diverged(

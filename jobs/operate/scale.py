@@ -61,7 +61,7 @@ def read(run: Run) -> Overrides:
         doc = json.loads(run.raw(files.SCALE))
     except MissingObject:
         return Overrides()
-    except ValueError:
+    except (ValueError, RecursionError):
         doc = None
     names = Overrides.__dataclass_fields__
     if not isinstance(doc, dict) or not all(
