@@ -20,7 +20,7 @@ ROOMS = {
         "parts/",
         "spaces/",
         "layers/",
-        "norms supernet extract sorting images decode evaluate latency meters threads export",
+        "norms supernet extract sorting images decode evaluate latency meters threads export int8",
         "phases draws losses teacher train",
     ),
     "cluster": (
@@ -88,7 +88,7 @@ AT_HOME = {
         *(f"ofa/{name}" if name.endswith("/") else f"ofa/{name}.py" for room in ROOMS["ofa"][3:] for name in room.split()),
         *("ensemble/matrix.py", "ensemble/network.py", "cluster/runtime/"),
         "ensemble/vote.py",  # for annotations
-        *("jobs/images/", "jobs/workers/", "jobs/tools/", "jobs/evaluators.py", "jobs/validate.py"),
+        *("jobs/images/", "jobs/workers/", "jobs/tools/", "jobs/evaluators.py"),
         "jobs/export.py",
     ),
     "onnxruntime": ("ofa/export.py", "ofa/int8.py"),
