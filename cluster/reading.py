@@ -146,7 +146,11 @@ def parse_toml(text: str, where: str, expected: str) -> dict[str, Any]:
 
 def read_json_or_yaml(path: str, expected: str) -> Any:
     """The document of a JSON or YAML file; errors are those of `read_text`, `parse_json` and the YAML parser."""
-    text, where = read_text(path, expected), shortened(path)
+    return parse_json_or_yaml(read_text(path, expected), shortened(path), expected)
+
+
+def parse_json_or_yaml(text: str, where: str, expected: str) -> Any:
+    """The document of a JSON or YAML text; errors are those of `parse_json` and the YAML parser."""
     if text.lstrip()[:1] in ("{", "["):
         try:
             return parse_json(text, where, expected)

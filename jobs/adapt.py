@@ -21,6 +21,7 @@ import numpy as np
 from cluster.run import Step
 from cluster.texts import jsonl
 from jobs import files
+from jobs.costs import objectives_of
 from jobs.evaluators import evaluators, measure_all, tensors_of
 from jobs.job import Job
 from jobs.train import plan_of, train
@@ -39,14 +40,14 @@ from search.front import hypervolume, nondominated
 from search.history import reference_point
 from search.islands.breeder import Individual
 from search.islands.proposal import bred, propose
-from search.objective import first_quality, minimised, values
+from search.objective import Objective, first_quality, minimised, values
 from search.predict.columns import learned_columns
 
 
 def adapt(job: Job) -> None:
     """Runs the step `adapt`: writes the weights, the archive as evaluated with them, and the progress."""
-    setting, objectives = job.config.adapt, job.config.objectives
-    step = job.run.begin("adapt")
+    setting, step = job.config.adapt, job.run.begin("adapt")
+    objectives = objectives_of(job, step)
     trained = files.supernet(job.config.phases[-1].name)
     step.read(trained)  # records it as an input
     work = Work(job, step)
@@ -76,7 +77,7 @@ def adapt(job: Job) -> None:
     note(0)
     for iteration in range(1, setting.iterations + 1):
         work.iteration = iteration
-        new = work.measured(iteration - 1, proposed(job, archive, iteration))
+        new = work.measured(iteration - 1, proposed(job, objectives, archive, iteration))
         archive = [*archive, *new]
         if setting.archive == "constant":
             archive = kept(job, archive, setting.archs, iteration)
@@ -220,12 +221,12 @@ def law(job: Job, archive: Sequence[Measured], iteration: int) -> Rows:
     return LAWS[setting.law](genes, genes.encode([m.arch for m in best]))
 
 
-def proposed(job: Job, archive: Sequence[Measured], iteration: int) -> list[Arch]:
+def proposed(job: Job, objectives: Sequence[Objective], archive: Sequence[Measured], iteration: int) -> list[Arch]:
     """The batch of an iteration: archs that the predictors, fitted to the archive, expect to improve its front.
 
     Where they have too few new ones, others are bred from the archive's front.
     """
-    setting, objectives, space = job.config.adapt, job.config.objectives, job.config.search_space
+    setting, space = job.config.adapt, job.config.search_space
     genes, rng = Genes(space), generator(job, f"iteration{iteration}")
     genes_NG, values_NM = genes.encode([m.arch for m in archive]), values(objectives, archive)
     known = genes.pack_all(genes_NG)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from cluster import address, config
 from cluster.config import MOST, STRICT, ConfigError, Count, NotNegativeInt, one_of
@@ -26,7 +26,7 @@ from ofa.meters import ALWAYS, METERS
 from ofa.phases import Phase
 from ofa.space import Space
 from ofa.spaces import get_space
-from search.objective import OBJECTIVES, Objective
+from search.objective import LATENCY, OBJECTIVES, Objective, objective_named
 from search.predict.quality import held_out_rows
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -56,12 +56,28 @@ Address = Annotated[str, AfterValidator(address.portable)]
 FEWEST_ARCHS = 10  # that are measured
 FEWEST_ROWS = 3  # that a predictor is fitted to
 
+SINCE_SEARCH = ("latency_tables", "at_most", "at_least")  # no part of the id while they have their defaults
 LONGEST_NAME = 200  # characters; a run's id, which has nine more, is the name of a directory
+HERE = "here"  # the device of `latency_ms.here`: the machine that measures
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
 
 # Values of some kinds of genes by their plurals, such as `kernels`; each space has its own kinds.
 Choices = dict[str, tuple[Annotated[float, Field(ge=0, le=1e6)], ...]]
+
+
+def _flat(doc: Any) -> Any:
+    """Limits by name: `latency_ms.phone = 25` is a table in a table in TOML, and one name here."""
+    if not isinstance(doc, dict):
+        return doc
+    found: dict[Any, Any] = {}
+    for name, value in doc.items():
+        inner = _flat(value)
+        found.update({f"{name}.{key}": one for key, one in inner.items()} if isinstance(inner, dict) else {name: inner})
+    return found
+
+
+Limits = Annotated[dict[str, Annotated[float, Field(ge=-1e18, le=1e18)]], BeforeValidator(_flat)]
 
 
 @dataclass(frozen=True)
@@ -220,11 +236,23 @@ class Fit:
 
 
 @dataclass(frozen=True)
+class LatencyTableConfig:
+    """The latency table of a device, in a published format (JSON or YAML)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    name: str  # of the device, as in the objective latency_ms.<name>
+    file: Address  # a path, or s3://bucket/key; the run keeps a copy when its training begins
+
+
+@dataclass(frozen=True)
 class Search:
     """Measured search (Optuna on Ray) and predicted search (gene arrays)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    objectives: tuple[str, ...] = ("top1", "macs")  # two or more of search.objective.OBJECTIVES
+    objectives: tuple[str, ...] = ("top1", "macs")  # two or more of search.objective.OBJECTIVES, or latency_ms.<device>
+    latency_tables: tuple[LatencyTableConfig, ...] = ()  # devices besides `here`, the machine that measures
+    at_most: Limits = field(default_factory=dict)  # highest value that members of the front may have, by objective
+    at_least: Limits = field(default_factory=dict)  # lowest value, of objectives that are maximised
     algorithm: Annotated[str, one_of("search.measured", "ALGORITHMS")] = "default"  # of the measured search
     mode: Literal["generations", "asynchronous"] = "generations"  # the second is faster on many evaluators, not repeatable
     evaluations: Annotated[int, Field(ge=4, le=MOST)] = 300  # of the measured search, the smallest and the largest included
@@ -298,6 +326,9 @@ class Experiment:
         identity["data"] = {key: value for key, value in identity["data"].items() if key not in ELSEWHERE}
         if self.measure.device == "cpu":
             del identity["measure"]["device"]
+        default = asdict(Search())
+        added = {name for name in SINCE_SEARCH if identity["search"][name] == default[name]}
+        identity["search"] = {key: value for key, value in identity["search"].items() if key not in added}
         return f"{self.name}-{hashlib.sha256(json_text(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
     def gpus(self, training: int) -> int:
@@ -312,8 +343,21 @@ class Experiment:
 
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
-        """The objectives of the searches."""
-        return tuple(OBJECTIVES[name] for name in self.search.objectives)
+        """The objectives of the searches, with their bounds; `jobs.costs` adds how those by latency tables are computed."""
+        found = []
+        for name in self.search.objectives:
+            objective = objective_named(name)
+            assert objective is not None, name  # checked by `load`
+            limits = self.search.at_most if objective.direction == "minimize" else self.search.at_least
+            found.append(replace(objective, bound=limits.get(name)))
+        return tuple(found)
+
+    @cached_property
+    def devices(self) -> tuple[str, ...]:
+        """The devices whose latencies every record has: those of the tables, and `here` where it is named."""
+        tables = tuple(table.name for table in self.search.latency_tables)
+        named = (*self.search.objectives, self.ensemble.unit)
+        return (*tables, HERE) if f"{LATENCY.field}.{HERE}" in named else tables
 
     @cached_property
     def search_space(self) -> Space:
@@ -459,15 +503,25 @@ def _check_adaptation(experiment: Experiment) -> None:
 def _check_names(experiment: Experiment) -> None:
     """Checks names that `one_of` cannot check."""
     search = experiment.search
+    _check_tables(experiment)
+    devices = experiment.devices
     there = [name for name, objective in OBJECTIVES.items() if objective.field in METERS]
+    there += [LATENCY.field] if len(devices) == 1 else []
+    there += [f"{LATENCY.field}.{device}" for device in dict.fromkeys((*devices, HERE))]
     for name in search.objectives:
         _known(f"search.objectives: {name!r}", name, there)
     if len(set(search.objectives)) < max(2, len(search.objectives)):
         raise ConfigError(
             f"search.objectives is {list(search.objectives)}; give two or more of {', '.join(there)}, once each"
         )
-    known = [name for name in there if OBJECTIVES[name].field in ALWAYS or name in search.objectives]
-    costs = [name for name in known if OBJECTIVES[name].direction == "minimize"]
+    found = {name: objective for name in there if (objective := objective_named(name)) is not None}
+    for name, limits, direction in (("at_most", search.at_most, "minimize"), ("at_least", search.at_least, "maximize")):
+        of_this = [key for key in search.objectives if found[key].direction == direction]
+        for key in limits:
+            _known(f"search.{name}: {key!r} is no objective of this run for which it is a limit", key, of_this)
+    fields_known = (*ALWAYS, LATENCY.field)
+    known = [name for name, o in found.items() if o.field in fields_known or name in search.objectives]
+    costs = [name for name in known if found[name].direction == "minimize"]
     _known(f"ensemble.unit is {experiment.ensemble.unit!r}", experiment.ensemble.unit, costs)
     ensemble = experiment.ensemble
     if ensemble.unit not in ("macs", "params") and any(RULES[rule].needs_pieces for rule in ensemble.costs):
@@ -478,10 +532,30 @@ def _check_names(experiment: Experiment) -> None:
     if search.predicted_algorithm != "default":
         from search.predicted import NEED_LIMITS
 
-        if search.predicted_algorithm in NEED_LIMITS:
+        limited = len(search.at_most) + len(search.at_least)
+        if search.predicted_algorithm in NEED_LIMITS and limited < len(search.objectives) - 1:
             raise ConfigError(
-                f"search.predicted_algorithm is {search.predicted_algorithm!r}, which needs a limit; a run has none; "
-                "use default, or `ofa search --space` with --at-most"
+                f"search.predicted_algorithm is {search.predicted_algorithm!r}, which needs a limit on every objective but "
+                "one; use default, or give search.at_most"
+            )
+
+
+def _check_tables(experiment: Experiment) -> None:
+    """Checks the names of latency tables, and that the space's parts have keys in such tables."""
+    names = [table.name for table in experiment.search.latency_tables]
+    bad = next((n for n in names if names.count(n) > 1 or n == HERE or not re.fullmatch("[A-Za-z0-9_-]+", n)), None)
+    if bad is not None:
+        raise ConfigError(
+            f"search.latency_tables: {bad!r} is not a valid name or is used twice; use letters, digits, - and _, once each, "
+            f"and not {HERE!r}, which is the machine that measures"
+        )
+    if experiment.devices:
+        from search.costs.latency import has_keys
+
+        if not has_keys(experiment.search_space):
+            raise ConfigError(
+                f"search: {experiment.space} has parts that latency tables do not describe; leave out the latency of "
+                f"{', '.join(experiment.devices)}, or use a MobileNetV3 space"
             )
 
 

@@ -39,16 +39,29 @@ def ensemble(job: Job) -> None:
         Table.from_npz(step.read(files.predictions(split)), files.predictions(split).key)
         for split in (config.chosen_on, "test")
     )
+    found = best_subsets(job, selection, test, config.unit, config.most_cost, pieces_of(job, step))
+    step.write_json(files.ENSEMBLES, found.to_json())
+    step.finish(job.config.seed)
+    for front in found.fronts:
+        job.reporter.say(described(front))
+
+
+def best_subsets(job: Job, selection: Table, test: Table, unit: str, most_cost: float, parts: Pieces | None) -> Ensembles:
+    """The best subsets of the tables' members for each cost rule of the settings, with their scores on both splits.
+
+    unit, most_cost: of the tables' costs, and the highest of an ensemble in it (0 is no limit). parts: what the members have
+    in common, for the rules that need it.
+    """
+    config = job.config.ensemble
     check_same_members(selection, test, job.run.url)
     voting = Voting.fitted(config.vote, selection) if config.calibrate else Voting(config.vote)
     tester, scorer = SubsetScorer.of(voting.of_table(test)), scorer_of(job, voting.of_table(selection))
-    limits = Limits(config.most_members or None, config.most_cost or None)
+    limits = Limits(config.most_members or None, most_cost or None)
     budget = Budget(config.evaluations, job.config.seed, SURVIVAL)
     correct_M = scorer.correct(np.eye(scorer.members, dtype=bool))
     singles = [Chosen((i,), float(selection.cost_M[i]), int(correct)) for i, correct in enumerate(correct_M)]
     bootstrap = np.random.default_rng(stream(job.config.seed, "bootstrap").getrandbits(63))
     comparison = Comparison(scorer.images, tester, singles, bootstrap)
-    parts = pieces_of(job, step) if any(RULES[rule].needs_pieces for rule in config.costs) else None
     fronts: list[SubsetFront] = []
     for rule in config.costs:
         with job.reporter.track(f"ensemble ({rule})", 0, "subsets") as tracker:
@@ -67,22 +80,25 @@ def ensemble(job: Job) -> None:
             except SelectionError as error:
                 raise InputError(f"ensemble: {error}") from None
         scored = comparison.scored(chosen)
-        fronts.append(SubsetFront(cost=rule, unit=config.unit, members=scored, optimism=comparison.optimism(chosen[-1])))
-    found = Ensembles.of(fronts, comparison.scored(singles), voting)
-    step.write_json(files.ENSEMBLES, found.to_json())
-    step.finish(job.config.seed)
-    for front in found.fronts:
-        best = front.members[-1]
-        job.reporter.say(
-            f"ensemble: for the {front.cost} of {config.unit}, {len(front.members)} subsets; the best has "
-            f"{len(best.members)} members and test top-1 {best.test_top1:.4f} "
-            f"[{best.test_interval[0]:.4f}, {best.test_interval[1]:.4f}]; its score on the split that it was chosen on "
-            f"is optimistic by {100 * front.optimism.gap:+.2f} points"
-        )
+        fronts.append(SubsetFront(cost=rule, unit=unit, members=scored, optimism=comparison.optimism(chosen[-1])))
+    return Ensembles.of(fronts, comparison.scored(singles), voting)
 
 
-def pieces_of(job: Job, step: Step) -> Pieces:
-    """What the front's members have in common, in the unit of the ensembles' cost."""
+def described(front: SubsetFront) -> str:
+    """The best subset for one cost rule, as a line of text."""
+    best = front.members[-1]
+    return (
+        f"ensemble: for the {front.cost} of {front.unit}, {len(front.members)} subsets; the best has "
+        f"{len(best.members)} members and test top-1 {best.test_top1:.4f} "
+        f"[{best.test_interval[0]:.4f}, {best.test_interval[1]:.4f}]; its score on the split that it was chosen on "
+        f"is optimistic by {100 * front.optimism.gap:+.2f} points"
+    )
+
+
+def pieces_of(job: Job, step: Step) -> Pieces | None:
+    """What the front's members have in common, in the unit of the ensembles' cost; None if no cost rule needs it."""
+    if not any(RULES[rule].needs_pieces for rule in job.config.ensemble.costs):
+        return None
     archs = [member.arch for member in Front.from_json(step.read_json(files.FRONT)).members]
     return pieces(job.config.search_space, archs, job.data.classes, job.config.ensemble.unit)
 

@@ -15,6 +15,7 @@ from cluster.run import DamagedObject, File, Step
 from cluster.runtime.pool import Pool
 from jobs import files
 from jobs.config import Experiment
+from jobs.costs import costs_of
 from jobs.job import Job
 from jobs.workers.evaluator import EvaluationWorker, load_supernet, shared_arrays
 from ofa.arch import Arch
@@ -71,7 +72,7 @@ def evaluators(job: Job, given: Mapping[str, np.ndarray] | None = None) -> Pool:
 
     def start() -> Pool:
         weights = given if given is not None else read_weights(Step(job.run, "evaluate"), job.config)
-        meters = {o.field: METERS[o.field] for o in job.config.objectives}
+        meters = {o.field: METERS[o.field] for o in job.config.objectives if o.field in METERS}
         build, setting = partial(EvaluationWorker, job.config, meters), job.config.ray
         return Pool(build, shared_arrays(weights, job.data), setting.evaluators, setting.evaluator_gpus)
 
@@ -101,8 +102,10 @@ def measure_all(
     wanted = list({arch.key: arch for arch in archs if arch.key not in known}.values())
     fresh: list[Measured] = []
     if wanted:
+        costs = costs_of(job, step)
         rescale(job)
-        for _, record in evaluators(job).map("measure", wanted):
+        for _, found in evaluators(job).map("measure", wanted):
+            [record] = costs.completed([found])
             known[record.arch.key] = record
             fresh.append(record)
             on_measured(record)

@@ -66,7 +66,7 @@ def export(job: Job) -> None:
         tracker.advance()
     step.finish(job.config.seed, knee=chosen.arch.key, ensemble=[arch.key for arch in archs])
     job.reporter.say(
-        f"export: the knee ({cost.text(cost.of(chosen))} {cost.label}, top-1 {chosen.top1:.4f}) and an ensemble "
+        f"export: the knee ({cost.text(cost.of(chosen))} {cost.words}, top-1 {chosen.top1:.4f}) and an ensemble "
         f"of {len(archs)} in {job.run.url}/subnets"
     )
 

@@ -12,6 +12,7 @@ ADAPTATION = File("adapt.json", "adapt")  # of a run whose supernet is adapted t
 ARCHIVE = File("archive.jsonl", "adapt")
 MEASURED = File("measured.jsonl", "measure")
 LATENCY = File("latency.json", "measure")
+LATENCY_TABLES = "latency"  # the folder of the devices' latency tables
 PREDICTOR = File("predictor/accuracy.npz", "fit")
 LATENCY_PREDICTOR = File("predictor/latency.npz", "fit")
 PREDICTOR_QUALITY = File("predictor/quality.json", "fit")
@@ -85,6 +86,11 @@ def predictions(split: str) -> File:
 def prediction_part(split: str, digest: str, start: int) -> str:
     """A part of an unfinished prediction table: the table's digest, and the part's first image."""
     return f"{PREDICTION_PARTS}{split}-{digest[:16]}-{start:08d}.npz"
+
+
+def latency_table(device: str, step: str) -> File:
+    """The latency table of a device, written by the step that needs it first."""
+    return File(f"{LATENCY_TABLES}/{device}.json", step)
 
 
 def subnet(name: str, suffix: str) -> File:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # commands that open a run without working on it load neither
     from cluster.runtime.pool import Pool
     from jobs.images.dataset import Dataset
     from ofa.images import Split
+    from search.costs.devices import DeviceCosts
 
 
 @dataclass
@@ -100,6 +101,7 @@ class Job:
         """Overrides of settings of the running search."""
         return Scale(self.run)
 
+    costs: DeviceCosts | None = field(default=None, init=False)  # by the run's latency tables; see `jobs.costs`
     _connected: bool = field(default=False, init=False)
     _pool: Pool | None = field(default=None, init=False)
 

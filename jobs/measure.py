@@ -14,6 +14,7 @@ import json
 from cluster.seeds import stream
 from cluster.texts import jsonl
 from jobs import files
+from jobs.costs import costs_of
 from jobs.evaluators import evaluators, measure_all, read_weights
 from jobs.job import Job
 from ofa.arch import Arch
@@ -42,6 +43,7 @@ def measure(job: Job) -> None:
             tracker.advance(note=f"best top-1 {best:.4f}")
 
         measured = measure_all(job, step, archs, known, seen)
+    costs_of(job, step)  # the table of this machine is made here, if the run has one
     step.write(files.MEASURED, jsonl([row.to_json() for row in measured]))
 
     timed = archs[: config.measure.latency_archs]

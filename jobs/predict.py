@@ -30,8 +30,9 @@ from jobs.job import Job
 from jobs.workers.evaluator import Part, predicted_split
 from ofa.images import Split
 from ofa.record import Measured
+from search.errors import ProblemError
 from search.front import Front
-from search.objective import OBJECTIVES
+from search.objective import LATENCY, OBJECTIVES, objective_named
 
 _TOGETHER = 32  # members that an actor runs on the same images: it keeps the statistics of 64
 
@@ -64,7 +65,7 @@ def predict(job: Job) -> None:
     sizes = {split: len(images[split]) for split in splits}
     parts = [(part, group) for split in splits for part, group in parts_of(front.members, split, sizes[split], k, config)]
     wanted = [Wanted(part, group, weights) for part, group in parts]
-    cost_M = np.array([OBJECTIVES[config.ensemble.unit].of(member) for member in front.members], dtype=np.float64)
+    cost_M = costs_of_members(front.members, config.ensemble.unit)
     predict_parts(job, wanted, images)
     for split in splits:
         write_table(job, step, split, images[split], [one for one in wanted if one.part.split == split], cost_M, k)
@@ -72,6 +73,14 @@ def predict(job: Job) -> None:
         look_at_exits(job, step, front)
     step.finish(config.seed, top_k=k, images=sizes)
     job.reporter.say(f"predict: {len(front.members)} members on {' and '.join(splits)}, {k} classes each")
+
+
+def costs_of_members(members: Sequence[Measured], unit: str) -> np.ndarray:
+    """The cost of each member in the unit of ensembles: float64 [M]; a `ProblemError` for one whose cost is not known."""
+    objective = objective_named(unit)
+    if objective is None:
+        raise ProblemError(f"no cost is called {unit!r}; there are {', '.join(OBJECTIVES)} and {LATENCY.field}.<device>")
+    return np.array([objective.of(member) for member in members], dtype=np.float64)
 
 
 def parts_of(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
-from itertools import cycle
+from itertools import combinations, cycle
 from operator import attrgetter
 from typing import Any
 
@@ -24,7 +24,7 @@ from ofa.timings import Validated
 from search.adapt.history import Adaptation
 from search.front import Front
 from search.history import History
-from search.objective import MACS, OBJECTIVES, PARAMS, TOP1, Objective, first_cost, first_quality
+from search.objective import MACS, PARAMS, TOP1, Objective, first_cost, first_quality, objective_named
 from search.predict.quality import PredictorQuality
 
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#1f5fa8", "#d9641e", "#2c8a4b", "#b9bec6", "#dfe3e8"
@@ -45,9 +45,10 @@ def report(job: Job) -> None:
     )
     history = History.from_bytes(step.read(files.HISTORY), files.HISTORY.key)
     objectives = job.config.objectives
-    labels = " and ".join(", ".join(escape(o.label or o.name) for o in objectives).rsplit(", ", 1))
+    labels = " and ".join(", ".join(escape(o.words) for o in objectives).rsplit(", ", 1))
     sections = [
         ("The front", FRONT_TEXT.format(labels=labels), front_figure(front, ensembles, measured, searched, objectives)),
+        *(pairs_sections(front, objectives) if len(objectives) > 2 else ()),
         ("On the test split", TEST_TEXT.format(images=images_of(job, "test")), test_figure(ensembles)),
         ("Search", history_text(history), history_figure(history)),
         ("Training", TRAINING_TEXT, training_figure(phases)),
@@ -73,6 +74,11 @@ def report(job: Job) -> None:
 def images_of(job: Job, split: str) -> int:
     """The number of images of a split on which the front's members were evaluated."""
     return int((job.run.done("predict") or {}).get("images", job.data.sizes)[split])
+
+
+def described(name: str) -> Objective:
+    """The objective of this name; one that is not known has no unit and is minimised."""
+    return objective_named(name) or Objective(name, "minimize", label=name)
 
 
 def percent(fraction: float) -> str:
@@ -165,7 +171,7 @@ def front_figure(
         line={"color": BLUE, "shape": "hv", "width": 2},
         marker={"size": 8},
     )
-    comparable = (OBJECTIVES[ensembles.unit], TOP1) == (cost, quality)
+    comparable = (described(ensembles.unit), TOP1) == (cost, quality)
     for found, (colour, symbol) in zip(ensembles.fronts if comparable else (), cycle(MARKERS), strict=False):
         several = ensembles_of(found)
         figure.add_scatter(
@@ -181,6 +187,56 @@ def front_figure(
     return styled(figure, 480)
 
 
+PAIRS_TEXT = (
+    "The same front for every pair of objectives: a network that is dominated in one pair is on the front for another "
+    "objective. Numbers are the members of the table above."
+)
+PICK_TEXT = (
+    "Every line is a network of the front, every axis an objective. Dragging along an axis keeps the networks in the range. "
+    "The first column is the member's number in the table above."
+)
+
+
+def pairs_sections(front: Front, objectives: Sequence[Objective]) -> list[tuple[str, str, go.Figure]]:
+    """The sections of a front with more than two objectives: its pairs side by side, and axes to pick a member by."""
+    return [
+        ("Pairs of objectives", PAIRS_TEXT, pairs_figure(front, objectives)),
+        ("One network by all objectives", PICK_TEXT, pick_figure(front, objectives)),
+    ]
+
+
+def pairs_figure(front: Front, objectives: Sequence[Objective]) -> go.Figure:
+    """The front's members in every pair of objectives, three pairs in a row; the colour is the first objective."""
+    pairs = list(combinations(objectives, 2))
+    columns = min(3, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure = make_subplots(rows=rows, cols=columns, horizontal_spacing=0.09, vertical_spacing=0.16)
+    first = objectives[0]
+    for place, (y, x) in enumerate(pairs):
+        row, column = place // columns + 1, place % columns + 1
+        figure.add_scatter(
+            x=shown(x, front.members),
+            y=shown(y, front.members),
+            text=[f"member {i}: {m.arch.key}" for i, m in enumerate(front.members)],
+            mode="markers",
+            showlegend=False,
+            marker={"size": 7, "color": shown(first, front.members), "colorscale": "Viridis"},
+            row=row,
+            col=column,
+        )
+        figure.update_xaxes(title=x.title, row=row, col=column)
+        figure.update_yaxes(title=y.title, row=row, col=column)
+    return styled(figure, 340 * rows)
+
+
+def pick_figure(front: Front, objectives: Sequence[Objective]) -> go.Figure:
+    """Parallel axes, one for each objective and one for the member's number; a range on any axis picks members."""
+    axes = [{"label": "member", "values": list(range(len(front.members)))}]
+    axes += [{"label": o.title, "values": shown(o, front.members)} for o in objectives]
+    line = {"color": shown(objectives[0], front.members), "colorscale": "Viridis"}
+    return styled(go.Figure(go.Parcoords(dimensions=axes, line=line)), 380)
+
+
 def shown(objective: Objective, rows: Sequence[Measured]) -> list[float]:
     """Values in the unit of plots."""
     return [objective.of(m) * objective.scale for m in rows]
@@ -188,7 +244,7 @@ def shown(objective: Objective, rows: Sequence[Measured]) -> list[float]:
 
 def test_figure(ensembles: Ensembles) -> go.Figure:
     """The front's members and the ensembles on the test split, with intervals."""
-    figure, cost = go.Figure(), OBJECTIVES[ensembles.unit]
+    figure, cost = go.Figure(), described(ensembles.unit)
     groups = [("single networks of the front", list(ensembles.singles), BLUE, "circle")]
     for found, (colour, symbol) in zip(ensembles.fronts, cycle(MARKERS), strict=False):
         groups.append((f"ensembles, cost = {found.cost}", ensembles_of(found), colour, symbol))
@@ -261,7 +317,7 @@ def interval_bars(rows: Sequence[ScoredSubset | ExitResult | CascadeResult]) -> 
 
 def history_text(history: History) -> str:
     """The description of the curves, with the reference point."""
-    worst = ", ".join(f"{escape(axis.name)} {OBJECTIVES[axis.name].text(axis.reference)}" for axis in history.objectives)
+    worst = ", ".join(f"{escape(axis.name)} {described(axis.name).text(axis.reference)}" for axis in history.objectives)
     known = "".join(f" The {s.search} search began with {s.known} known sub-networks." for s in history.searches if s.known)
     return (
         f"The hypervolume that the front dominates, up to the reference point ({worst}), after every evaluation; larger is "
@@ -272,7 +328,7 @@ def history_text(history: History) -> str:
 def adaptation_text(found: Adaptation) -> str:
     """What the adaptation did and cost."""
     first, last = found.iterations[0], found.iterations[-1]
-    quality = first_quality([OBJECTIVES[axis.name] for axis in found.objectives])
+    quality = first_quality([described(axis.name) for axis in found.objectives])
     picks = ", ".join(f"<code>{escape(arch.key)}</code>" for arch in found.tradeoffs)
     return (
         f"The archive of evaluated sub-networks after each of {last.iteration} iterations, in which the supernet was "
@@ -286,7 +342,7 @@ def adaptation_text(found: Adaptation) -> str:
 def adaptation_figure(found: Adaptation) -> go.Figure:
     """Hypervolume and best quality by iteration, over what they cost."""
     figure, rows = make_subplots(specs=[[{"secondary_y": True}]]), found.iterations
-    quality = first_quality([OBJECTIVES[axis.name] for axis in found.objectives])
+    quality = first_quality([described(axis.name) for axis in found.objectives])
     text = [f"iteration {row.iteration}, {row.device_seconds:,.0f} device-seconds, {row.front} on the front" for row in rows]
     x = [row.evaluations for row in rows]
     figure.add_scatter(
@@ -372,16 +428,16 @@ def predictor_figure(quality: PredictorQuality) -> go.Figure:
 def summary(job: Job, front: Front, ensembles: Ensembles, measured: Sequence[Measured], searched: Sequence[Measured]) -> str:
     """The headline figures as HTML."""
     single, ensemble = max(ensembles.singles, key=attrgetter("top1")), ensembles.best
-    unit, cost = OBJECTIVES[ensembles.unit], first_cost(job.config.objectives)
+    unit, cost = described(ensembles.unit), first_cost(job.config.objectives)
     costs = [cost.of(member) for member in front.members]
     facts = [
-        ("Best single network", f"{with_interval(single)} % on test", f"{unit.text(single.cost)} {unit.label}"),
+        ("Best single network", f"{with_interval(single)} % on test", f"{unit.text(single.cost)} {escape(unit.words)}"),
         (
             f"Best ensemble, cost = {ensembles.cost}",
             f"{with_interval(ensemble)} % on test",
-            f"{len(ensemble.members)} members, {unit.text(ensemble.cost)} {unit.label}",
+            f"{len(ensemble.members)} members, {unit.text(ensemble.cost)} {escape(unit.words)}",
         ),
-        ("Front", f"{len(front.members)} networks", f"{cost.label} span a factor of {max(costs) / min(costs):.1f}"),
+        ("Front", f"{len(front.members)} networks", f"{escape(cost.words)} span a factor of {max(costs) / min(costs):.1f}"),
         (
             "Evaluated",
             f"{len(measured) + len(searched)} sub-networks",
@@ -410,7 +466,7 @@ def front_table(job: Job, front: Front, ensembles: Ensembles, validated: Validat
             f"<code>{escape(command)}</code>",
         ]
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    costs = [escape(o.label or o.name) for o in (MACS, PARAMS, *more)]
+    costs = [escape(o.words) for o in (MACS, PARAMS, *more)]
     heads = ("", "pixels", *costs, "selection %", "test % [95 %]", "ms", "export")
     where = f"{escape(validated.device)}, {validated.threads} thread, one image"
     return table("front", heads, rows) + f'<p class="made">ms: median and half the interquartile range, {where}.</p>'
@@ -435,7 +491,7 @@ def ensembles_text(ensembles: Ensembles) -> str:
 
 def ensemble_table(ensembles: Ensembles) -> str:
     """The ensembles as an HTML table, with a sentence on their gains."""
-    rows, unit = [], OBJECTIVES[ensembles.unit]
+    rows, unit = [], described(ensembles.unit)
     for found in ensembles.fronts:
         for row in found.members:
             cells = [
@@ -450,7 +506,7 @@ def ensemble_table(ensembles: Ensembles) -> str:
     heads = (
         "cost",
         "members",
-        unit.label,
+        unit.words,
         "selection %",
         "test % [95 %]",
         "gain over the best single within its cost, points [95 %]",

@@ -24,6 +24,7 @@ from cluster.runtime import pool as pools
 from cluster.runtime.tasks import ray_map
 from cluster.texts import jsonl
 from jobs import files
+from jobs.costs import costs_of, objectives_of
 from jobs.evaluators import evaluators, measure_all, read_weights, rescale
 from jobs.job import Job
 from ofa.arch import Arch
@@ -31,19 +32,23 @@ from ofa.record import Measured
 from search import asynchronous
 from search import measured as measured_search
 from search import predicted as predicted_search
+from search.costs.devices import DeviceCosts
+from search.errors import InfeasibleError
 from search.front import front
 from search.history import Curve, History, reference_point
 from search.islands import port
-from search.objective import first_cost, first_quality, values
+from search.objective import Objective, first_cost, first_quality, values
 from search.predict.predictor import Predictor
 from search.predict.terms import predicted_problem
+from search.problem import own_limits
 
 SAVE_S = 1.0  # seconds between parts of an asynchronous search's ledger: the work that a kill may lose
 
 
 def search(job: Job) -> None:
     """Searches by measuring and by predicting, and writes one front."""
-    config, step, space, objectives = job.config, job.run.begin("search"), job.config.search_space, job.config.objectives
+    config, step, space = job.config, job.run.begin("search"), job.config.search_space
+    objectives = objectives_of(job, step)
     read_weights(step, config)  # the objects that the evaluators hold
     rows = step.read(files.MEASURED).splitlines()
     before = [Measured.from_json(json.loads(row)) for row in rows]
@@ -95,29 +100,35 @@ def search(job: Job) -> None:
         measured_curve.add(values(objectives, [m]))
     predicted_curve = Curve(objectives, reference)
 
-    problem = predicted_problem(predictor, objectives, job.data.classes, before)
+    problem = predicted_problem(space, predictor.predict, objectives, job.data.classes, before)
     total = config.search.predicted_evaluations
     with job.reporter.track("search (predicted)", total, "evaluations") as tracker:
-        predicted = predicted_search.search(
-            space,
-            objectives,
-            problem.evaluate,
-            costs=problem.costs,
-            algorithm=config.search.predicted_algorithm,
-            evaluations=total,
-            members=config.search.predicted_members,
-            seed=config.seed,
-            progress=tracker.at,
-            evaluated=predicted_curve.add,
-        )
-    with job.reporter.track("search (measuring the predicted front)", len(predicted.archs), "archs") as tracker:
-        tracker.resumed(sum(arch.key in known for arch in predicted.archs))
-        checked = measure_all(job, step, predicted.archs, known, lambda m: tracker.advance())
+        try:
+            candidates = predicted_search.search(
+                space,
+                objectives,
+                problem.evaluate,
+                costs=problem.costs,
+                algorithm=config.search.predicted_algorithm,
+                evaluations=total,
+                members=config.search.predicted_members,
+                seed=config.seed,
+                progress=tracker.at,
+                evaluated=predicted_curve.add,
+            ).archs
+        except InfeasibleError as error:  # a measured sub-network may still be within the limits
+            candidates = ()
+            job.reporter.say(f"search (predicted): {error}")
+    with job.reporter.track("search (measuring the predicted front)", len(candidates), "archs") as tracker:
+        tracker.resumed(sum(arch.key in known for arch in candidates))
+        checked = measure_all(job, step, candidates, known, lambda m: tracker.advance())
 
     measured_before = {m.arch for m in before}
     history = list({m.arch.key: m for m in [*asked, *checked] if m.arch not in measured_before}.values())
     step.write(files.SEARCHED, jsonl([m.to_json() for m in history]))
     found = front(space.name, objectives, [*before, *history])
+    if not found.members:
+        raise InfeasibleError(none_within(objectives, [*before, *history]))
     step.write_json(files.FRONT, found.to_json())
     curves = [
         measured_curve.progress("measured", config.search.algorithm),
@@ -129,8 +140,20 @@ def search(job: Job) -> None:
     cheapest, most = found.members[0], max(found.members, key=quality.of)
     job.reporter.say(
         f"search: {len(found.members)} on the front, {quality.label} {quality.text(quality.of(cheapest))} at "
-        f"{cost.text(cost.of(cheapest))} {cost.label} to {quality.text(quality.of(most))} at "
+        f"{cost.text(cost.of(cheapest))} {cost.words} to {quality.text(quality.of(most))} at "
         f"{cost.text(cost.of(most))}, out of {len(known)} measured and {total} predicted"
+    )
+
+
+def none_within(objectives: Sequence[Objective], measured: Sequence[Measured]) -> str:
+    """The message for limits that no measured sub-network keeps."""
+    values_NM, limits = values(objectives, measured), own_limits(objectives)
+    columns = {o: values_NM[:, m] for m, o in enumerate(objectives)}
+    best = {o: column.min() if o.direction == "minimize" else column.max() for o, column in columns.items()}
+    found = ", ".join(f"{limit.objective.name} {best[limit.objective]:g}" for limit in limits)
+    return (
+        f"search: none of {len(measured)} measured sub-networks has {' and '.join(map(str, limits))}; the nearest to each "
+        f"limit has {found}; loosen search.at_most or search.at_least"
     )
 
 
@@ -175,8 +198,8 @@ def search_asynchronously(
         try:
             found = asynchronous.search(
                 job.config.search_space,
-                job.config.objectives,
-                PooledEvaluators(job),
+                objectives_of(job, step),
+                PooledEvaluators(job, costs_of(job, step)),
                 algorithm=config.algorithm,
                 evaluations=lambda: budget() - len(resumed),
                 population=config.population,
@@ -205,8 +228,8 @@ class RemotePort(pools.Remote):
 class PooledEvaluators:
     """The job's pool of evaluators, resized as `ofa scale` requests."""
 
-    def __init__(self, job: Job) -> None:
-        self.pool, self.job = evaluators(job), job
+    def __init__(self, job: Job, costs: DeviceCosts) -> None:
+        self.pool, self.job, self.costs = evaluators(job), job, costs
 
     @property
     def workers(self) -> int:
@@ -221,4 +244,4 @@ class PooledEvaluators:
 
     def finished(self, timeout_s: float) -> list[Measured]:
         rescale(self.job)
-        return [measured for _, measured in self.pool.finished(timeout_s)]
+        return self.costs.completed([measured for _, measured in self.pool.finished(timeout_s)])

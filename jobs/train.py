@@ -22,6 +22,7 @@ from cluster.runtime.workers import Event, Skipped
 from cluster.texts import sha256
 from jobs import files
 from jobs.config import Experiment
+from jobs.costs import keep_tables
 from jobs.images.dataset import Dataset
 from jobs.job import Job
 from jobs.workers.trainer import Place, given_weights, loop, read_weights
@@ -59,6 +60,7 @@ def train_supernet(job: Job) -> None:
     check(config, job.data.classes, job.data.sizes["train"])
     plan = plan_of(config, job.data.classes)
     step = job.run.begin("train")  # once the images are known to be usable
+    keep_tables(job, step)
     if config.train.weights:
         digest = record_weights(step, config.train.weights)
         head = ", with a new head" if plan.head == "new" else ""

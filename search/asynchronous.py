@@ -19,7 +19,7 @@ from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.space import Space
 from search.front import front
-from search.islands.breeder import Individual, Packed, elites
+from search.islands.breeder import Individual, Packed, elites, within
 from search.islands.port import Endpoint, LocalPort, Lost, Port
 from search.measured import Result, algorithm_named, distinct
 from search.objective import Objective, values
@@ -210,7 +210,7 @@ class _Search:
     def migrate(self, count: int) -> None:
         """Reports to every island the best archs of the previous island in the ring."""
         directions = [o.direction for o in self.objectives]
-        best = [elites(member.results, directions, count) for member in self.members]
+        best = [elites(within(self.objectives, member.results), directions, count) for member in self.members]
         for i, member in enumerate(self.members):
             there = {individual.packed for individual in member.results}
             member.results += [individual for individual in best[i - 1] if individual.packed not in there]

@@ -15,7 +15,7 @@ from ofa.arch import ArchError
 from ofa.checks import shown
 from ofa.record import Measured
 from ofa.spaces import get_space
-from search.objective import Objective, first_cost, minimised, values
+from search.objective import Objective, first_cost, minimised, values, violations
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,15 @@ class Front:
 
 
 def front(space: str, objectives: Sequence[Objective], seen: Sequence[Measured]) -> Front:
-    """The non-dominated records of `seen`; of equal ones the one with fewer parameters, then the first by name."""
-    ordered = sorted(seen, key=lambda m: (m.params, m.arch.key))
+    """The non-dominated records of `seen`; of equal ones the one with fewer parameters, then the first by name.
+
+    Where objectives have bounds, only records within them are members; there may be none.
+    """
+    inside = violations(objectives, values(objectives, seen)) <= 0
+    kept_within = [m for m, within in zip(seen, inside, strict=True) if within]
+    if not kept_within:
+        return Front(space, ())
+    ordered = sorted(kept_within, key=lambda m: (m.params, m.arch.key))
     points = minimised(objectives, values(objectives, ordered))
     _, first = np.unique(points, axis=0, return_index=True)
     candidates = [ordered[i] for i in first]

@@ -21,20 +21,21 @@ from ofa.record import Measured
 from ofa.space import Space
 from search.errors import ProblemError
 from search.front import Front, front
-from search.islands.breeder import Individual, Packed, elites
+from search.islands.breeder import Individual, Packed, elites, within
 from search.islands.guided import Guided
 from search.islands.island import Island
 from search.islands.port import AskTell
 from search.islands.samplers import SAMPLERS
 from search.islands.uniform import Uniform
-from search.objective import Objective, values
+from search.objective import Objective, beyond_bounds, values
 
 Evaluate = Callable[[Sequence[Arch]], Sequence[Measured]]  # a table, a predictor, or Ray actors
 
 
 def evolved(space: Space, objectives: Sequence[Objective], population: int, seed: str, sampler: str) -> AskTell:
     """An island with the survival selection of the sampler of this name."""
-    return Island(space, [o.direction for o in objectives], algorithm=sampler, population=population, seed=seed)
+    directions = [o.direction for o in objectives]
+    return Island(space, directions, algorithm=sampler, population=population, seed=seed, beyond=beyond_bounds(objectives))
 
 
 def guided(space: Space, objectives: Sequence[Objective], population: int, seed: str) -> AskTell:
@@ -220,7 +221,7 @@ def next_generation(request: Request) -> Generation:
 def _migrated(pools: list[list[Individual]], objectives: Sequence[Objective]) -> list[list[Individual]]:
     """Adds to every island the best archs of the previous one, spread over their front."""
     directions = [o.direction for o in objectives]
-    best = [elites(pool, directions, max(2, len(pool) // 5)) for pool in pools]
+    best = [elites(within(objectives, pool), directions, max(2, len(pool) // 5)) for pool in pools]
     return [[*pool, *(i for i in best[n - 1] if i not in pool)] for n, pool in enumerate(pools)]
 
 

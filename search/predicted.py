@@ -22,7 +22,7 @@ from search.algorithms.random import random_search
 from search.errors import InfeasibleError, ProblemError
 from search.front import nondominated
 from search.objective import Objective, minimised
-from search.problem import Evaluate, Limit, Problem
+from search.problem import Evaluate, Limit, Problem, own_limits
 from search.selection import SURVIVAL, thinned
 
 Algorithm = Callable[[Engine], tuple[np.ndarray, np.ndarray]]  # genes [N, G] and points [N, M] of possible members
@@ -66,6 +66,7 @@ def search(
 
     algorithm: one of `ALGORITHMS`: `archive` (the default, search/algorithms/archive.py), `nsga2`, `sms-emoa`, `spea2` or
     `nsga3` with a population of `members`, `evolution` (Once-for-All's search under one limit; one member), or `random`.
+    limits: beside the objectives' own bounds, which members keep too.
     costs: the values that need no predictor, NaN for the others; they make the search more efficient and change no value.
     pinned: the index of the choice of each fixed gene, by the gene's index. start: archs that `archive` evaluates first.
     evaluated: called with the values [B, M] of every batch of archs, in the order of their evaluation.
@@ -75,6 +76,7 @@ def search(
         raise ProblemError(f"no algorithm is called {algorithm!r}; there are {', '.join(ALGORITHMS)}")
     if evaluations < 1 or members < 1:
         raise ProblemError(f"evaluations are {evaluations} and members {members}; both must be at least 1")
+    limits = (*limits, *own_limits(objectives))
     engine = Engine(
         space, objectives, evaluate, costs, limits, dict(pinned or {}), evaluations, members, seed, progress, start,
         evaluated,

@@ -14,10 +14,9 @@ from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.space import Space
 from search.errors import ProblemError
-from search.objective import Objective, minimised
+from search.objective import Column, Objective, minimised
 
 Evaluate = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to unscaled objective values [B, M]
-Column = Callable[[np.ndarray], np.ndarray]  # canonical genes [B, G] to one objective's values [B]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +39,19 @@ class Limit:
         return f"{self.objective.name} {'at most' if self.objective.direction == 'minimize' else 'at least'} {self.bound:g}"
 
 
+def own_limits(objectives: Sequence[Objective]) -> tuple[Limit, ...]:
+    """The limits that are the bounds of the objectives themselves."""
+    return tuple(Limit(o, o.bound) for o in objectives if o.bound is not None)
+
+
 def bounds(objectives: Sequence[Objective], limits: Sequence[Limit]) -> np.ndarray:
-    """The upper bound of a point to minimise in each objective [M] that keeps all limits; infinity for no limit."""
+    """The upper bound of a point to minimise in each objective [M] that keeps all limits; infinity for no limit.
+
+    The limits are the given ones and the objectives' own bounds.
+    """
     bounds_M = np.full(len(objectives), np.inf)
     signs = minimised(objectives, np.ones(len(objectives)))
-    for limit in limits:
+    for limit in (*limits, *own_limits(objectives)):
         m = list(objectives).index(limit.objective)
         bounds_M[m] = min(bounds_M[m], signs[m] * limit.bound)
     return bounds_M

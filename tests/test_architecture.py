@@ -56,7 +56,7 @@ ROOMS = {
         "workers/",
         "operate/",
         "job",
-        "evaluators exits",
+        "costs evaluators exits",
         "train adapt measure fit search validate predict ensemble report export",
         "pipeline",
         "tools/",

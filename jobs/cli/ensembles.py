@@ -34,13 +34,30 @@ def ensemble_command(
     seed: Annotated[int | None, typer.Option(help="with --predictions: random seed of the published algorithms")] = None,
     vote: Annotated[str | None, typer.Option(help="with --predictions: soft, hard or weighted; soft if not given")] = None,
     most_members: Annotated[int | None, typer.Option(min=1, help="with --predictions: maximum number of members")] = None,
-    most_cost: Annotated[float | None, typer.Option(min=0, help="with --predictions: maximum cost of an ensemble")] = None,
+    most_cost: Annotated[
+        float | None, typer.Option(min=0, help="with --predictions: maximum cost of an ensemble; also with --unit")
+    ] = None,
+    unit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="of a finished run: choose by this cost, such as latency_ms.phone, from the predictions that it has",
+        ),
+    ] = None,
+    tables: Annotated[
+        list[str],
+        typer.Option(
+            "--latency-table", metavar="NAME=FILE", help="with --unit: the latency table of a device that the run has not"
+        ),
+    ] = [],  # noqa: B006
     must_have: Annotated[
         list[int], typer.Option(metavar="MEMBER", help="with --predictions: a member of every ensemble; may be repeated")
     ] = [],  # noqa: B006
     out: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="with --predictions: directory to write ensembles.json to; . if not given"),
+        typer.Option(
+            metavar="DIR", help="with --predictions: directory to write ensembles.json to; . if not given; also with --unit"
+        ),
     ] = None,
     store: StoreUrl = DEFAULT_STORE,
     sets: Sets = [],  # noqa: B006
@@ -53,18 +70,27 @@ def ensemble_command(
         given = {
             "--cost": cost_rule,
             "--algorithm": algorithm,
-            "--out": out,
             "--vote": vote,
             "--most-members": most_members,
-            "--most-cost": most_cost,
             "--must-have": must_have or None,
             "--evaluations": evaluations,
             "--seed": seed,
         }
+        if unit is None:
+            given |= {"--out": out, "--most-cost": most_cost}
+            if tables:
+                raise InputError("ofa ensemble: --latency-table goes with --unit, such as --unit latency_ms.phone")
         if (wrong := next((name for name, value in given.items() if value is not None), None)) is not None:
             raise InputError(f"ofa ensemble: {wrong} goes with --predictions; for a run use --set ensemble.algorithm=...")
         with open_job(config, store, sets, as_json) as job:
-            return run_steps(job, ["ensemble"])
+            if unit is None:
+                return run_steps(job, ["ensemble"])
+            from jobs.tools.ensemble import ensemble_by
+
+            ensemble_by(job, unit, tables, most_cost, "." if out is None else out)
+            return None
+    if unit is not None or tables:
+        raise InputError("ofa ensemble: --unit and --latency-table go with a config file, not with --predictions")
     from ensemble.subsets import Limits
     from jobs.tools.ensemble import ensemble_of_table
 

@@ -20,7 +20,7 @@ from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, op
 from jobs.job import Job
 from jobs.pipeline import FIRST, STEPS, result, run_steps, wanted_steps
 from ofa.spaces import get_space
-from search.objective import OBJECTIVES
+from search.objective import objective_named
 
 app = typer.Typer()
 
@@ -175,13 +175,16 @@ def cite_command(
 def print_result(found: dict[str, Any], asked: str) -> None:
     """Prints a run's numbers as a table."""
     table = Table(show_edge=False, pad_edge=False)
-    for head in ("", OBJECTIVES[found["unit"]].title, "top-1 selection", "top-1 test [95 %]"):
+    unit = objective_named(found["unit"])
+    assert unit is not None, found["unit"]
+    for head in ("", unit.title, "top-1 selection", "top-1 test [95 %]"):
         table.add_column(head)
     ensemble = found["ensemble"]
     rows = [("best single", found["single"]), (f"best ensemble ({len(ensemble['members'])} members)", ensemble)]
     for name, row in rows:
         low, high = row["test_interval"]
-        table.add_row(name, f"{row['cost']:,.0f}", f"{row['top1']:.4f}", f"{row['test_top1']:.4f} [{low:.4f}, {high:.4f}]")
+        cost = f"{row['cost']:,.0f}" if row["cost"] >= 1000 else f"{row['cost']:.4g}"
+        table.add_row(name, cost, f"{row['top1']:.4f}", f"{row['test_top1']:.4f} [{low:.4f}, {high:.4f}]")
     console = Console()
     console.print(f"\n{found['front']} networks on the front, their MACs span a factor of {found['macs_span']:.1f}\n")
     console.print(table)

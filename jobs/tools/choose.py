@@ -44,7 +44,7 @@ def choose_from(
     if top1 is not None:
         limits.append(Limit(TOP1, top1))
         objectives = [*objectives, *([] if TOP1 in objectives else [TOP1])]
-    there = {o.name.replace(" on ", "@") for o in objectives}
+    there = {spelling for o in objectives for spelling in _spellings(o)}
     for text, option in ((weights, "--weights"), (direction, "--direction")):
         more = [name for name in named_numbers(text, option) if name not in there] if text is not None else []
         objectives += [_named(name, members) for name in more if name in _known(members)]
@@ -54,7 +54,7 @@ def choose_from(
     if top1 is not None and not (latency_ms or macs or knee or weights or direction):
         # top-1 is only a limit: the first of the others decides
         objectives = [*(o for o in objectives if o != TOP1), TOP1]
-    by_name = {o.name.replace(" on ", "@"): o.name for o in objectives}
+    by_name = {spelling: o.name for o in objectives for spelling in _spellings(o)}
 
     def numbers(text: str | None, where: str) -> dict[str, float] | None:
         return None if text is None else {by_name.get(k, k): v for k, v in named_numbers(text, where).items()}
@@ -123,13 +123,22 @@ def _costs(members: Sequence[Measured], devices: Sequence[str]) -> list[Objectiv
 
 def _known(members: Sequence[Measured]) -> dict[str, Objective]:
     """The objectives of which every member has a value, by name."""
-    return {name: o for name, o in OBJECTIVES.items() if all(o.known(member) is not None for member in members)}
+    devices = _devices(members) or [device for device in {member.device for member in members} if device]
+    there = {**OBJECTIVES, **{o.key: o for o in (replace(LATENCY, device=device) for device in devices)}}
+    there |= {spelling: o for o in list(there.values()) for spelling in _spellings(o)}
+    return {name: o for name, o in there.items() if all(o.known(member) is not None for member in members)}
+
+
+def _spellings(objective: Objective) -> tuple[str, str]:
+    """The names of an objective in options: `latency_ms.phone` or `latency_ms@phone`."""
+    return objective.key, objective.key.replace(".", "@", 1)
 
 
 def _named(name: str, members: Sequence[Measured]) -> Objective:
     known = _known(members)
     if name not in known:
-        raise InputError(f"no objective of these members is called {name!r}; they have {', '.join(known)}")
+        there = ", ".join(dict.fromkeys(objective.key for objective in known.values()))
+        raise InputError(f"no objective of these members is called {name!r}; they have {there}")
     return known[name]
 
 

@@ -1,22 +1,39 @@
-"""Choose ensembles from a predictions file alone, without a run; leaves ensembles.json in DIR.
+"""Choose ensembles from a predictions file alone, or of a run by another cost; leaves ensembles.json in DIR.
 
-ofa ensemble --predictions table.npz --cost max --out ./ensembles
+    ofa ensemble --predictions table.npz --cost max --out ./ensembles
+    ofa ensemble configs/digits.toml --unit latency_ms.phone --latency-table phone=FILE --out ./ensembles
+
+The second uses the predictions that the run has: nothing is trained, measured or predicted again.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
 from cluster.errors import InputError
-from cluster.reading import read_bytes, shortened
+from cluster.reading import read_bytes, read_json_or_yaml, shortened
 from cluster.store import open_output
 from cluster.texts import json_lines
-from ensemble.document import Subset, TableEnsembles
+from ensemble.document import Ensembles, Subset, TableEnsembles
 from ensemble.evolve import Budget
+from ensemble.rule import RULES
 from ensemble.score import SubsetScorer
 from ensemble.select import select
 from ensemble.subsets import Limits
 from ensemble.table import Table
 from ensemble.vote import Voting
 from jobs import files
+from jobs.ensemble import best_subsets, described
+from jobs.job import Job
+from jobs.predict import costs_of_members
+from ofa.sharing import pieces
+from search.costs.devices import DeviceCosts
+from search.costs.latency import LatencyTable
+from search.front import Front
+from search.predict.terms import EXACT
 from search.selection import SURVIVAL
 
 
@@ -40,3 +57,48 @@ def ensemble_of_table(
     found = TableEnsembles(cost=rule, unit="cost", vote=vote, members=members)
     folder.write(files.ENSEMBLES.key, json_lines(found.to_json()).encode())
     return found
+
+
+def ensemble_by(job: Job, unit: str, tables: Sequence[str], most_cost: float | None, out: str) -> Ensembles:
+    """The best subsets of a finished run's front, whose cost is in another unit than the run's; its predictions are used.
+
+    tables: latency tables as NAME=FILE, of devices for which the run has none. most_cost: highest cost of an ensemble, in
+    `unit`; without one, the setting of the run if the unit is the run's. Raises an `InputError` or a `ProblemError` where
+    the cost of a member is not known.
+    """
+    folder, setting, space = open_output(out), job.config.ensemble, job.config.search_space
+    front = Front.from_json(json.loads(job.run.read(files.FRONT)))
+    members = list(front.members)
+    if tables:
+        given = dict(_table(text) for text in tables)
+        if (twice := next((device for device in given if device in job.config.devices), None)) is not None:
+            raise InputError(
+                f"--latency-table {twice}: the run has a table of this device; leave it out, or name it otherwise"
+            )
+        members = DeviceCosts(space, job.data.classes, given).completed(members)
+    cost_M = costs_of_members(members, unit)
+    if unit not in EXACT and any(RULES[rule].needs_pieces for rule in setting.costs):
+        raise InputError(
+            f"--unit {unit}: what members have in common is known of {' and '.join(EXACT)} only; use one of them, or leave "
+            "'shared' out of ensemble.costs"
+        )
+    selection, test = (
+        replace(Table.from_npz(job.run.read(files.predictions(split)), files.predictions(split).key), cost_M=cost_M)
+        for split in (setting.chosen_on, "test")
+    )
+    parts = None
+    if any(RULES[rule].needs_pieces for rule in setting.costs):
+        parts = pieces(space, [member.arch for member in members], job.data.classes, unit)
+    limit = most_cost if most_cost is not None else setting.most_cost if unit == setting.unit else 0.0
+    found = best_subsets(job, selection, test, unit, limit, parts)
+    folder.write(files.ENSEMBLES.key, json_lines(found.to_json()).encode())
+    for subsets in found.fronts:
+        job.reporter.say(described(subsets))
+    return found
+
+
+def _table(text: str) -> tuple[str, LatencyTable]:
+    """A device and its latency table, given as NAME=FILE."""
+    name, _, path = text.rpartition("=")
+    where = shortened(path)
+    return name or Path(path).name.split(".")[0], LatencyTable.parse(read_json_or_yaml(path, "a latency table"), where)

@@ -18,10 +18,10 @@ from ofa.space import Space
 from ofa.spaces import get_space
 from search.costs.exact import CostTable
 from search.costs.latency import LatencyTable, TableLatency
-from search.objective import LATENCY, MACS, TOP1, Objective
+from search.objective import LATENCY, MACS, TOP1, Column, Objective
 from search.predict.predictor import Predictor
 from search.predict.published import PublishedPredictor, is_published
-from search.problem import Column, Limit, Problem, Term
+from search.problem import Limit, Problem, Term
 
 
 @dataclass(frozen=True)

@@ -14,28 +14,22 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import torch
-from torch import nn
+from typing import Any
 
 from cluster import address
 from cluster.errors import InputError
 from cluster.reading import shortened
 from cluster.stores.directory import check_directory
-from cluster.texts import json_text, machine
-from ofa.extract import extract, extract_part
+from cluster.texts import json_text
+from jobs.workers.parts import SEED, part_table, untrained
+from ofa.extract import extract
 from ofa.genes import Genes
-from ofa.graph import strided
-from ofa.latency import measure_latencies, times_ms
+from ofa.latency import measure_latencies
 from ofa.space import Space
-from ofa.supernet import Supernet
-from search.costs.exact import node_tables
-from search.costs.latency import LatencyTable, TableLatency, has_keys, keys
+from search.costs.latency import PUBLISHED_CLASSES, LatencyTable, TableLatency, has_keys
 from search.predict.predictor import tau
 
-CLASSES = 1000  # as in the published keys
-SEED = 1  # of the compared networks, and of the weights, which do not affect the times
+CLASSES = PUBLISHED_CLASSES
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +51,9 @@ def measure_table(
     if (strange := next((r for r in resolutions if r not in space.resolutions), None)) is not None:
         listed = ", ".join(str(r) for r in space.resolutions)
         raise InputError(f"ofa measure --latency-table: resolution {strange} is not in {space.name}; it has {listed}")
-    net = Supernet(space, CLASSES, torch.Generator().manual_seed(SEED)).eval().requires_grad_(False)
-    table: dict[str, Any] = {"_source": f"ofa measure --latency-table, {space.name}", "unit": "ms"}
-    table |= {"_device": machine(), "_threads": threads, "_batch": 1}
-    for resolution in resolutions:
-        timed = dict(_modules(net, space, resolution))
-        times = times_ms(list(timed.values()), runs=runs, threads=threads)
-        table[str(resolution)] = {
-            key: {"count": len(taken), "mean": statistics.mean(taken), "std": statistics.pstdev(taken)}
-            for key, taken in zip(timed, map(_undisturbed, times), strict=True)
-        }
+    measured = part_table(space, CLASSES, resolutions, runs, threads)
+    table: dict[str, Any] = {"_source": f"ofa measure --latency-table, {space.name}", **measured}
+    net = untrained(space, CLASSES)
     rng = random.Random(f"{SEED}/latency-table")
     drawn = space.only(resolutions=tuple(resolutions))
     archs = [drawn.smallest(), drawn.largest(), *(drawn.sample(rng) for _ in range(networks - 2))][:networks]
@@ -78,12 +65,6 @@ def measure_table(
     agreement = compared(sums(Genes(drawn).encode(archs)).tolist(), whole_ms)
     table["_agreement"] = {name: getattr(agreement, name) for name in Agreement.__slots__}
     return table, agreement
-
-
-def _undisturbed(times: Sequence[float]) -> list[float]:
-    """The middle half of the times, which excludes disturbances by other processes."""
-    ordered, quarter = sorted(times), len(times) // 4
-    return ordered[quarter : len(ordered) - quarter]
 
 
 def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
@@ -122,15 +103,3 @@ def write_table(place: Path, table: dict[str, Any]) -> None:
         place.write_text(json_text(table, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
         raise InputError(f"--latency-table {place}: cannot write: {error.strerror}; choose another place") from None
-
-
-def _modules(net: Supernet, space: Space, resolution: int) -> list[tuple[str, tuple[nn.Module, tuple[int, ...]]]]:
-    """The parts of all networks at this resolution: key, and a module with its input's shape."""
-    nodes = node_tables(space, CLASSES)
-    found: list[tuple[str, tuple[nn.Module, tuple[int, ...]]]] = []
-    for name in nodes.names:
-        for part, stride in filter(None, nodes.entries[name].values()):
-            size, keyed = strided(resolution, stride), cast(Any, part)  # parts with keys have input channels
-            shape = (keyed.in_channels, size, size)
-            found.append((keys(name, part, size)[0], (extract_part(net, name, part), shape)))
-    return found

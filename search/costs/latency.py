@@ -34,6 +34,7 @@ from ofa.space import Space
 from search.costs.exact import Sums, node_tables
 from search.errors import ProblemError
 
+PUBLISHED_CLASSES = 1000  # of the published tables
 MOST_MS = 1e6  # the greatest latency that a part may have: a quarter of an hour
 
 
@@ -91,18 +92,39 @@ class LatencyTable:
 class TableLatency:
     """The latency (ms) of many archs at once by a table: the sum over their nodes."""
 
-    def __init__(self, table: LatencyTable, space: Space) -> None:
+    def __init__(self, table: LatencyTable, space: Space, classes: int = PUBLISHED_CLASSES) -> None:
+        """classes: the width of the classifiers whose latency is counted."""
         _published(space, table.where)
 
         def ms(name: str, part: Part, size: int, resolution: int) -> float:
             known = _head_ms(table.at(resolution), part, size)
             return table.ms_of(keys(name, part, size), resolution) if known is None else known
 
-        self._sums = Sums(node_tables(space), ms)
+        self._sums = Sums(node_tables(space, classes), ms)
 
     def __call__(self, genes_BG: np.ndarray) -> np.ndarray:
         """The latency (ms) of canonical genes: float64 [B]."""
         return self._sums(genes_BG)
+
+
+@dataclass(frozen=True, slots=True)
+class TableCost:
+    """The exact latency of an objective (`Objective.exact`): by a table, with classifiers of some number of classes."""
+
+    table: LatencyTable
+    classes: int
+
+    @classmethod
+    def of(cls, table: LatencyTable, space: Space, classes: int) -> TableCost:
+        """The cost with this number of classes where the table has their classifier, else with the published 1000."""
+        whole = space.graph(space.largest(), (), classes).nodes
+        heads = [key for node in whole if isinstance(node.part, Classifier) for key in keys(node.name, node.part, 1)]
+        known = any(_first(table.at(resolution), heads) for resolution in space.resolutions)
+        return cls(table, classes if known else PUBLISHED_CLASSES)
+
+    def __call__(self, space: Space) -> TableLatency:
+        """The latency of the space's archs."""
+        return TableLatency(self.table, space, self.classes)
 
 
 def _entries(table: Any, where: str) -> dict[str, float]:

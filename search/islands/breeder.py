@@ -5,14 +5,14 @@ Shape letters in this file: B archs, G genes, P parents.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ofa.genes import Genes
 from search.front import crowding, nondominated, ranks
-from search.objective import Direction
+from search.objective import Direction, Objective, violations
 
 Packed = tuple[int, ...]  # an arch as `Genes.pack` makes it
 
@@ -23,6 +23,14 @@ class Individual:
 
     packed: Packed
     values: tuple[float, ...]
+
+
+def within(objectives: Sequence[Objective], pool: Sequence[Individual]) -> Sequence[Individual]:
+    """The individuals within the objectives' bounds; all of them where none is."""
+    if not pool or all(objective.bound is None for objective in objectives):
+        return pool
+    beyond_N = violations(objectives, np.array([individual.values for individual in pool]))
+    return [individual for individual, beyond in zip(pool, beyond_N, strict=True) if beyond <= 0] or pool
 
 
 def elites(pool: Sequence[Individual], directions: Sequence[Direction], count: int) -> list[Individual]:
@@ -44,18 +52,26 @@ class Breeder:
     crossover_probability = 0.9
     attempts = 200
 
-    def __init__(self, genes: Genes, directions: Sequence[Direction], rng: np.random.Generator) -> None:
-        self.genes, self.rng = genes, rng
+    def __init__(
+        self,
+        genes: Genes,
+        directions: Sequence[Direction],
+        rng: np.random.Generator,
+        beyond: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        """beyond: how far values [N, M] are beyond the bounds [N]; of two parents, the one nearer to them wins."""
+        self.genes, self.rng, self.beyond = genes, rng, beyond
         self.signs = np.array([1.0 if d == "minimize" else -1.0 for d in directions])
 
     def adopt(self, parents: Sequence[Individual]) -> None:
         """Makes these the parents of all later offspring."""
         self.parents_PG = self.genes.unpack_all([parent.packed for parent in parents])
-        points = np.array([parent.values for parent in parents]) * self.signs
+        values = np.array([parent.values for parent in parents])
+        points = values * self.signs
         rank, crowd = ranks(points), np.zeros(len(parents))
         for r in np.unique(rank):
             crowd[rank == r] = crowding(points[rank == r])
-        order = np.lexsort((-crowd, rank))
+        order = np.lexsort((-crowd, rank) if self.beyond is None else (-crowd, rank, self.beyond(values)))
         self.place_P = np.empty(len(parents), dtype=np.int64)
         self.place_P[order] = np.arange(len(parents))
 

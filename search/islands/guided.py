@@ -13,7 +13,7 @@ import numpy as np
 
 from ofa.genes import Genes
 from ofa.space import Space
-from search.islands.breeder import Individual, Packed, elites
+from search.islands.breeder import Individual, Packed, elites, within
 from search.islands.proposal import bred, pick_by_hypervolume, propose
 from search.objective import Objective
 from search.predict.columns import optimistic_columns
@@ -47,7 +47,7 @@ class Guided:
 
     def elites(self, count: int) -> list[Individual]:
         """At most `count` of the non-dominated known archs, spread over their front."""
-        return elites(self._individuals(), [o.direction for o in self.objectives], count)
+        return elites(within(self.objectives, self._individuals()), [o.direction for o in self.objectives], count)
 
     def ask(self, count: int) -> list[Packed]:
         """At most `count` new archs; fewer only where the space is nearly exhausted."""

@@ -9,7 +9,7 @@ every parameter, which makes it slower with every trial.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,11 +66,19 @@ class PackedSampler(BaseSampler):
     in Optuna's own samplers, all trials finished since the last generation count, independent of when they were proposed.
     """
 
-    def __init__(self, genes: Genes, directions: Sequence[Direction], select: Select, population: int, seed: str) -> None:
+    def __init__(
+        self,
+        genes: Genes,
+        directions: Sequence[Direction],
+        select: Select,
+        population: int,
+        seed: str,
+        beyond: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
         self.genes, self.select, self.population = genes, select, population
         self.words = words(genes)
         self.rng = np.random.default_rng([*seed.encode()])
-        self.breeder = Breeder(genes, directions, self.rng)
+        self.breeder = Breeder(genes, directions, self.rng, beyond)
         self.taken: set[Packed] = set()
         self.parents: list[int] = []  # the numbers of their trials
         self.finished: list[int] = []  # since the parents were selected
@@ -131,13 +139,24 @@ class Island:
     algorithm: the name of its survival selection in `search.islands.samplers.SAMPLERS`.
     """
 
-    def __init__(self, space: Space, directions: Sequence[Direction], *, algorithm: str, population: int, seed: str) -> None:
+    def __init__(
+        self,
+        space: Space,
+        directions: Sequence[Direction],
+        *,
+        algorithm: str,
+        population: int,
+        seed: str,
+        beyond: Callable[[np.ndarray], np.ndarray] | None = None,
+    ) -> None:
+        """beyond: how far values [N, M] are beyond the limits [N], where there are some; a constraint of every trial."""
+        self.beyond = beyond
         self.genes = Genes(space)
         select = survival(algorithm, population, len(directions))
-        self.sampler = PackedSampler(self.genes, directions, select, population, seed)
+        self.sampler = PackedSampler(self.genes, directions, select, population, seed, beyond)
         self.study = quiet_study(directions, self.sampler)
         self.directions = tuple(directions)
-        self.pending: dict[Packed, int] = {}  # pending archs, and the numbers of their trials
+        self.pending: dict[Packed, optuna.Trial] = {}  # pending archs, and their trials
 
     def ask(self, count: int) -> list[Packed]:
         """At most `count` new archs; fewer only where the space is nearly exhausted."""
@@ -146,23 +165,37 @@ class Island:
             if not self.sampler.ready(self.study):
                 break
             trial = self.study.ask(self.sampler.words)
-            self.pending[self.sampler.asked] = trial.number
+            self.pending[self.sampler.asked] = trial
             asked.append(self.sampler.asked)
         return asked
 
     def tell(self, evaluated: Sequence[Individual]) -> None:
         """Adds the values of archs that it proposed, and of others to learn from."""
         for individual in evaluated:
-            number = self.pending.pop(individual.packed, None)
-            if number is not None:
-                self.study.tell(number, individual.values)
+            constraints = self._constraints(individual)
+            trial = self.pending.pop(individual.packed, None)
+            if trial is not None:
+                for name, value in constraints.items():
+                    trial.set_constraint(name, value)
+                self.study.tell(trial, individual.values)
                 continue
             self.sampler.taken.add(individual.packed)
             self.sampler.finished.append(len(self.study.get_trials(deepcopy=False)))
             params = values_of(individual, self.sampler.words)
             self.study.add_trial(
-                create_trial(params=params, distributions=self.sampler.words, values=list(individual.values))
+                create_trial(
+                    params=params,
+                    distributions=self.sampler.words,
+                    values=list(individual.values),
+                    constraints=constraints or None,
+                )
             )
+
+    def _constraints(self, individual: Individual) -> dict[str, float]:
+        """The constraint of a trial: its value is 0 within all limits, and above 0 beyond one."""
+        if self.beyond is None:
+            return {}
+        return {"limits": float(self.beyond(np.array([individual.values]))[0])}
 
     @property
     def parents(self) -> list[Individual]:

@@ -12,10 +12,10 @@ import numpy as np
 from ofa.genes import Genes
 from ofa.space import Space
 from search import predicted
+from search.errors import InfeasibleError
 from search.front import hypervolume, nondominated
-from search.islands.breeder import Breeder, Individual, Packed, elites
-from search.objective import Objective, minimised
-from search.predict.columns import Column
+from search.islands.breeder import Breeder, Individual, Packed, elites, within
+from search.objective import Column, Objective, minimised, violations
 
 MARGIN = 0.1  # distance of the reference point beyond the front, as a share of the front's span
 _PARENTS = 50  # known archs from which others are bred
@@ -52,14 +52,19 @@ def propose(
     def evaluate(genes_BG: np.ndarray) -> np.ndarray:
         return np.stack([column(genes_BG) for column in columns], axis=1)
 
-    found = predicted.search(
-        space, objectives, evaluate, evaluations=evaluations, members=members, seed=int(rng.integers(2**31))
-    )
+    try:
+        found = predicted.search(
+            space, objectives, evaluate, evaluations=evaluations, members=members, seed=int(rng.integers(2**31))
+        )
+    except InfeasibleError:  # none of the predictions is within the objectives' bounds
+        return []
     genes = Genes(space)
     packed = genes.pack_all(genes.encode(found.archs))
     new = [i for i, p in enumerate(packed) if p not in taken]
     if pending_BG is not None and len(pending_BG):
         values_NM = np.concatenate([values_NM, evaluate(pending_BG)])
+    inside_N = violations(objectives, values_NM) <= 0
+    values_NM = values_NM[inside_N] if inside_N.any() else values_NM
     return [packed[new[i]] for i in pick(objectives, found.values[new], values_NM, count)]
 
 
@@ -77,7 +82,7 @@ def bred(
     """
     directions = [o.direction for o in objectives]
     breeder = Breeder(genes, directions, rng)
-    breeder.adopt(elites(known, directions, _PARENTS))
+    breeder.adopt(elites(within(objectives, known), directions, _PARENTS))
     return breeder.children(count, taken)
 
 

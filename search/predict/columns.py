@@ -12,11 +12,9 @@ import numpy as np
 from ofa.genes import Genes
 from ofa.space import Space
 from search.costs.exact import CostTable
-from search.objective import Objective
+from search.objective import Column, Objective
 from search.predict.predictor import Averaged, architecture, totals
 from search.predict.terms import EXACT, Learned
-
-Column = Callable[[np.ndarray], np.ndarray]  # genes [B, G] to the values [B] of one objective
 
 
 def optimistic_columns(
@@ -67,10 +65,13 @@ def _columns(
     learned: Callable[[Objective, np.ndarray], Column],
 ) -> list[Column]:
     """For each objective its exact cost where it is one, else what `learned` makes of its measured values [N]."""
-    return [
-        exact_cost(space, objective.field, genes_NG, values_N) or learned(objective, values_N)
-        for objective, values_N in zip(objectives, values_NM.T, strict=True)
-    ]
+
+    def column(objective: Objective, values_N: np.ndarray) -> Column:
+        if objective.exact is not None:
+            return objective.exact(space)
+        return exact_cost(space, objective.field, genes_NG, values_N) or learned(objective, values_N)
+
+    return [column(objective, values_N) for objective, values_N in zip(objectives, values_NM.T, strict=True)]
 
 
 def exact_cost(space: Space, field: str, genes_NG: np.ndarray, values_N: np.ndarray) -> Column | None:

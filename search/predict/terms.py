@@ -13,9 +13,9 @@ from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.space import Space
 from search.costs.exact import CostTable
-from search.objective import Objective
+from search.objective import TOP1, Column, Objective
 from search.predict.models import GaussianProcess
-from search.predict.predictor import Features, Predictor, architecture
+from search.predict.predictor import Features, architecture
 from search.problem import Problem, Term
 
 EXACT = ("macs", "params")  # the results of a `CostTable`, in their order
@@ -42,19 +42,21 @@ class Learned:
 
 
 def predicted_problem(
-    predictor: Predictor, objectives: Sequence[Objective], classes: int, measured: Sequence[Measured]
+    space: Space, top1: Column, objectives: Sequence[Objective], classes: int, measured: Sequence[Measured]
 ) -> Problem:
-    """The problem of a run's predicted search; `measured` are archs of the predictor's space."""
-    space, costs = predictor.space, CostTable(predictor.space, classes)
-    return Problem(space, tuple(_term(o, predictor, costs, space, measured) for o in objectives))
+    """The problem of a run's predicted search. top1: predicts it. measured: archs of the space, with their values."""
+    costs = CostTable(space, classes)
+    return Problem(space, tuple(_term(o, top1, costs, space, measured) for o in objectives))
 
 
-def _term(objective: Objective, predictor: Predictor, costs: CostTable, space: Space, measured: Sequence[Measured]) -> Term:
+def _term(objective: Objective, top1: Column, costs: CostTable, space: Space, measured: Sequence[Measured]) -> Term:
+    if objective.exact is not None:
+        return Term(objective, objective.exact(space), exact=True)
     if objective.field in EXACT:
         which = EXACT.index(objective.field)
         return Term(objective, lambda genes_BG: costs(genes_BG)[which].astype(np.float64), exact=True)
-    if objective.field == predictor.target:
-        return Term(objective, predictor.predict, exact=False)
+    if objective == TOP1:
+        return Term(objective, top1, exact=False)
     genes = Genes(space)
     truth_N = np.array([objective.of(m) for m in measured])
     return Term(

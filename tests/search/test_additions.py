@@ -65,7 +65,7 @@ def test_an_objective_is_searched_by_predicting_what_was_measured(an_objective):
     rows = [toy(arch, blocks=True) for arch in archs]
     predictor = fit(SPACE, GENES.encode(archs), np.array([m.top1 for m in rows]), "top1")
     wanted = (TOP1, MACS, OBJECTIVES["blocks"])
-    problem = predicted_problem(predictor, wanted, 10, rows)
+    problem = predicted_problem(SPACE, predictor.predict, wanted, 10, rows)
     fresh_BG = GENES.random(60, np.random.default_rng(1))
     truth = np.array([sum(arch.depth) for arch in GENES.decode(fresh_BG)])
     assert np.abs(problem.evaluate(fresh_BG)[:, 2] - truth).max() < 0.5
