@@ -95,7 +95,7 @@ def _measured(job: Job) -> object:
     job.need_ray()
     clock = partial(
         part_table, classes=job.data.classes, resolutions=space.resolutions, runs=setting.latency_runs,
-        threads=setting.latency_threads,
+        threads=setting.latency_threads, device=setting.device,
     )  # fmt: skip
-    [table] = ray_map(clock, [space])
+    [table] = ray_map(clock, [space], gpus=job.config.ray.evaluator_gpus)
     return table

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from ofa.arch import Arch
 from ofa.cost import cost
-from ofa.graph import Cost
+from ofa.graph import Cost, Graph
+from ofa.memory import peak_bytes, weight_bytes
 from ofa.record import NUMBERS, Measured
 from ofa.space import Space
 
@@ -33,6 +34,11 @@ class Subject:
         """The exact MACs and parameter count of the arch."""
         return cost(self.space, self.arch, self.classes)
 
+    @property
+    def graph(self) -> Graph:
+        """The nodes of the arch's network."""
+        return self.space.graph(self.arch, (), self.classes)
+
 
 Meter = Callable[[Subject], float]
 
@@ -52,7 +58,23 @@ def params(subject: Subject) -> int:
     return subject.cost.params
 
 
-METERS: dict[str, Meter] = {"top1": top1, "macs": macs, "params": params}
+def activation_bytes(subject: Subject) -> int:
+    """The exact peak of the activations' bytes for one image (`ofa.memory`)."""
+    return peak_bytes(subject.graph, subject.arch.resolution)
+
+
+def weights(subject: Subject) -> int:
+    """The exact bytes of the weights and of the norms' running statistics."""
+    return weight_bytes(subject.graph)
+
+
+METERS: dict[str, Meter] = {
+    "top1": top1,
+    "macs": macs,
+    "params": params,
+    "activation_bytes": activation_bytes,
+    "weight_bytes": weights,
+}
 ALWAYS = ("top1", "macs", "params")  # in every record
 
 

@@ -110,13 +110,24 @@ def milliseconds(value: float) -> str:
     return f"{value:.2f} ms"
 
 
+def mebibytes(value: float) -> str:
+    """Bytes in MiB with three decimals."""
+    return f"{value / 2**20:.3f} MiB"
+
+
 TOP1 = Objective("top1", "maximize", label="top-1", unit="%", scale=100, text=percent, worst=0.0)  # on the selection split
 MACS = Objective("macs", "minimize", label="MACs", text=count)  # exact multiply-accumulates of one image
 PARAMS = Objective("params", "minimize", label="params", text=thousands)  # exact trainable values
 LATENCY = Objective("latency_ms", "minimize", label="latency", unit="ms", text=milliseconds)  # for one image on a device
+ACTIVATIONS = Objective(
+    "activation_bytes", "minimize", label="peak activation memory", unit="MiB", scale=2**-20, text=mebibytes
+)  # exact, for one image in float32
+WEIGHTS = Objective("weight_bytes", "minimize", label="weights", unit="MiB", scale=2**-20, text=mebibytes)  # exact, float32
 
 # By the name in settings and options. `ofa.meters.METERS` has the quantities that an evaluator can measure.
-OBJECTIVES: dict[str, Objective] = {objective.field: objective for objective in (TOP1, MACS, PARAMS, LATENCY)}
+OBJECTIVES: dict[str, Objective] = {
+    objective.field: objective for objective in (TOP1, MACS, PARAMS, LATENCY, ACTIVATIONS, WEIGHTS)
+}
 
 
 def objective_named(name: str) -> Objective | None:

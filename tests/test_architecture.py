@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 ROOMS = {
     "ofa": (
         "checks arch layout compiled documents npz graph space genes cost record timings exits sharing",
-        "parts/",
+        "parts/ memory",
         "spaces/",
         "layers/",
         "norms supernet extract sorting images decode evaluate latency meters threads export int8",

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from cluster.texts import machine
+from jobs.workers.devices import name_of, usable
 from ofa.extract import extract_part
 from ofa.graph import strided
 from ofa.latency import times_ms
@@ -26,16 +26,19 @@ def untrained(space: Space, classes: int) -> Supernet:
     return Supernet(space, classes, torch.Generator().manual_seed(SEED)).eval().requires_grad_(False)
 
 
-def part_table(space: Space, classes: int, resolutions: Sequence[int], runs: int, threads: int) -> dict[str, Any]:
+def part_table(
+    space: Space, classes: int, resolutions: Sequence[int], runs: int, threads: int, device: str = "cpu"
+) -> dict[str, Any]:
     """The latencies of the parts of all the space's networks, in OFA's published format, as a JSON document.
 
     Every part at every resolution is timed alone, on one image. classes: of the classifiers. runs: timed runs of each part.
+    device: cpu or cuda.
     """
-    net = untrained(space, classes)
-    table: dict[str, Any] = {"unit": "ms", "_device": machine(), "_threads": threads, "_batch": 1}
+    net = untrained(space, classes).to(usable(device, "measure.device"))
+    table: dict[str, Any] = {"unit": "ms", "_device": name_of(device), "_threads": threads, "_batch": 1}
     for resolution in resolutions:
         timed = dict(_modules(net, space, classes, resolution))
-        times = times_ms(list(timed.values()), runs=runs, threads=threads)
+        times = times_ms(list(timed.values()), runs=runs, threads=threads, device=device)
         table[str(resolution)] = {
             key: {"count": len(taken), "mean": statistics.mean(taken), "std": statistics.pstdev(taken)}
             for key, taken in zip(timed, map(_undisturbed, times), strict=True)

@@ -10,14 +10,17 @@ from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.space import Space
 from search.costs.latency import LatencyTable, TableCost, TableLatency
-from search.objective import LATENCY, Objective
+from search.costs.memory import ActivationCost, WeightCost
+from search.objective import ACTIVATIONS, LATENCY, WEIGHTS, Objective
+
+MEMORY = {ACTIVATIONS.field: ActivationCost, WEIGHTS.field: WeightCost}
 
 
 class DeviceCosts:
     """The latencies of a space's archs on some devices, by a table of each."""
 
     def __init__(self, space: Space, classes: int, tables: Mapping[str, LatencyTable]) -> None:
-        self.space = space
+        self.space, self.classes = space, classes
         self.exact = {device: TableCost.of(table, space, classes) for device, table in tables.items()}
 
     @cached_property
@@ -39,7 +42,9 @@ class DeviceCosts:
         return found
 
     def computed(self, objective: Objective) -> Objective:
-        """The objective, with the function that computes it if it is a latency on one of the devices."""
+        """The objective, with the function that computes it if it is a latency on one of the devices, or memory."""
+        if (memory := MEMORY.get(objective.field)) is not None:
+            return replace(objective, exact=memory(self.classes))
         if objective.field != LATENCY.field:
             return objective
         device = objective.device or next(iter(self.exact))

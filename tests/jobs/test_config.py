@@ -159,6 +159,57 @@ def test_gpus_that_nothing_would_use_are_refused(settings, says):
         load(TINY, settings)
 
 
+DEVICES = ['search.latency_tables=[{name="phone",file="/a/phone.json"},{name="cpu",file="s3://b/cpu.yaml"}]']
+
+
+def test_tables_and_limits_make_another_run_only_where_they_are_given():
+    there = load(TINY)
+    none = ["search.latency_tables=[]", "search.at_most={}", "search.at_least={}"]
+    assert load(TINY, none).id == there.id == "tiny-a8419b48"
+    for setting in (*DEVICES, "search.at_most.macs=200000", "search.at_least.top1=0.5"):
+        assert load(TINY, [setting]).id != there.id
+
+
+def test_objectives_and_limits_are_of_any_device_of_the_run():
+    names = 'search.objectives=["top1","latency_ms.phone","latency_ms.here","params"]'
+    limits = ["search.at_most.latency_ms.phone=25", "search.at_least={top1=0.5}", "ensemble.unit=latency_ms.cpu"]
+    config = load(TINY, [*DEVICES, names, *limits])
+    assert [(o.key, o.bound) for o in config.objectives] == [
+        ("top1", 0.5), ("latency_ms.phone", 25), ("latency_ms.here", None), ("params", None)
+    ]  # fmt: skip
+    assert config.devices == ("phone", "cpu", "here")
+    assert load(TINY, DEVICES).devices == ("phone", "cpu") and load(TINY).devices == ()
+    one = load(TINY, ['search.latency_tables=[{name="phone",file="/a.json"}]', 'search.objectives=["top1","latency_ms"]'])
+    assert [o.key for o in one.objectives] == ["top1", "latency_ms"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (['search.objectives=["top1","latency_ms.phone"]'], "'latency_ms.phone'; there are top1, macs, params"),
+        (
+            [*DEVICES, 'search.objectives=["top1","latency_ms"]'],
+            "'latency_ms'; there are .*latency_ms.phone, latency_ms.cpu",
+        ),
+        (["ensemble.unit=latency_ms.phone"], "ensemble.unit is 'latency_ms.phone'; there are macs, params"),
+        (["ensemble.unit=top1"], "ensemble.unit is 'top1'"),
+        (["search.at_most.params=9"], "search.at_most: 'params' is no objective of this run .* there are macs"),
+        (["search.at_least.macs=9"], "search.at_least: 'macs' is no objective of this run .* there are top1"),
+        (['search.latency_tables=[{name="here",file="/a"}]'], "'here' is not a valid name"),
+        (['search.latency_tables=[{name="a b",file="/a"}]'], "'a b' is not a valid name"),
+        (['search.latency_tables=[{name="a",file="/a"},{name="a",file="/b"}]'], "'a' is not a valid name or is used twice"),
+        (["search.predicted_algorithm=evolution"], "needs a limit on every objective but one"),
+    ],
+)
+def test_unknown_objectives_tables_and_limits_are_refused(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        load(TINY, settings)
+
+
+def test_one_limit_is_enough_for_a_search_that_needs_one():
+    assert load(TINY, ["search.predicted_algorithm=evolution", "search.at_most.macs=200000"]).objectives[1].bound == 200000
+
+
 def test_a_new_head_teaches_nothing():
     given, distils = "train.weights=/a/w.safetensors", 'train.phases=[{name="a",epochs=1,lr=1,distil=1}]'
     assert load(TINY, [given, distils]).phases[0].distil == 1

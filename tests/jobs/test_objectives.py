@@ -1,21 +1,29 @@
-"""A whole run with three objectives, and ensembles that cost params."""
+"""A whole run with three objectives, one of them this machine's latency, a limit, and ensembles by latency."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import TINY, TinyRun, ofa, run_id
+from helpers import TINY, TinyRun, run_id
+from helpers import ofa as command
 
 from ensemble.document import Ensembles
 from ofa.record import Measured
+from ofa.spaces import get_space
+from search.costs.devices import DeviceCosts
+from search.costs.latency import LatencyTable
 from search.front import Front, hypervolume, nondominated
 from search.history import History
-from search.objective import MACS, PARAMS, TOP1, minimised, values
+from search.objective import PARAMS, TOP1, minimised, objective_named, values
 
 pytestmark = pytest.mark.whole_run
-OBJECTIVES = (TOP1, MACS, PARAMS)
+HERE = objective_named("latency_ms.here")
+MOST_PARAMS = 30_000
+OBJECTIVES = (TOP1, HERE, replace(PARAMS, bound=MOST_PARAMS))
 SETTINGS = (
-    'search.objectives=["top1","macs","params"]', "ensemble.unit=params", "measure.archs=30", "search.evaluations=40",
+    'search.objectives=["top1","latency_ms.here","params"]', "ensemble.unit=latency_ms.here",
+    f"search.at_most.params={MOST_PARAMS}", "measure.archs=30", "search.evaluations=40",
     "search.predicted_evaluations=600", "search.predicted_members=6", "measure.latency_archs=8",
 )  # fmt: skip
 
@@ -24,9 +32,9 @@ SETTINGS = (
 def run(tmp_path_factory):
     store = tmp_path_factory.mktemp("objectives")
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
-    done = ofa("run", TINY, "--store", store, *sets)
+    done = command("run", TINY, "--store", store, *sets)
     assert done.returncode == 0, done.stderr
-    assert " params " in done.stdout
+    assert "latency on here, ms" in done.stdout
     return TinyRun(store, run_id(*SETTINGS))
 
 
@@ -34,21 +42,22 @@ def rows(run, key):
     return [Measured.from_json(json.loads(line)) for line in (run.folder / key).read_text().splitlines()]
 
 
-def test_the_front_is_what_no_other_beats_in_all_three_cheapest_in_macs_first(run):
-    every = [*rows(run, "measured.jsonl"), *rows(run, "search.jsonl")]
+def test_the_front_is_what_no_other_beats_in_all_three_within_the_limit_fastest_first(run):
+    every = [m for m in (*rows(run, "measured.jsonl"), *rows(run, "search.jsonl")) if m.params <= MOST_PARAMS]
     points = minimised(OBJECTIVES, values(OBJECTIVES, every))
     best = {tuple(row) for row in points[nondominated(points)]}
     members = Front.from_json(run.read("front.json")).members
     assert {tuple(row) for row in minimised(OBJECTIVES, values(OBJECTIVES, members))} == best
-    assert [m.macs for m in members] == sorted(m.macs for m in members)
+    assert [m.latency_ms for m in members] == sorted(m.latency_ms for m in members)
 
 
 def test_the_history_ends_with_the_hypervolume_of_what_was_measured(run):
     history = History.from_bytes((run.folder / "history.json").read_bytes(), "history.json")
-    assert [axis.name for axis in history.objectives] == ["top1", "macs", "params"]
+    assert [axis.name for axis in history.objectives] == ["top1", "latency_ms on here", "params"]
     measured, predicted = history.searches
     known, found = rows(run, "measured.jsonl"), rows(run, "search.jsonl")[:40]
     reference = minimised(OBJECTIVES, np.array([axis.reference for axis in history.objectives]))
+    known, found = ([m for m in records if m.params <= MOST_PARAMS] for records in (known, found))
     whole = hypervolume(minimised(OBJECTIVES, values(OBJECTIVES, [*known, *found])), reference)
     assert measured.evaluations == tuple(range(41))
     assert measured.known == 30
@@ -61,13 +70,49 @@ def test_the_history_ends_with_the_hypervolume_of_what_was_measured(run):
 def test_ensembles_cost_what_the_unit_says(run):
     ensembles = Ensembles.from_bytes((run.folder / "ensembles.json").read_bytes(), "ensembles.json")
     members = Front.from_json(run.read("front.json")).members
-    assert ensembles.unit == "params"
-    assert [single.cost for single in ensembles.singles] == [member.params for member in members]
+    assert ensembles.unit == "latency_ms.here"
+    assert [single.cost for single in ensembles.singles] == [member.latency_ms for member in members]
+
+
+def test_every_record_has_the_sum_of_the_table_that_the_run_keeps(run):
+    table = LatencyTable.parse(run.read("latency/here.json"), "here.json")
+    costs = DeviceCosts(get_space("digits"), 10, {"here": table})
+    assert costs.exact["here"].classes == 10
+    for key in ("measured.jsonl", "search.jsonl"):
+        records = rows(run, key)
+        assert costs.completed([replace(m, latency_ms=None, device="") for m in records]) == records
+    assert json.loads((run.folder / "measure.done.json").read_text())["outputs"].keys() >= {"latency/here.json"}
+    assert "latency/here.json" in json.loads((run.folder / "search.done.json").read_text())["inputs"]
+
+
+def test_ensembles_are_chosen_again_by_another_unit_without_predicting_anew(run, ofa, tmp_path):
+    sets = [part for setting in SETTINGS for part in ("--set", setting)]
+    asked = ("ensemble", TINY, "--store", run.store, *sets, "--unit")
+    assert ofa(*asked, "params", "--out", tmp_path)[0] == 0
+    members = Front.from_json(run.read("front.json")).members
+    again = Ensembles.from_bytes((tmp_path / "ensembles.json").read_bytes(), "ensembles.json")
+    assert again.unit == "params" and [single.cost for single in again.singles] == [m.params for m in members]
+    table = tmp_path / "slow.json"
+    doc = run.read("latency/here.json")
+    for part in (value for value in doc.values() if isinstance(value, dict)):
+        part.update({key: {"mean": 2 * entry["mean"]} for key, entry in part.items()})
+    table.write_text(json.dumps(doc))
+    assert ofa(*asked, "latency_ms.slow", "--latency-table", f"slow={table}", "--out", tmp_path)[0] == 0
+    slow = Ensembles.from_bytes((tmp_path / "ensembles.json").read_bytes(), "ensembles.json")
+    assert [s.cost for s in slow.singles] == pytest.approx([2 * m.latency_ms for m in members])
+    code, _, error = ofa(*asked, "latency_ms.phone", "--out", tmp_path)
+    assert code == 2 and "no latency_ms on phone" in error and len(error.splitlines()) == 1
+
+
+def test_the_report_shows_every_pair_and_axes_to_pick_by(run):
+    page = (run.folder / "report.html").read_text()
+    assert "Pairs of objectives" in page and "One network by all objectives" in page and '"parcoords"' in page
 
 
 def test_a_member_is_chosen_by_any_of_them(run):
+    ofa = command
     front = run.folder / "front.json"
-    done = ofa("choose", front, "--objectives", "params,top1,macs", "--json")
+    done = ofa("choose", front, "--objectives", "params,top1,latency_ms.here", "--json")
     members = Front.from_json(run.read("front.json")).members
     assert json.loads(done.stdout)["chosen"]["params"] == min(m.params for m in members)
     done = ofa("choose", front, "--weights", "params=1", "--json")

@@ -52,7 +52,7 @@ def test_hypervolume_is_what_counting_cells_says(dimensions):
     check()
 
 
-@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("dimensions", [2, 3, 4])
 def test_hypervolume_is_what_pymoo_says(dimensions):
     from pymoo.indicators.hv import HV
 

@@ -1,15 +1,18 @@
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ofa.cost import cost
+from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.spaces import get_space
-from search.front import hypervolume
+from search import predicted
+from search.front import front, hypervolume
 from search.measured import search
-from search.objective import MACS, TOP1, minimised, values
+from search.objective import MACS, PARAMS, TOP1, minimised, values
 
 SPACE = get_space("digits")
 OBJECTIVES = (TOP1, MACS)
@@ -149,3 +152,49 @@ def test_the_budget_may_change_while_it_searches(later, found):
     result = search(SPACE, OBJECTIVES, evaluate, evaluations=lambda: budget[0], batch=20, seed=1, islands=2)
     assert len(result.history) == found
     assert len({m.arch.key for m in result.history}) == found
+
+
+LIMITED = (replace(TOP1, bound=0.93), replace(MACS, bound=2.5e5))
+
+
+@pytest.mark.parametrize("algorithm", ["nsga2", "nsga3", "sms-emoa", "spea2", "guided", "random"])
+def test_limits_hold_on_every_member_and_are_searched_for(algorithm):
+    evaluations = 60 if algorithm == "guided" else 120
+    found = search(SPACE, LIMITED, Recorder(), evaluations=evaluations, batch=20, seed=1, algorithm=algorithm)
+    assert found.front.members
+    assert all(m.top1 >= 0.93 and m.macs <= 2.5e5 for m in found.front.members)
+    later = found.history[-60:] if algorithm != "guided" else found.history[-20:]
+    inside = np.mean([m.top1 >= 0.93 and m.macs <= 2.5e5 for m in later])
+    free = search(SPACE, OBJECTIVES, Recorder(), evaluations=evaluations, batch=20, seed=1, algorithm=algorithm)
+    before = np.mean([m.top1 >= 0.93 and m.macs <= 2.5e5 for m in free.history[-len(later) :]])
+    assert inside > before or algorithm == "random"
+
+
+def test_limits_that_nothing_keeps_leave_an_empty_front():
+    limited = (TOP1, replace(MACS, bound=1.0))
+    for algorithm in ("nsga2", "guided"):
+        found = search(SPACE, limited, Recorder(), evaluations=30, batch=10, seed=1, algorithm=algorithm)
+        assert found.front.members == () and len(found.history) == 30
+
+
+TINY_SPACE = SPACE.only(resolutions=(24, 32), depths=(1, 2), kernels=(3, 5), expands=(4,))
+
+
+def test_a_front_of_three_objectives_is_that_of_brute_force():
+    wanted = (TOP1, MACS, PARAMS)
+    space = TINY_SPACE
+    every = [
+        toy(arch) for arch in Genes(space).decode(np.unique(Genes(space).random(8000, np.random.default_rng(0)), axis=0))
+    ]
+    assert len(every) == space.size
+    points = minimised(wanted, values(wanted, every))
+    beaten = [((points <= p).all(axis=1) & (points < p).any(axis=1)).any() for p in points]
+    best = {tuple(p) for p, no in zip(points, beaten, strict=True) if not no}
+    assert {tuple(p) for p in minimised(wanted, values(wanted, front(space.name, wanted, every).members))} == best
+    costs = {m.arch.key: m for m in every}
+
+    def evaluate(genes_BG):
+        return values(wanted, [costs[arch.key] for arch in Genes(space).decode(genes_BG)])
+
+    found = predicted.search(space, wanted, evaluate, costs=evaluate, evaluations=1500, members=500, seed=1)
+    assert {tuple(p) for p in minimised(wanted, found.values)} == best
