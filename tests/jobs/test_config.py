@@ -275,7 +275,7 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ),
         (
             "search.predicted_algorithm=evolution",
-            "predicted_algorithm is 'evolution', which needs a limit; a run has none; use default",
+            "predicted_algorithm is 'evolution', which needs a limit on every objective but one; use default",
         ),
         (
             "search.predicted_algorithm=magic",

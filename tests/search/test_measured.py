@@ -154,7 +154,7 @@ def test_the_budget_may_change_while_it_searches(later, found):
     assert len({m.arch.key for m in result.history}) == found
 
 
-LIMITED = (replace(TOP1, bound=0.93), replace(MACS, bound=2.5e5))
+LIMITED = (replace(TOP1, bound=0.85), replace(MACS, bound=1e5))
 
 
 @pytest.mark.parametrize("algorithm", ["nsga2", "nsga3", "sms-emoa", "spea2", "guided", "random"])
@@ -162,11 +162,11 @@ def test_limits_hold_on_every_member_and_are_searched_for(algorithm):
     evaluations = 60 if algorithm == "guided" else 120
     found = search(SPACE, LIMITED, Recorder(), evaluations=evaluations, batch=20, seed=1, algorithm=algorithm)
     assert found.front.members
-    assert all(m.top1 >= 0.93 and m.macs <= 2.5e5 for m in found.front.members)
+    assert all(m.top1 >= 0.85 and m.macs <= 1e5 for m in found.front.members)
     later = found.history[-60:] if algorithm != "guided" else found.history[-20:]
-    inside = np.mean([m.top1 >= 0.93 and m.macs <= 2.5e5 for m in later])
+    inside = np.mean([m.top1 >= 0.85 and m.macs <= 1e5 for m in later])
     free = search(SPACE, OBJECTIVES, Recorder(), evaluations=evaluations, batch=20, seed=1, algorithm=algorithm)
-    before = np.mean([m.top1 >= 0.93 and m.macs <= 2.5e5 for m in free.history[-len(later) :]])
+    before = np.mean([m.top1 >= 0.85 and m.macs <= 1e5 for m in free.history[-len(later) :]])
     assert inside > before or algorithm == "random"
 
 
