@@ -232,7 +232,10 @@ def test_the_written_config_is_the_same_run(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ("search.trails=3", "search: no setting 'trails'; here you may set objectives, latency_tables, at_most, at_least, algorithm, mode"),
+        (
+            "search.trails=3",
+            "search: no setting 'trails'; here you may set objectives, latency_tables, at_most, at_least, algorithm, mode",
+        ),
         ("space=digit", "no space is called 'digit'; there are digits"),
         ("name=My Run", "name is 'My Run'; use small letters"),
         ("train.batch=65", r"train.batch is 65, not a multiple of train.workers \(2\); use 64"),
