@@ -48,7 +48,7 @@ def adapt(job: Job) -> None:
     """Runs the step `adapt`: writes the weights, the archive as evaluated with them, and the progress."""
     setting, step = job.config.adapt, job.run.begin("adapt")
     objectives = objectives_of(job, step)
-    trained = files.supernet(job.config.phases[-1].name)
+    trained = files.supernet(job.config.last_phase)
     step.read(trained)  # records it as an input
     work = Work(job, step)
     archive = first_archive(job, work)
@@ -158,7 +158,7 @@ class Work:
 
     def _weights(self, iteration: int) -> str:
         """The key of the weights of an iteration."""
-        return (files.adapted(iteration) if iteration else files.supernet(self.job.config.phases[-1].name)).key
+        return (files.adapted(iteration) if iteration else files.supernet(self.job.config.last_phase)).key
 
     def _load(self, iteration: int) -> None:
         """Gives the evaluators the weights of an iteration."""

@@ -19,6 +19,7 @@ from cluster.runtime.machine import gpus_of
 from cluster.store import canonical
 from cluster.texts import json_text
 from ensemble.rule import RULES
+from jobs import files
 from jobs.images.source import reader_of_text
 from ofa.arch import Arch, ArchError
 from ofa.draws import Draw, Given, Sandwich, Uniform
@@ -160,7 +161,7 @@ class Train:
     """The training of the supernet."""
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
-    phases: tuple[PhaseConfig, ...]
+    phases: tuple[PhaseConfig, ...]  # none, []: the supernet of `weights` is searched as it is
     backend: str = "ray"  # a name in `cluster.runtime.backends.BACKENDS`
     workers: Processes = 2
     threads: Threads = 1  # CPU threads of each worker; part of the run's id, since the last bits of results depend on it
@@ -170,7 +171,7 @@ class Train:
     lr_batch: NotNegativeInt = 0  # learning rates are scaled by batch / lr_batch; 0: not scaled
     schedule: Literal["phase", "whole"] = "phase"  # learning rate: one cosine per phase, or one over all phases
     momentum_across_phases: bool = False  # otherwise every phase starts with zero momentum
-    weights: Address = ""  # initial weights: weights.safetensors of a supernet of another run
+    weights: Address = ""  # initial weights: weights.safetensors of a supernet of another run, or of `ofa import`
     head: Literal["kept", "new"] = "kept"  # classifiers of these weights: kept, or sampled anew for other classes
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 1e-4  # not on norms and biases
@@ -341,6 +342,11 @@ class Experiment:
             return pools + (self.train.workers if self.train.device == "cuda" else 0)
         return max(training, pools)
 
+    @property
+    def last_phase(self) -> str:
+        """The name of the last phase, or what stands for it in a run without phases."""
+        return self.train.phases[-1].name if self.train.phases else files.UNTRAINED
+
     @cached_property
     def objectives(self) -> tuple[Objective, ...]:
         """The objectives of the searches, with their bounds; `jobs.costs` adds how those by latency tables are computed."""
@@ -411,8 +417,8 @@ def _check(experiment: Experiment) -> None:
     if len(experiment.name) > LONGEST_NAME:
         raise ConfigError(f"name has {len(experiment.name)} characters; use at most {LONGEST_NAME}")
     phases, search, train = experiment.phases, experiment.search, experiment.train  # phases: checks its choices too
-    if not phases:
-        raise ConfigError("train: there are no phases; add a [[train.phases]] section")
+    if not phases and not train.weights:
+        raise ConfigError("train: there are no phases; add a [[train.phases]] section, or give train.weights to search")
     names = [phase.name for phase in phases]
     bad = next((n for n in names if names.count(n) > 1 or not re.fullmatch("[a-z0-9_-]+", n)), None)
     if bad is not None:
@@ -421,7 +427,7 @@ def _check(experiment: Experiment) -> None:
         )
     if train.head == "new" and not train.weights:
         raise ConfigError("train.head is 'new', but there are no train.weights whose head it could replace; leave it out")
-    if phases[0].distil and (not train.weights or train.head == "new"):
+    if phases and phases[0].distil and (not train.weights or train.head == "new"):
         raise ConfigError(f"train.phases: {names[0]!r} comes first and has no teacher yet; set its distil to 0")
     both = next((phase.name for phase in train.phases if phase.sandwich and phase.largest), None)
     if both is not None:

@@ -26,7 +26,7 @@ from ofa.record import Measured
 
 def weights_file(config: Experiment) -> File:
     """The weights that are searched: those at the end of training, or of the adaptation where there is one."""
-    return files.final_weights(config.phases[-1].name, config.adapt.iterations)
+    return files.final_weights(config.last_phase, config.adapt.iterations)
 
 
 def read_weights(step: Step, config: Experiment) -> dict[str, np.ndarray]:

@@ -24,8 +24,10 @@ ENSEMBLES = File("ensembles.json", "ensemble")
 EXITS = File("exits.json", "predict")  # of a space with exits
 REPORT = File("report.html", "report")
 TARGETS = File("targets.json", "targets")  # result of `ofa targets`, in its --out directory
+IMPORTED = File("weights.safetensors", "import")  # result of `ofa import`, in its --out directory
 
 GIVEN_WEIGHTS = "train.weights"  # their name among the inputs of the training; they are no object of the run
+UNTRAINED = "given"  # in place of a phase, where these weights are searched as they are
 SUPERNET = "supernet"  # the folder of weights and checkpoints
 FINETUNED = "finetuned"  # the folder of networks that were fine-tuned in two phases
 SCALE = "partial/scale.json"  # requested evaluators and evaluations of a running search; `ofa scale` writes it

@@ -46,12 +46,13 @@ def report(job: Job) -> None:
     history = History.from_bytes(step.read(files.HISTORY), files.HISTORY.key)
     objectives = job.config.objectives
     labels = " and ".join(", ".join(escape(o.words) for o in objectives).rsplit(", ", 1))
+    training = [("Training", TRAINING_TEXT, training_figure(phases))] if phases else []
     sections = [
         ("The front", FRONT_TEXT.format(labels=labels), front_figure(front, ensembles, measured, searched, objectives)),
         *(pairs_sections(front, objectives) if len(objectives) > 2 else ()),
         ("On the test split", TEST_TEXT.format(images=images_of(job, "test")), test_figure(ensembles)),
         ("Search", history_text(history), history_figure(history)),
-        ("Training", TRAINING_TEXT, training_figure(phases)),
+        *training,
         ("Predictors against truth", predictor_text(quality), predictor_figure(quality)),
     ]
     if job.config.search_space.values("exit") and (files.EXITS.key in job.run.keys("")):

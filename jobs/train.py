@@ -25,7 +25,7 @@ from jobs.config import Experiment
 from jobs.costs import keep_tables
 from jobs.images.dataset import Dataset
 from jobs.job import Job
-from jobs.workers.trainer import Place, given_weights, loop, read_weights
+from jobs.workers.trainer import Place, description, given_weights, loop, read_weights, untrained
 from ofa.cost import cost
 from ofa.images import steps_per_epoch
 from ofa.phases import Plan, Recipe
@@ -65,15 +65,25 @@ def train_supernet(job: Job) -> None:
         digest = record_weights(step, config.train.weights)
         head = ", with a new head" if plan.head == "new" else ""
         job.reporter.say(f"train: starts from {config.train.weights} (sha256 {digest[:12]}){head}")
-    trained = train(job, plan)
-    for file in trained.files:
-        step.adopt(file)
+    if plan.phases:
+        trained = train(job, plan)
+        for file in trained.files:
+            step.adopt(file)
+        outcome = f"on the selection split the largest has top-1 {trained.largest:.4f}, the smallest {trained.smallest:.4f}"
+    else:
+        write_untrained(step, plan)
+        outcome = "there are no phases, so its weights are used as they are"
+        if plan.head == "new":
+            outcome += "; its new head is not trained: add phases, or fine-tune networks with `ofa finetune`"
     described = job.data.description
     step.finish(config.seed, images=job.data.sizes, data=described.to_json() if described else None)
-    job.reporter.say(
-        f"train: supernet of {config.space}, {config.search_space.size:.2e} sub-networks; on the selection split "
-        f"the largest has top-1 {trained.largest:.4f}, the smallest {trained.smallest:.4f}"
-    )
+    job.reporter.say(f"train: supernet of {config.space}, {config.search_space.size:.2e} sub-networks; {outcome}")
+
+
+def write_untrained(step: Step, plan: Plan) -> None:
+    """Writes the weights that a run without phases starts from, as those of a phase."""
+    step.write(files.supernet(files.UNTRAINED), untrained(plan))
+    step.write_json(files.supernet_meta(files.UNTRAINED), description(files.UNTRAINED, plan.space, plan.classes))
 
 
 def record_weights(step: Step, url: str) -> str:
@@ -101,7 +111,7 @@ def changed_weights(url: str, now: str, before: str) -> ConfigError:
 
 def check(config: Experiment, classes: int, images: int) -> None:
     """Raises an `InputError` for settings that would fail in training or in a later step, now that the images are known."""
-    if images < config.train.workers:
+    if config.train.phases and images < config.train.workers:
         raise ConfigError(
             f"train.workers is {config.train.workers}; there are {images} training images, one for each at least"
         )

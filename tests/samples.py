@@ -17,6 +17,7 @@ from ofa.genes import Genes
 from ofa.graph import strided
 from ofa.images import Scale
 from ofa.norms import calibrate
+from ofa.published import published_names
 from ofa.record import Measured
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
@@ -120,6 +121,14 @@ def write_weights(place, nan=False):
     place.write_bytes(save({f"net.{name}": tensor * np.nan if nan else tensor for name, tensor in net.state_dict().items()}))
 
 
+def write_checkpoint(place, nan=False):
+    import torch
+
+    net = Supernet(DIGITS, 10, torch.Generator().manual_seed(1))
+    state, names = net.state_dict(), published_names(net)
+    torch.save({names[name]: tensor * np.nan if nan else tensor for name, tensor in state.items()}, place)
+
+
 # What a use needs: how it is written, and the end of its name.
 THINGS = {
     "config": (write_config, "toml"),
@@ -133,4 +142,5 @@ THINGS = {
     "network": (write_network, "safetensors"),
     "ensemble": (write_ensemble, "safetensors"),
     "weights": (write_weights, "safetensors"),
+    "checkpoint": (write_checkpoint, "pth"),
 }

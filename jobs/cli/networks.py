@@ -1,4 +1,4 @@
-"""The commands for single networks: export, evaluation, fine-tuning, cost, serving."""
+"""The commands for single networks and published ones: export, evaluation, fine-tuning, import, cost, serving."""
 
 from __future__ import annotations
 
@@ -199,6 +199,19 @@ def finetune_in_two_phases(
             f"network  {job.run.url}/subnets/{found.name}.safetensors, .onnx and .pt2\n"
             f"test     ofa eval {job.asked} --finetuned {found.name}"
         )
+
+
+@app.command("import")
+def import_command(
+    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="a released checkpoint of Once-for-All")],
+    space: Annotated[str, typer.Option(help="its search space, such as ofa_mbv3_w1.0")],
+    out: Annotated[str, typer.Option(metavar="DIR", help="directory to write weights.safetensors to")],
+    as_json: Json = False,
+) -> None:
+    """Converts a published supernet's checkpoint to weights for train.weights; a run without phases searches them."""
+    from jobs.tools.weights import import_weights
+
+    import_weights(checkpoint, space, out, Reporter("json" if as_json else None))
 
 
 @app.command("cost")

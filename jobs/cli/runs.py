@@ -54,7 +54,9 @@ def transfer(
     source: Annotated[
         str,
         typer.Option(
-            "--from", metavar="RUN", help="a trained run: its id in the store, its path or URL; or a weights.safetensors"
+            "--from",
+            metavar="RUN",
+            help="a trained run: its id in the store, its path or URL; or a weights.safetensors, or what `ofa import` left",
         ),
     ],
     store: StoreUrl = DEFAULT_STORE,

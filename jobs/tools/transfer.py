@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.address import shown, split
 from cluster.config import ConfigError
 from cluster.errors import InputError
 from cluster.run import CONFIG, DONE, DamagedObject, Run
-from cluster.store import canonical, read_object
+from cluster.store import canonical, open_store, read_object
+from cluster.stores.errors import StoreError
 from cluster.texts import sha256
 from jobs import config as configs
 from jobs import files
 from jobs.job import Job
+from jobs.tools.weights import space_of
 from jobs.train import changed_weights
 
 SUFFIX = ".safetensors"  # of an address of weights
@@ -27,7 +30,7 @@ SUFFIX = ".safetensors"  # of an address of weights
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """The weights that a transfer starts from. space: of the supernet, "" where only the file is known."""
+    """The weights that a transfer starts from. space: of the supernet, "" where the file does not have its name."""
 
     url: str
     sha256: str
@@ -42,11 +45,37 @@ class Start:
 def start_of(text: str, store: str) -> Start:
     """The last weights of a run whose training is finished, or a file of weights; an `InputError` if there are none.
 
-    text: the id of a run in `store`, the path or URL of a run, or the address of a weights.safetensors.
+    text: the id of a run in `store`, the path or URL of a run, the address of a weights.safetensors, or that of the
+    directory in which `ofa import` left one.
     """
     if text.endswith(SUFFIX):
         url = canonical(text)
-        return Start(url, sha256(read_object(url)))
+    elif _is_imported(text):
+        url = f"{canonical(text)}/{files.IMPORTED}"
+    else:
+        return _end_of(text, store)
+    data = read_object(url)
+    return Start(url, sha256(data), space_of(data))
+
+
+def _is_address(text: str) -> bool:
+    """Whether the text of --from is no id of a run."""
+    return "/" in text or bool(split(text)[0])
+
+
+def _is_imported(text: str) -> bool:
+    """Whether this is a directory, or a prefix of a bucket, with the weights of `ofa import`."""
+    if not _is_address(text):
+        return Path(text, files.IMPORTED.key).is_file()
+    try:
+        open_store(text).open(files.IMPORTED.key).close()
+        return True
+    except StoreError:  # it may be a run; its errors are those of runs
+        return False
+
+
+def _end_of(text: str, store: str) -> Start:
+    """The last weights of a run."""
     run = _run(text, store)
     record = run.done("train")
     if record is None:
@@ -54,7 +83,8 @@ def start_of(text: str, store: str) -> Start:
         raise InputError(f"--from {shown(text)}: {run.url}: {what}; give a run that `ofa train` has finished")
     settings = run.config()
     try:
-        key, space = files.supernet(settings["train"]["phases"][-1]["name"]).key, str(settings["space"])
+        phases, space = settings["train"]["phases"], str(settings["space"])
+        key = files.supernet(phases[-1]["name"] if phases else files.UNTRAINED).key
         return Start(f"{run.url}/{key}", record["outputs"][key]["sha256"], space)
     except (LookupError, TypeError):
         raise DamagedObject(
@@ -65,7 +95,7 @@ def start_of(text: str, store: str) -> Start:
 def _run(text: str, store: str) -> Run:
     """The run of an id in `store`, or at a path or URL."""
     place, run_id = store, text
-    if "/" in text or split(text)[0]:
+    if _is_address(text):
         place, _, run_id = canonical(text).rpartition("/")
     try:
         return Run.existing(place or "/", run_id, code="")

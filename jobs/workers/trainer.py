@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -89,6 +89,25 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
         teachers = Teachers(plan.phases, teacher, given, stored)
         feed = WorkerFeed(plan, images, data, worker)
         train_phases(plan, learner, feed, streams, teachers.enter, monitor, start=start, rank=worker.rank)
+
+
+def description(
+    phase: str, space: Space, classes: int, archs: Sequence[str] = (), history: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """The document beside the weights at the end of a phase."""
+    return {
+        "phase": phase,
+        "space": space.name,
+        "classes": classes,
+        "archs": list(archs),
+        "choices": {name: getattr(space, name) for name in space.choice_names},
+        "history": list(history),
+    }
+
+
+def untrained(plan: Plan) -> bytes:
+    """The content of a checkpoint with the weights that a plan starts from, and their stored statistics as given."""
+    return safetensors.torch.save(named_state(initial(plan)[0]))
 
 
 def initial(plan: Plan) -> tuple[Supernet, State | None]:
@@ -221,15 +240,9 @@ class Monitor(Observer):
         if self.worker.rank == 0:
             weights = safetensors.torch.save(named_state(net))
             p.phases[phase.name] = sha256(weights)
-            space = phase.space
-            meta = {
-                "phase": phase.name,
-                "space": space.name,
-                "classes": net.classes,
-                "archs": [arch.key for arch in getattr(phase.draw, "archs", ())],
-                "choices": {name: getattr(space, name) for name in space.choice_names},
-                "history": [row for row in p.history if row["phase"] == phase.name],
-            }
+            archs = [arch.key for arch in getattr(phase.draw, "archs", ())]
+            history = [row for row in p.history if row["phase"] == phase.name]
+            meta = description(phase.name, phase.space, net.classes, archs, history)
             keeps = self.plan.keep_momentum and p.phase < len(self.plan.phases)
             state = safetensors.torch.save(self.learner.state()) if keeps else None
             self.checkpoints.finish_phase(weights, json_text(meta, indent=1).encode(), p, phase.name, state)
@@ -287,8 +300,11 @@ def named_state(net: Supernet) -> dict[str, Tensor]:
 
 
 def net_tensors(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint that belong to a supernet, as `Supernet.state_dict` names them."""
-    return {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")}
+    """The tensors of a checkpoint that belong to a supernet, as `Supernet.state_dict` names them.
+
+    A file of `ofa import` has nothing but these, under their own names.
+    """
+    return {n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")} or dict(tensors)
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:

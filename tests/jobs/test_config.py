@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from cluster.config import ConfigError, dump
 from jobs.config import Experiment, load
+from jobs.evaluators import weights_file
 from ofa.spaces import get_space
 
 TINY = str(helpers.TINY)
@@ -22,7 +23,11 @@ SHIPPED = sorted((ROOT / "configs").glob("*.toml"))
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_config_is_valid_and_its_phases_only_widen(path):
-    phases = load(str(path)).phases
+    config = load(str(path))
+    phases = config.phases
+    if config.train.weights:  # a published supernet, which is searched as it is
+        assert not phases
+        return
     assert len(phases) >= 2
     for before, after in pairwise(phases):
         for name in ("resolutions", "depths", "kernels", "expands"):
@@ -208,6 +213,13 @@ def test_unknown_objectives_tables_and_limits_are_refused(settings, says):
 
 def test_one_limit_is_enough_for_a_search_that_needs_one():
     assert load(TINY, ["search.predicted_algorithm=evolution", "search.at_most.macs=200000"]).objectives[1].bound == 200000
+
+
+def test_a_run_without_phases_searches_given_weights():
+    config = load(TINY, ["train.phases=[]", "train.weights=/a/w.safetensors"])
+    assert (config.phases, config.last_phase) == ((), "given")
+    assert weights_file(config).key == "supernet/given/weights.safetensors"
+    assert weights_file(load(TINY)).key == "supernet/width/weights.safetensors"
 
 
 def test_a_new_head_teaches_nothing():

@@ -39,6 +39,7 @@ USES = {
     "export": ["{config} --store {store}", "{config} --store {store} --arch {arch}"],
     "eval": ["{config} --store {store} --arch {arch}"],
     "finetune": ["{config} --store {store} --arch {arch}"],
+    "import": ["{checkpoint} --space digits --out {>out}"],
     "cost": ["--space digits --arch {arch}"],
     "serve": ["{network}", "{ensemble}"],
     "results list": ["--store {store}"],
