@@ -40,6 +40,7 @@ from jobs.operate import scale
 from jobs.tools import inputs
 from jobs.tools.choose import choose_from
 from jobs.tools.postprocess import Finetuned
+from jobs.tools.weights import converted, read_checkpoint
 from jobs.workers.trainer import given_weights
 from ofa import npz
 from ofa.arch import Arch
@@ -107,6 +108,7 @@ READERS = {
     "network": lambda place: from_safetensors(str(place)),
     "ensemble": lambda place: from_safetensors(str(place)),
     "weights": lambda place: given_weights(str(place), DIGITS, 10),
+    "checkpoint": lambda place: converted(read_checkpoint(str(place)), DIGITS, str(place)),
     "supernet": lambda place: tensors_of(place.read_bytes(), str(place)),
     "png": lambda place: decode(place.read_bytes()),
     "jpeg": lambda place: decode(place.read_bytes()),
@@ -118,7 +120,7 @@ READERS = {
     "scale": partial(in_run, "scale", scale.read),
     **{kind.__name__: lambda place, kind=kind: kind.from_bytes(place.read_bytes(), str(place)) for kind in DOCUMENTS},
 }
-SLOW = {"network", "ensemble", "weights", "predictor"}  # of which the quick test tries fewer
+SLOW = {"network", "ensemble", "weights", "checkpoint", "predictor"}  # of which the quick test tries fewer
 
 
 SUFFIXES = {"settings": "toml", "ledger": "jsonl", "supernet": "safetensors"}  # json, if it is no sample of a file
@@ -316,6 +318,7 @@ MUTATIONS = {
     "npz": (an_array, an_array, some_bytes),
     "safetensors": (a_header, a_header, some_bytes),
     "image": (some_bytes,),
+    "pth": (some_bytes,),
 }
 
 

@@ -90,7 +90,7 @@ def read_checkpoint(path: str) -> dict[str, Tensor]:
     if isinstance(doc, dict) and isinstance(doc.get("state_dict"), dict):
         doc = doc["state_dict"]
     if not isinstance(doc, dict) or not doc:
-        raise InputError(f"{where}: has {shown(doc)}, no state dict; give {EXPECTED}")
+        raise InputError(f"{where}: has no state dict but a {type(doc).__name__}; give {EXPECTED}")
     for name, value in doc.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise InputError(f"{where}: {shown(name)} is a {type(value).__name__}, no tensor; give the state dict alone")

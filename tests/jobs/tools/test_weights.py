@@ -216,7 +216,7 @@ def test_a_cut_checkpoint_is_one_line(tmp_path):
 
 
 def test_a_list_is_no_state_dict(tmp_path):
-    with pytest.raises(InputError, match="no state dict"):
+    with pytest.raises(InputError, match="has no state dict but a list"):
         read_checkpoint(str(save(tmp_path / "list.pth", [torch.ones(3)])))
 
 
