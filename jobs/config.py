@@ -27,6 +27,7 @@ from ofa.meters import ALWAYS, METERS
 from ofa.phases import Phase
 from ofa.space import Space
 from ofa.spaces import get_space
+from search.errors import ProblemError
 from search.objective import LATENCY, OBJECTIVES, Objective, objective_named
 from search.predict.quality import held_out_rows
 
@@ -40,6 +41,16 @@ Threads = Annotated[int, Field(ge=1, le=1024)]
 Gpus = Annotated[float, Field(ge=0, le=1024)]
 ExitWeights = Annotated[str, one_of("ofa.exits", "WEIGHTS")]
 CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
+
+
+def _measured_algorithm(name: str) -> str:
+    """`search.algorithm`; whether a sampler of Optuna can be used with its settings is checked by `_check_names`."""
+    from search.islands.external import PREFIX
+    from search.measured import ALGORITHMS, ALTERNATIVES
+
+    if name not in ALGORITHMS and not name.startswith(PREFIX):
+        raise ValueError(ALTERNATIVES)
+    return name
 
 
 def _source(text: str) -> str:
@@ -57,7 +68,7 @@ Address = Annotated[str, AfterValidator(address.portable)]
 FEWEST_ARCHS = 10  # that are measured
 FEWEST_ROWS = 3  # that a predictor is fitted to
 
-SINCE_SEARCH = ("latency_tables", "at_most", "at_least")  # no part of the id while they have their defaults
+SINCE_SEARCH = ("latency_tables", "at_most", "at_least", "sampler")  # no part of the id while they have their defaults
 LONGEST_NAME = 200  # characters; a run's id, which has nine more, is the name of a directory
 HERE = "here"  # the device of `latency_ms.here`: the machine that measures
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
@@ -254,7 +265,7 @@ class Search:
     latency_tables: tuple[LatencyTableConfig, ...] = ()  # devices besides `here`, the machine that measures
     at_most: Limits = field(default_factory=dict)  # highest value that members of the front may have, by objective
     at_least: Limits = field(default_factory=dict)  # lowest value, of objectives that are maximised
-    algorithm: Annotated[str, one_of("search.measured", "ALGORITHMS")] = "default"  # of the measured search
+    algorithm: Annotated[str, AfterValidator(_measured_algorithm)] = "default"  # of the measured search
     mode: Literal["generations", "asynchronous"] = "generations"  # the second is faster on many evaluators, not repeatable
     evaluations: Annotated[int, Field(ge=4, le=MOST)] = 300  # of the measured search, the smallest and the largest included
     population: Annotated[int, Field(ge=4, le=MOST)] = 40  # archs per generation, of all islands together
@@ -263,6 +274,7 @@ class Search:
     predicted_algorithm: Annotated[str, one_of("search.predicted", "ALGORITHMS")] = "default"  # one that needs no limit
     predicted_evaluations: Count = 20000
     predicted_members: Count = 40  # most archs of the predicted front that are then measured
+    sampler: dict[str, bool | int | float | str] = field(default_factory=dict)  # of an algorithm optuna:...: its arguments
 
 
 @dataclass(frozen=True)
@@ -319,7 +331,7 @@ class Experiment:
         """The run's name in a store, which is the same for the same settings.
 
         Settings of placement are excluded, so a run continues with other workers when the cluster has changed; those of an
-        adaptation are, where there is none, and the device of evaluators, unless it is a GPU.
+        adaptation are, where there is none, the device of evaluators, unless it is a GPU, and an empty `search.sampler`.
         """
         left_out = ("ray", "kube") if self.adapt.iterations else ("ray", "kube", "adapt")
         identity = {key: value for key, value in asdict(self).items() if key not in left_out}
@@ -535,6 +547,13 @@ def _check_names(experiment: Experiment) -> None:
             f"ensemble.unit is {ensemble.unit!r}, but what members have in common is known of macs and params only; "
             "use one of them, or leave 'shared' out of ensemble.costs"
         )
+    if search.algorithm != "default" or search.sampler:
+        from search.measured import check_algorithm
+
+        try:
+            check_algorithm(search.algorithm, search.sampler, search.population // search.islands)
+        except ProblemError as error:
+            raise ConfigError(f"search.algorithm: {error}") from None
     if search.predicted_algorithm != "default":
         from search.predicted import NEED_LIMITS
 

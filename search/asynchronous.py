@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -62,6 +62,7 @@ def search(
     evaluators: Evaluators,
     *,
     algorithm: str = "default",
+    sampler: Mapping[str, Any] | None = None,
     evaluations: int | Callable[[], int],
     population: int,
     seed: int,
@@ -74,12 +75,13 @@ def search(
     """Evaluates `evaluations` new archs, `population` of all islands together; stops early if the space is exhausted.
 
     evaluations: a number, or a function whose result may change while the search runs.
+    sampler: keyword arguments of an Optuna sampler, if that is the algorithm.
     known: observations that do not count as evaluations; a killed search is resumed by passing all that it had measured.
     open_port: starts an island, in this or another process; a call requests half as many archs as there are evaluators.
     on_measured: called with new observations as they arrive, so that they can be stored.
     Raises a `ProblemError`, which is a `ValueError`, for an unknown algorithm.
     """
-    chosen = algorithm_named(algorithm)
+    chosen = algorithm_named(algorithm, sampler)
     islands = 1 if chosen.alone else islands
     each = max(4, population // islands)
 

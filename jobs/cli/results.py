@@ -1,4 +1,4 @@
-"""The commands for runs in a store: `ofa results list`, show, pull, verify, compare, gc."""
+"""The commands for runs in a store: `ofa results list`, show, pull, verify, compare, gc, study."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cluster.texts import json_text
 from jobs.cli.options import DEFAULT_STORE, Json, RunId, StoreUrl
 from jobs.operate import cleanup, results
 
-_HELP = "Runs in a store: list, show, pull, verify, compare, gc."
+_HELP = "Runs in a store: list, show, pull, verify, compare, gc, study."
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help=_HELP)
 
 
@@ -103,3 +103,23 @@ def results_gc(
     if not as_json:
         after = "deleted" if yes else "nothing was deleted; --yes deletes them" if found else "nothing to delete"
         print(f"{len(found)} objects, {total:.1f} MiB; {after}")
+
+
+@app.command("study")
+def results_study(
+    run_id: RunId = None,
+    store: StoreUrl = DEFAULT_STORE,
+    out: Annotated[
+        str, typer.Option(metavar="FILE", help="the new file: NAME.db (SQLite) or NAME.log (Optuna's journal)")
+    ] = "study.db",
+    as_json: Json = False,
+) -> None:
+    """Writes the measured search as an Optuna study, which optuna-dashboard opens: genes, objectives, and the front."""
+    from jobs.operate.study import write_study
+
+    found = results.the_run(store, run_id)
+    trials = write_study(found, out)
+    if as_json:
+        print(json_text({"run": found.id, "trials": trials, "out": out}))
+    else:
+        print(f"{out}: the study {found.id} of {trials} trials")

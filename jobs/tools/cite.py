@@ -225,6 +225,8 @@ SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
         "spea2": ("zitzler2001spea2", "akiba2019optuna"),
         "guided": ("cummings2022hardware", "rasmussen2005gaussian"),
         "random": (),
+        "optuna:NSGAIISampler": _MEASURED,
+        "optuna:NSGAIIISampler": ("deb2014evolutionary", "akiba2019optuna"),
     },
     "search.predicted_algorithm": {
         "default": (),
@@ -297,7 +299,9 @@ def uses(config: Experiment) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield f"space {config.space}", of_space(config.space)
     yield from ((setting, keys) for setting, used, keys in SWITCHES if used(config))
     for setting, sources in SOURCES.items():
-        yield from ((f"{setting} {name}", sources.get(name, ())) for name in _values(config, setting))
+        for name in _values(config, setting):
+            others = ("akiba2019optuna",) if name.startswith("optuna:") else ()  # samplers that are not in the list
+            yield f"{setting} {name}", sources.get(name, others)
 
 
 def cited(config: Experiment) -> Mapping[str, list[str]]:

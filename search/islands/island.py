@@ -16,6 +16,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ofa.genes import Genes
@@ -27,12 +28,14 @@ from search.objective import Direction
 RENEWED = 0.25  # parents are selected anew after this share of the population in finished trials
 
 
-def quiet_study(directions: Sequence[Direction], sampler: BaseSampler) -> optuna.Study:
-    """A study in memory, without Optuna's log line for each."""
+def quiet_study(
+    directions: Sequence[Direction], sampler: BaseSampler, storage: BaseStorage | None = None, name: str | None = None
+) -> optuna.Study:
+    """A study, in memory if there is no storage, without Optuna's log line for each."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.create_study(directions=list(directions), sampler=sampler)
+        return optuna.create_study(directions=list(directions), sampler=sampler, storage=storage, study_name=name)
     finally:
         optuna.logging.set_verbosity(verbosity)
 

@@ -21,7 +21,10 @@ class AskTell(Protocol):
         ...
 
     def avoid(self, taken: Iterable[Packed]) -> None:
-        """Adds archs that are pending elsewhere, which `ask` then leaves out."""
+        """Adds archs that are pending elsewhere, which `ask` then leaves out.
+
+        The search reports the value of one that is proposed all the same; nothing is evaluated twice.
+        """
         ...
 
     def ask(self, count: int) -> list[Packed]:

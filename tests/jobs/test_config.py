@@ -286,8 +286,14 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ("ensemble.costs=[]", "ensemble: costs is .*at least 1 item"),
         (
             "search.algorithm=magic",
-            "search: algorithm is 'magic'; there are default, nsga2, nsga3, sms-emoa, spea2, guided, random",
+            "search: algorithm is 'magic'; there are default, nsga2, nsga3, sms-emoa, spea2, guided, random, and Optuna's",
         ),
+        (
+            "search.algorithm=optuna:TPE",
+            "search.algorithm: no sampler is called 'optuna:TPE'; there are .*optuna:TPESampler",
+        ),
+        ("search.algorithm=optuna:CmaEsSampler", "search.algorithm: optuna:CmaEsSampler cannot be used: .*multi-objective"),
+        ("search.sampler.multivariate=true", "search.algorithm: the algorithm 'default' has no settings; only a sampler"),
         (
             "search.predicted_algorithm=evolution",
             "predicted_algorithm is 'evolution', which needs a limit on every objective but one; use default",
@@ -317,6 +323,15 @@ def test_what_cannot_work_is_one_line_before_anything_starts(setting, says):
         load(TINY, [setting])
     assert str(caught.value).startswith((TINY, f"--set {setting}: "))
     assert "\n" not in str(caught.value)
+
+
+def test_the_settings_of_a_sampler_are_part_of_the_run_where_there_are_some():
+    tpe = load(TINY, ["search.algorithm=optuna:TPESampler"])
+    group = load(TINY, ["search.algorithm=optuna:TPESampler", "search.sampler={multivariate=true,n_ei_candidates=12}"])
+    assert group.search.sampler == {"multivariate": True, "n_ei_candidates": 12}
+    assert len({load(TINY).id, tpe.id, group.id}) == 3
+    with pytest.raises(ConfigError, match="has no setting 'color'; it has "):
+        load(TINY, ["search.algorithm=optuna:TPESampler", "search.sampler={color=1}"])
 
 
 def test_choices_and_phases_take_any_gene_of_the_space():

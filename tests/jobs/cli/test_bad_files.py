@@ -48,6 +48,7 @@ USES = {
     "results pull": ["--store {store} --to {>out}"],
     "results gc": ["--store {store}"],
     "results compare": ["case case --store {store}"],
+    "results study": ["case --store {store} --out {>study}"],
     "submit": ["{config} --store s3://bucket/x --dry-run", "{config} --store s3://bucket/x --dry-run --code {code}"],
     "doctor": [],  # reports what it finds; it exits with 1
     **{name: [] for name in ("list", "status", "wait", "logs", "events", "scale", "cancel", "pause", "resume", "retry")},
@@ -131,7 +132,7 @@ BAD_FILES = ("an empty file", "a binary file", "a long line", "a long name", "a 
 BAD = {
     **dict.fromkeys(THINGS, (*BAD_FILES, "a directory", "a missing path", "NaN", "a cut file")),
     **dict.fromkeys(DIRECTORIES, (*BAD_FILES, "a directory", "a missing path")),
-    **dict.fromkeys((">store", ">out"), BAD_FILES),
+    **dict.fromkeys((">store", ">out", ">study"), BAD_FILES),
     ">table": ("a directory", "a long name"),
 }
 

@@ -61,6 +61,8 @@ def test_what_a_config_uses_is_cited_and_nothing_else():
     assert "guo2017calibration" not in cited(tiny)
     assert cited(guided)["cummings2022hardware"] == ["search.algorithm guided"]
     assert cited(guided)["guo2017calibration"] == ["ensemble.calibrate"]
+    other = replace(tiny, search=replace(tiny.search, algorithm="optuna:TPESampler"))
+    assert cited(other)["akiba2019optuna"] == ["search.algorithm optuna:TPESampler"]
     assert "he2019bag" in cited(replace(tiny, space="ofa_resnet50"))
 
 
