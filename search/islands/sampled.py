@@ -1,8 +1,8 @@
 """An island whose archs a sampler of Optuna proposes, unchanged: one study in memory, a parameter for each gene.
 
 Everything goes through Optuna's public interface: `study.ask`, `trial.suggest_categorical`, `trial.set_constraint`,
-`study.tell`, `study.enqueue_trial`, `study.add_trial`. What a sampler proposes is therefore what it proposes in any other study. Ours is
-only what happens around it: nothing is evaluated twice, and known archs are added to the study.
+`study.tell`, `study.enqueue_trial`, `study.add_trial`. What a sampler proposes is therefore what it proposes in any other
+study. Ours is only what happens around it: nothing is evaluated twice, and known archs are added to the study.
 """
 
 from __future__ import annotations
