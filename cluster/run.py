@@ -30,6 +30,7 @@ from cluster.texts import json_lines, jsonl, machine, sha256
 CONFIG = "config.toml"
 DONE = ".done.json"  # the end of a done record's key
 _PARTIAL = "partial"
+_PART_BYTES = 8 * 2**20  # of an object that are in memory at once while its sha256 is computed
 _WEIGHTS = "/weights.safetensors"  # the end of the keys of a training's weights, <folder>/<phase>/weights.safetensors
 
 
@@ -147,6 +148,15 @@ class Run:
         """The content of an object, unchecked."""
         return self.store.read(f"{self.id}/{key}")
 
+    def digest(self, key: str) -> tuple[str, int]:
+        """The sha256 and the size in bytes of an object, which may be larger than memory."""
+        found, size = hashlib.sha256(), 0
+        with self.store.open(f"{self.id}/{key}") as file:
+            while part := file.read(_PART_BYTES):
+                found.update(part)
+                size += len(part)
+        return found.hexdigest(), size
+
     def keys(self, prefix: str = "") -> list[str]:
         """The keys of the run's objects that start with `prefix`, relative to the run."""
         return [key.removeprefix(f"{self.id}/") for key in self.store.keys(f"{self.id}/{prefix}")]
@@ -258,12 +268,12 @@ class Run:
             for key, output in record["outputs"].items():
                 expected.add(key)
                 try:
-                    data = self.raw(key)
+                    digest, _ = self.digest(key)
                 except MissingObject:
                     yield f"{key}: missing, {step} wrote it"
                     continue
-                if sha256(data) != output["sha256"]:
-                    yield f"{key}: damaged, sha256 is {sha256(data)[:12]}, {step} wrote {output['sha256'][:12]}"
+                if digest != output["sha256"]:
+                    yield f"{key}: damaged, sha256 is {digest[:12]}, {step} wrote {output['sha256'][:12]}"
             for key, digest in record["inputs"].items():
                 if key in now and now[key][1] != digest:
                     yield f"{step}{DONE}: stale, it read another {key} than {now[key][0]} wrote"
@@ -309,8 +319,8 @@ class Step:
 
     def adopt(self, file: File) -> None:
         """Records an object that another process of this step wrote."""
-        data = self.run.raw(file.key)
-        self.outputs[file.key] = {"sha256": sha256(data), "bytes": len(data)}
+        digest, size = self.run.digest(file.key)
+        self.outputs[file.key] = {"sha256": digest, "bytes": size}
 
     def write_json(self, file: File, doc: Any) -> None:
         """Publishes a JSON document; a `StepError` for one with a number that is not finite."""

@@ -1,11 +1,14 @@
 """The same facts of every store: a directory, a scheme that a test adds, a mocked S3, and a real one."""
 
 import errno
+import hashlib
 import os
 import resource
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import memory
 import pytest
@@ -111,6 +114,78 @@ def test_of_many_that_create_at_once_one_succeeds(store):
         thread.join()
     assert len(won) == 1
     assert store.read("lock") == str(won[0]).encode()
+
+
+def together(*works):
+    """Does all of it at once, each in a thread; the first error of one is raised."""
+    with ThreadPoolExecutor(len(works)) as threads:
+        for done in [threads.submit(work) for work in works]:
+            done.result()
+
+
+def test_readers_see_whole_objects_while_they_are_replaced(store):
+    sizes = {number: 100_000 + 1000 * number for number in range(12)}
+    store.write("a", bytes(sizes[0]))
+    ended = threading.Event()
+
+    def write():
+        try:
+            for number, size in sizes.items():
+                store.write("a", bytes([number]) * size)
+        finally:
+            ended.set()
+
+    def read():
+        while not ended.is_set():
+            data = store.read("a")
+            assert len(set(data)) == 1 and len(data) == sizes[data[0]]
+
+    together(write, read, read)
+
+
+def test_concurrent_writers_lose_nothing_and_mix_nothing(store):
+    def write(number):
+        for place in range(4):
+            store.write(f"w{number}/{place}", bytes([number, place]) * 100)
+            store.write("shared", bytes([number]) * (1000 + number))
+
+    together(*(partial(write, number) for number in range(6)))
+    written = {f"w{number}/{place}": bytes([number, place]) * 100 for number in range(6) for place in range(4)}
+    assert store.keys() == ["shared", *sorted(written)]
+    assert {key: store.read(key) for key in written} == written
+    last = store.read("shared")
+    assert last == bytes([last[0]]) * (1000 + last[0])
+
+
+LARGE = """
+import sys
+from pathlib import Path
+from cluster.run import Run
+from cluster.store import open_store
+store = open_store(sys.argv[1])
+store.publish("r/large", Path(sys.argv[2]))
+print(*Run(store, "r", "test").digest("large"))
+[peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+print(int(peak.split()[1]) // 1024)  # KiB; the peak that getrusage gives has the parent's in it
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["directory", pytest.param("radosgw", marks=REAL_SERVER)])
+def test_a_gibibyte_is_published_and_read_in_200_mebibytes(where, request, tmp_path):
+    """In parts to a bucket, and back in ranges."""
+    server = request.getfixturevalue("radosgw").environment if where == "radosgw" else {}
+    part, expected = os.urandom(2**20), hashlib.sha256()
+    with (tmp_path / "file").open("wb") as file:
+        for number in range(1024):
+            file.write(part[number:] + part[:number])
+            expected.update(part[number:] + part[:number])
+    url = "s3://results/large" if server else str(tmp_path / "store")
+    command = [sys.executable, "-c", LARGE, url, str(tmp_path / "file")]
+    done = subprocess.run(command, env={**os.environ, **server}, capture_output=True, text=True, check=True, timeout=550)
+    digest, mebibytes = done.stdout.splitlines()
+    assert digest == f"{expected.hexdigest()} {2**30}"
+    assert int(mebibytes) < 200, mebibytes
 
 
 def test_keys_are_sorted_and_start_with_the_prefix(store):
