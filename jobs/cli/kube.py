@@ -149,7 +149,17 @@ def table(plan: Any) -> str:
     for name, most in (("to start", False), ("at most", True)):
         numbers = (plan.total(n, most=most) for n in ("pods", "cpus", "memory_gib", "gpus"))
         lines.append(f"{name:20}" + "".join(f"{number:>8g}" for number in numbers))
-    return "\n".join([*lines, f"image {plan.image}", *plan.notes])
+    return "\n".join([*lines, hours(plan), f"image {plan.image}", *plan.notes])
+
+
+def hours(plan: Any) -> str:
+    """The upper bound of a plan's CPU and GPU hours."""
+    if plan.longest_h is None:
+        return "no upper bound of CPU and GPU hours: kube.deadline_s is 0"
+    return (
+        f"at most {plan.hours('cpus'):.4g} CPU hours and {plan.hours('gpus'):.4g} GPU hours, in {plan.longest_h:.4g} hours "
+        "(kube.deadline_s, then kube.ttl_s)"
+    )
 
 
 @app.command("list")

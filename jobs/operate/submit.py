@@ -39,6 +39,7 @@ GIB = 2**30
 def rendered(experiment: Experiment, store_url: str, environment: Mapping[str, str], code_url: str = "") -> Rendered:
     """The run's objects, linted; settings that cannot work are a `ConfigError` or `LintError`."""
     check_size(experiment)
+    check_hours(experiment.kube)
     check_reach(experiment)
     # on a cluster the driver joins what is there, and what is not there yet the autoscaler brings
     placed = replace(experiment, ray=replace(experiment.ray, autoscales=not experiment.kube.queue))
@@ -85,6 +86,21 @@ def check_size(experiment: Experiment) -> None:
         raise ConfigError(
             f"kube: groups have {gpus} GPUs at most, this run needs {needed} ({GPU_SETTINGS}); set kube.train.gpus or "
             "kube.search.gpus, and max"
+        )
+
+
+def check_hours(kube: Kube) -> None:
+    """Raises a `ConfigError` for a run that may use more GPU hours than `kube.most_gpu_hours`, if that is set."""
+    gpus, longest_h = sum(group.max * group.gpus for group in kube.groups.values()), kube.longest_h
+    if not kube.most_gpu_hours or not gpus:
+        return
+    limit = f"kube.most_gpu_hours is {kube.most_gpu_hours:g}"
+    if longest_h is None:
+        raise ConfigError(f"{limit}, but a run without kube.deadline_s has no upper bound; set kube.deadline_s")
+    if gpus * longest_h > kube.most_gpu_hours:
+        raise ConfigError(
+            f"{limit}; this run may use {gpus * longest_h:.4g}: {gpus} GPUs for {longest_h:.4g} hours (kube.deadline_s and "
+            "kube.ttl_s); lower them, or the groups' max"
         )
 
 
@@ -150,16 +166,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """The resources of a run at the start and at most, and notes on the namespace's quota."""
+    """The resources of a run at the start and at most, the hours of their use, and notes on the namespace's quota."""
 
     rows: tuple[Row, ...]
     image: str
     notes: tuple[str, ...]
+    longest_h: float | None  # most hours for which the pods exist; None is no limit
 
     def total(self, name: str, *, most: bool) -> float:
         """The sum of a resource over all pods; `most` with every group at its maximum."""
         count = "most" if most else "least"
         return sum(getattr(row, count) * (1 if name == "pods" else getattr(row, name)) for row in self.rows)
+
+    def hours(self, name: str) -> float | None:
+        """The most CPU hours ("cpus") or GPU hours ("gpus"), with every group at its maximum; None is no limit."""
+        return None if self.longest_h is None else self.total(name, most=True) * self.longest_h
 
     def to_json(self) -> dict[str, Any]:
         """The plan as a JSON document."""
@@ -169,6 +190,7 @@ class Plan:
             "rows": [{name: getattr(row, name) for name in Row.__slots__} for row in self.rows],
             "least": {name: self.total(name, most=False) for name in names},
             "most": {name: self.total(name, most=True) for name in names},
+            "most_hours": {name: self.hours(name) for name in ("cpus", "gpus")},
             "notes": list(self.notes),
         }
 
@@ -183,7 +205,7 @@ def plan(kube: Kube, image: str, api: Api | None) -> Plan:
     for name, group in kube.groups.items():
         cpus = max(group.cpus, WAITING_CPUS)  # init containers come before, not beside
         rows.append(Row(f"workers {name}", kube.least(group), group.max, cpus, group.memory_gib, group.gpus))
-    made = Plan(tuple(rows), image, ())
+    made = Plan(tuple(rows), image, (), kube.longest_h)
     notes = [] if "@sha256:" in image else [f"image {image} has no digest; in production give image@sha256:..."]
     if api is not None:
         notes += quota_notes(made, api)

@@ -100,6 +100,23 @@ class TestSubmit:
                 ["--store", STORE, "--set", "measure.device=cuda", "--set", "ray.evaluator_gpus=1"],
                 "groups have 0 GPUs at most, this run needs 2",
             ),
+            (
+                ["--store", STORE, "--set", "kube.search.gpus=1", "--set", "kube.most_gpu_hours=9"],
+                "a run without kube.deadline_s has no upper bound",
+            ),
+            (
+                [
+                    "--store",
+                    STORE,
+                    "--set",
+                    "kube.search.gpus=1",
+                    "--set",
+                    "kube.most_gpu_hours=9",
+                    "--set",
+                    "kube.deadline_s=9000",
+                ],
+                "kube.most_gpu_hours is 9; this run may use 10.67: 4 GPUs for 2.667 hours",
+            ),
             (["--store", STORE, "--set", "data.source=/images"], "which pods cannot reach"),
             (["--store", STORE, "--set", "data.source=file:///images"], "data.source is '/images', on this machine"),
             (["--store", STORE, "--set", "train.weights=./w.safetensors"], "train.weights is"),

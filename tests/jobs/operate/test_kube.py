@@ -107,6 +107,14 @@ class TestSubmitting:
             kuberay.submit(api, made())
         assert api.list("RayJob") == [] == api.list("ConfigMap")
 
+    def test_the_plan_has_an_upper_bound_of_hours_where_a_run_has_a_deadline(self):
+        """Up to four pods of 3 CPUs, eight of 2 CPUs and a GPU; head, autoscaler and submitter have 3 CPUs."""
+        sets = ["kube.search.max=8", "kube.search.gpus=1", "kube.train.cpus=3"]
+        endless = plan(load(str(TINY), sets).kube, "image", None)
+        assert endless.to_json()["most_hours"] == {"cpus": None, "gpus": None}
+        bounded = plan(load(str(TINY), [*sets, "kube.deadline_s=7200", "kube.ttl_s=1800"]).kube, "image", None)
+        assert bounded.to_json()["most_hours"] == {"cpus": (3 + 12 + 16) * 2.5, "gpus": 8 * 2.5}
+
     def test_the_plan_counts_what_kuberay_adds_and_reads_the_quota(self, api, server):
         kube = load(str(TINY), ["kube.search.max=8"]).kube
         quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": "ofa"},
