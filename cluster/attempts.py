@@ -178,6 +178,13 @@ class Lease:
                 self._begin(last + 1)
         return self.attempt
 
+    def check(self) -> None:
+        """Raises `Held` if a driver is known at once to work on the run: a living process of this machine."""
+        last = 0 if self.attempt else max(attempts(self.store, self.run_id), default=0)
+        record = self._read(last) if last else None
+        if record is not None and lives(record):
+            raise Held(f"{self.store.url}/{self.run_id}: {_holder_text(record)}")
+
     def end(self, code: int, **why: object) -> None:
         """Writes how the attempt ended into its record, if it was claimed."""
         if not self.attempt:
@@ -202,10 +209,12 @@ class Lease:
             return record if alive else None
         who = _driver_text(record or {})
         self.notify(f"run {self.run_id}: {who} did not end; waiting up to {LEASE_S:.0f} s to find whether it still works")
-        until = time.monotonic() + LEASE_S
-        while time.monotonic() < until:
-            time.sleep(min(_LOOK_S, LEASE_S))
+        unchanged_s = 0.0
+        while unchanged_s < LEASE_S:
+            began = time.monotonic()
+            time.sleep(_LOOK_S)
             found = self._read(last)
+            unchanged_s += min(time.monotonic() - began, 2 * _LOOK_S)  # the driver cannot renew while the store is away
             if found is None or "ended" in found:
                 return None
             if found != record:
@@ -296,6 +305,11 @@ class Fenced:
     def delete(self, key: str) -> None:
         self._check(key)
         self.store.delete(key)
+
+    def check(self) -> None:
+        """See `Lease.check`."""
+        if isinstance(self.lease, Lease):
+            self.lease.check()
 
     def leftovers(self, prefix: str = "") -> list[Leftover]:
         return self.store.leftovers(prefix)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cluster.address import shown
 from cluster.attempts import Fenced, Lease, exit_code, this_process
@@ -148,13 +148,18 @@ class Run:
         """The content of an object, unchecked."""
         return self.store.read(f"{self.id}/{key}")
 
-    def digest(self, key: str) -> tuple[str, int]:
-        """The sha256 and the size in bytes of an object, which may be larger than memory."""
+    def digest(self, key: str, into: IO[bytes] | None = None) -> tuple[str, int]:
+        """The sha256 and the size in bytes of an object, which may be larger than memory.
+
+        into: a file to which it is copied.
+        """
         found, size = hashlib.sha256(), 0
         with self.store.open(f"{self.id}/{key}") as file:
             while part := file.read(_PART_BYTES):
                 found.update(part)
                 size += len(part)
+                if into is not None:
+                    into.write(part)
         return found.hexdigest(), size
 
     def keys(self, prefix: str = "") -> list[str]:
@@ -228,6 +233,11 @@ class Run:
                 f"{self.url}/{key}: {what}: it is damaged; delete {step}{DONE} there and run the same command again"
             )
         return data
+
+    def check_free(self) -> None:
+        """Raises `Held`, before any work, if another process of this machine works on an `exclusive` run."""
+        if isinstance(self.store, Fenced):
+            self.store.check()
 
     def begin(self, step: str) -> Step:
         """Starts or resumes a step that is not finished; the first one of a run writes the config.

@@ -51,6 +51,7 @@ def run_steps(job: Job, names: Sequence[str]) -> None:
             job.run.sweep(name)
             job.reporter.say(f"{name}: finished before, nothing to do", step=name)
             continue
+        job.run.check_free()
         job.reporter.event("started", step=name)
         module, function = STEPS[name]
         do: Callable[[Job], None] = getattr(import_module(module), function)

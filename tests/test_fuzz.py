@@ -19,7 +19,10 @@ from functools import cache, partial
 from typing import Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from samples import DIGITS, THINGS
 
 from cluster.attempts import attempt_record, read_attempt
@@ -36,6 +39,8 @@ from jobs.cli.main import INPUT_ERRORS
 from jobs.cli.options import parse_arch
 from jobs.config import load
 from jobs.evaluators import tensors_of
+from jobs.images import parquet
+from jobs.images.stored import parquet_rows
 from jobs.operate import scale
 from jobs.tools import inputs
 from jobs.tools.choose import choose_from
@@ -96,6 +101,12 @@ def read_table(place):
     return TableLatency(table, DIGITS.only(resolutions=table.resolutions(DIGITS)))
 
 
+def read_parquet(place):
+    store = open_store(str(place.parent))
+    _, labels_R, _, _ = parquet._read_labels(store, place.name, "train")
+    return list(parquet_rows(store, place.name, np.arange(len(labels_R))))
+
+
 READERS = {
     "config": lambda place: load(str(place)),
     "arch": lambda place: DIGITS.checked(parse_arch(str(place))),
@@ -110,6 +121,7 @@ READERS = {
     "weights": lambda place: given_weights(str(place), DIGITS, 10),
     "checkpoint": lambda place: converted(read_checkpoint(str(place)), DIGITS, str(place)),
     "supernet": lambda place: tensors_of(place.read_bytes(), str(place)),
+    "parquet": read_parquet,
     "png": lambda place: decode(place.read_bytes()),
     "jpeg": lambda place: decode(place.read_bytes()),
     "pointer": partial(in_run, "pointer", lambda run: Checkpoints(run, "supernet").latest()),
@@ -123,7 +135,7 @@ READERS = {
 SLOW = {"network", "ensemble", "weights", "checkpoint", "predictor"}  # of which the quick test tries fewer
 
 
-SUFFIXES = {"settings": "toml", "ledger": "jsonl", "supernet": "safetensors"}  # json, if it is no sample of a file
+SUFFIXES = {"parquet": "parquet", "settings": "toml", "ledger": "jsonl", "supernet": "safetensors"}
 
 
 def suffix(name):
@@ -151,9 +163,11 @@ def samples(tmp_path_factory):
     found |= {name: store.read(f"r/{key}") for name, key in RUN_FILES.items()}
     found["supernet"] = found["weights"]
     found |= {kind.__name__: json.dumps(example(kind).to_json()).encode() for kind in DOCUMENTS}
+    rows = [{"image": {"bytes": b"image %d" % number, "path": None}, "label": number % 3} for number in range(20)]
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer, row_group_size=8)
+    found["parquet"] = buffer.getvalue()
     for name, kind in (("png", "PNG"), ("jpeg", "JPEG")):
-        from PIL import Image
-
         buffer = io.BytesIO()
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (12, 12, 3), dtype=np.uint8)).save(buffer, kind)
         found[name] = buffer.getvalue()
@@ -317,6 +331,7 @@ MUTATIONS = {
     "jsonl": (a_value, a_value, a_value, a_token, a_line, some_bytes),
     "npz": (an_array, an_array, some_bytes),
     "safetensors": (a_header, a_header, some_bytes),
+    "parquet": (some_bytes,),
     "image": (some_bytes,),
     "pth": (some_bytes,),
 }

@@ -6,17 +6,19 @@ ofa results pull digits-1a2b3c4d --store s3://bucket/prefix --to ./results
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from cluster.address import shown
-from cluster.errors import InputError, StepError
+from cluster.errors import InputError, NoSpace, StepError
 from cluster.progress import Reporter
 from cluster.reading import parse_json
 from cluster.run import CONFIG, DONE, DamagedObject, Run, must_exist, run_keys
-from cluster.store import open_store
+from cluster.store import Store, open_store
 from cluster.stores.errors import MissingObject
 from cluster.texts import sha256
 from ensemble.document import Ensembles
@@ -27,6 +29,7 @@ from search.front import Front
 # Folders in which a step that is not finished may have left objects.
 UNFINISHED = (f"{files.SUPERNET}/", f"{files.ADAPTED}/", f"{files.FINETUNED}/")
 MOST_LISTED = 20  # ids in a message
+LARGE_BYTES = 64 * 2**20  # an object that is larger is copied in parts
 
 
 def runs(store_url: str) -> dict[str, list[str]]:
@@ -78,7 +81,9 @@ def pull(run: Run, to: str, reporter: Reporter) -> None:
     target = open_store(to)
     if target.url == run.store.url:
         raise InputError(f"--to {shown(to)}: is the run's own store; give another directory")
+    copy = Run(target, run.id, code="")
     digests = {key: digest for key, (_, digest) in run.recorded().items()}
+    sizes = {key: out["bytes"] for record in run.steps().values() for key, out in record["outputs"].items()}
     there = [key for key in run.keys() if not key.startswith("partial/")]
     records = [key for key in there if key.endswith(DONE)]
     known = {CONFIG, *digests, *records}
@@ -88,18 +93,19 @@ def pull(run: Run, to: str, reporter: Reporter) -> None:
 
     def fetch(key: str) -> str | None:
         """Copies an object; returns the problem that prevents it."""
-        name = f"{run.id}/{key}"
         if key in digests:
             with suppress(MissingObject):
-                if sha256(target.read(name)) == digests[key]:
+                if copy.digest(key)[0] == digests[key]:
                     return None
         try:
+            if sizes.get(key, 0) > LARGE_BYTES:
+                return None if copy_large(run, key, digests[key], target) else f"{key}: damaged"
             data = run.raw(key)
         except MissingObject:  # deleted since the listing, as logs and checkpoints may be
             return f"{key}: missing" if key in digests else None
         if key in digests and sha256(data) != digests[key]:
             return f"{key}: damaged"
-        target.write(name, data)
+        target.write(f"{run.id}/{key}", data)
         return None
 
     with reporter.track("pull", len(wanted) + len(records), "objects") as tracker, ThreadPoolExecutor(8) as threads:
@@ -113,11 +119,25 @@ def pull(run: Run, to: str, reporter: Reporter) -> None:
     if problems:
         more = f" and {len(problems) - 1} more" if problems[1:] else ""
         raise StepError(f"{run.url}/{problems[0]}{more}; `ofa results verify` lists all, the same command continues")
-    copy = Run(target, run.id, code="")
     if found := verify(copy):
         more = f" and {len(found) - 1} more" if found[1:] else ""
         raise StepError(f"the copy {copy.url}: {found[0]}{more}; `ofa results verify --store {target.url}` lists all")
     reporter.say(f"pulled {len(wanted) + len(records)} objects to {copy.url}")
+
+
+def copy_large(run: Run, key: str, digest: str, target: Store) -> bool:
+    """Copies an object that may be larger than memory, by a file in TMPDIR; False, and no copy, if it is damaged."""
+    try:
+        with tempfile.NamedTemporaryFile() as file:
+            if run.digest(key, into=file)[0] != digest:
+                return False
+            file.flush()
+            target.publish(f"{run.id}/{key}", Path(file.name))
+    except OSError as error:
+        raise NoSpace(
+            f"{run.url}/{key}: cannot be copied by {tempfile.gettempdir()}: {error.strerror}; set TMPDIR"
+        ) from None
+    return True
 
 
 def compare(one: Run, other: Run) -> list[dict[str, Any]]:

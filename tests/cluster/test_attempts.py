@@ -242,6 +242,19 @@ class TestLease:
             run.begin("train")
         assert store.keys() == [f"r/{attempt_record(1)}"]
 
+    def test_it_is_named_before_any_work_where_it_is_on_this_machine(self, tmp_path):
+        store = open_store(str(tmp_path))
+        with driver_of(str(tmp_path)) as run:
+            run.check_free()
+            write_record(store, **ELSEWHERE)
+            run.check_free()  # which only watching can show
+            write_record(store, **LIVES)
+            with pytest.raises(Held, match="works on this run since"):
+                run.check_free()
+            write_record(store, **GONE)
+            run.begin("train")
+            run.check_free()
+
     @pytest.mark.parametrize(
         "before", [GONE, {**ELSEWHERE, "ended": BEGAN, "exit": 1}, {**LIVES, "ended": BEGAN, "exit": 0}]
     )

@@ -15,7 +15,7 @@ import pytest
 from uses import REAL_SERVER
 
 from cluster.errors import StepError
-from cluster.store import open_store
+from cluster.store import open_known, open_store
 from cluster.stores.directory import DirectoryStore
 from cluster.stores.errors import MissingObject, StoreError
 
@@ -227,6 +227,34 @@ def test_a_real_server_that_crashes_keeps_what_it_acknowledged(radosgw, monkeypa
     radosgw.call("start")
     store = open_store("s3://results/crash")
     assert {key: store.read(key) for key in store.keys()} == written
+
+
+@pytest.mark.slow
+def test_a_server_that_crashes_and_starts_again_is_waited_for(radosgw, monkeypatch):
+    for name, value in radosgw.environment.items():
+        monkeypatch.setenv(name, value)
+    store, ended = open_store("s3://results/restart"), threading.Event()
+    written = []
+
+    def write():
+        while not ended.is_set() or not written:
+            number = len(written)
+            assert store.create(f"part{number:04d}", bytes([number % 256]) * 1000)
+            written.append(number)
+
+    def restart():
+        radosgw.call("crash")
+        threading.Timer(3, radosgw.call, ["start"]).start()
+        try:
+            assert open_known("s3://results/restart").keys() != []
+        finally:
+            ended.set()
+
+    store.create("part", b"1")
+    together(write, restart)
+    assert {key: store.read(key) for key in store.keys("part0")} == {
+        f"part{number:04d}": bytes([number % 256]) * 1000 for number in written
+    }
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from cluster.errors import InputError, StepError
 from cluster.progress import Reporter
 from cluster.run import File, Run
 from cluster.store import open_store
+from jobs.operate import results
 from jobs.operate.results import compare, listing, pull, runs, the_run, verify
 
 FRONT, SEARCHED = File("front.json", "search"), File("search.jsonl", "search")
@@ -43,6 +44,21 @@ def test_a_run_is_pulled_out_of_an_added_store(url, tmp_path):
     copy = Run.at(str(tmp_path), "tiny-1", code="")
     assert verify(copy) == []
     assert copy.keys() == the_run(url, "tiny-1").keys()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_large_objects_are_pulled_in_parts(url, tmp_path, monkeypatch, damaged):
+    monkeypatch.setattr(results, "LARGE_BYTES", 1)
+    run = the_run(url, "tiny-1")
+    monkeypatch.setattr(Run, "raw", lambda run, key, raw=Run.raw: raw(run, key) if key != "front.json" else pytest.fail(key))
+    if damaged:
+        open_store(url).write("tiny-1/front.json", b"[]")
+        with pytest.raises(StepError, match=r"tiny-1/front\.json: damaged"):
+            pull(run, str(tmp_path), Reporter("plain"))
+        assert not (tmp_path / "tiny-1" / "front.json").exists()
+    else:
+        pull(run, str(tmp_path), Reporter("plain"))
+        assert (tmp_path / "tiny-1" / "front.json").read_bytes() == b"{}\n"
 
 
 def test_a_run_that_lacks_an_object_is_not_pulled_as_a_whole_one(url, tmp_path):
