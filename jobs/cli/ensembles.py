@@ -67,7 +67,7 @@ def ensemble_command(
     if (config is None) == (predictions is None):
         raise InputError("ofa ensemble: give a config file or --predictions, one of them")
     if config is not None:
-        given = {
+        given: dict[str, object] = {
             "--cost": cost_rule,
             "--algorithm": algorithm,
             "--vote": vote,

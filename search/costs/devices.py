@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -11,9 +11,12 @@ from ofa.record import Measured
 from ofa.space import Space
 from search.costs.latency import LatencyTable, TableCost, TableLatency
 from search.costs.memory import ActivationCost, WeightCost
-from search.objective import ACTIVATIONS, LATENCY, WEIGHTS, Objective
+from search.objective import ACTIVATIONS, LATENCY, WEIGHTS, Column, Objective
 
-MEMORY = {ACTIVATIONS.field: ActivationCost, WEIGHTS.field: WeightCost}
+MEMORY: dict[str, Callable[[int], Callable[[Space], Column]]] = {
+    ACTIVATIONS.field: ActivationCost,
+    WEIGHTS.field: WeightCost,
+}
 
 
 class DeviceCosts:
