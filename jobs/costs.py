@@ -7,6 +7,7 @@ is measured once, by the first step that needs it. Later steps read only the cop
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import partial
 
 from cluster.config import ConfigError
@@ -16,7 +17,6 @@ from cluster.run import File, Step
 from cluster.runtime.tasks import ray_map
 from cluster.store import read_object
 from cluster.stores.errors import StoreError
-from cluster.texts import json_lines
 from jobs import files
 from jobs.config import HERE, LatencyTableConfig
 from jobs.job import Job
@@ -53,17 +53,28 @@ def table_file(job: Job, device: str) -> File:
     return files.latency_table(device, step)
 
 
-def keep_tables(job: Job, step: Step) -> None:
-    """Copies the tables that the settings name into the run; an `InputError` for one that the space cannot use."""
+def given_tables(job: Job) -> dict[str, object]:
+    """The documents of the settings' tables that the run does not keep yet, by device.
+
+    Raises an `InputError` or a `ProblemError` for one that cannot be read, or lacks a part of the run's space.
+    """
+    found, space = {}, job.config.search_space
+    for given in job.config.search.latency_tables:
+        if not job.run.keys(table_file(job, given.name).key):
+            found[given.name] = doc = read_table(given)
+            table = LatencyTable.parse(doc, given.file)
+            TableCost.of(table, space, job.data.classes)(space)  # looks up every part
+    return found
+
+
+def keep_tables(job: Job, step: Step, tables: Mapping[str, object]) -> None:
+    """Writes these tables into the run, and records those that an earlier attempt of the step has written."""
     for given in job.config.search.latency_tables:
         file = table_file(job, given.name)
-        if job.run.keys(file.key):  # a training that was stopped has copied it
+        if given.name in tables:
+            step.write_json(file, tables[given.name])
+        else:
             step.adopt(file)
-            continue
-        doc = read_table(given)
-        table = LatencyTable.parse(doc, given.file)
-        TableCost.of(table, job.config.search_space, job.data.classes)(job.config.search_space)  # has every part
-        step.write(file, json_lines(doc, file.key).encode())
 
 
 def read_table(given: LatencyTableConfig) -> object:

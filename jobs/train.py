@@ -22,7 +22,7 @@ from cluster.runtime.workers import Event, Skipped
 from cluster.texts import sha256
 from jobs import files
 from jobs.config import Experiment
-from jobs.costs import keep_tables
+from jobs.costs import given_tables, keep_tables
 from jobs.images.dataset import Dataset
 from jobs.job import Job
 from jobs.workers.trainer import Place, description, given_weights, loop, read_weights, untrained
@@ -58,9 +58,9 @@ def train_supernet(job: Job) -> None:
     """Runs the step `train`: writes the weights of every phase."""
     config = job.config
     check(config, job.data.classes, job.data.sizes["train"])
-    plan = plan_of(config, job.data.classes)
+    plan, tables = plan_of(config, job.data.classes), given_tables(job)
     step = job.run.begin("train")  # once the images are known to be usable
-    keep_tables(job, step)
+    keep_tables(job, step, tables)
     if config.train.weights:
         digest = record_weights(step, config.train.weights)
         head = ", with a new head" if plan.head == "new" else ""

@@ -68,12 +68,29 @@ def weights(subject: Subject) -> int:
     return weight_bytes(subject.graph)
 
 
+def energy(subject: Subject) -> float:
+    """The energy of the extracted network for one image in millijoules, by the processor's counters (`ofa.energy`).
+
+    It is no deterministic value: two runs of one seed may have different fronts.
+    """
+    import torch
+
+    from ofa.energy import energy_mj
+    from ofa.extract import extract
+
+    net = extract(subject.evaluator.net, subject.arch, subject.evaluator.statistics(subject.arch))
+    image = torch.zeros(1, 3, subject.arch.resolution, subject.arch.resolution)
+    with torch.inference_mode():
+        return energy_mj(lambda: net(image))
+
+
 METERS: dict[str, Meter] = {
     "top1": top1,
     "macs": macs,
     "params": params,
     "activation_bytes": activation_bytes,
     "weight_bytes": weights,
+    "energy_mj": energy,
 }
 ALWAYS = ("top1", "macs", "params")  # in every record
 

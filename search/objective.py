@@ -123,10 +123,11 @@ ACTIVATIONS = Objective(
     "activation_bytes", "minimize", label="peak activation memory", unit="MiB", scale=2**-20, text=mebibytes
 )  # exact, for one image in float32
 WEIGHTS = Objective("weight_bytes", "minimize", label="weights", unit="MiB", scale=2**-20, text=mebibytes)  # exact, float32
+ENERGY = Objective("energy_mj", "minimize", label="energy", unit="mJ")  # for one image, by the processor's counters
 
 # By the name in settings and options. `ofa.meters.METERS` has the quantities that an evaluator can measure.
 OBJECTIVES: dict[str, Objective] = {
-    objective.field: objective for objective in (TOP1, MACS, PARAMS, LATENCY, ACTIVATIONS, WEIGHTS)
+    objective.field: objective for objective in (TOP1, MACS, PARAMS, LATENCY, ACTIVATIONS, WEIGHTS, ENERGY)
 }
 
 

@@ -20,7 +20,7 @@ ROOMS = {
         "parts/ memory",
         "spaces/",
         "layers/",
-        "norms supernet extract sorting images decode evaluate latency meters threads export int8 published",
+        "norms supernet extract sorting images decode evaluate latency energy meters threads export int8 published",
         "phases draws losses teacher train",
     ),
     "cluster": (

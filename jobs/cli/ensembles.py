@@ -8,6 +8,7 @@ import typer
 
 from cluster.errors import InputError
 from cluster.progress import Reporter
+from cluster.store import open_output
 from jobs.cli.options import DEFAULT_STORE, Json, Sets, StoreUrl, open_job
 from jobs.pipeline import run_steps
 
@@ -82,13 +83,15 @@ def ensemble_command(
                 raise InputError("ofa ensemble: --latency-table goes with --unit, such as --unit latency_ms.phone")
         if (wrong := next((name for name, value in given.items() if value is not None), None)) is not None:
             raise InputError(f"ofa ensemble: {wrong} goes with --predictions; for a run use --set ensemble.algorithm=...")
-        with open_job(config, store, sets, as_json) as job:
-            if unit is None:
+        if unit is None:
+            with open_job(config, store, sets, as_json) as job:
                 return run_steps(job, ["ensemble"])
-            from jobs.tools.ensemble import ensemble_by
+        from jobs.tools.ensemble import ensemble_by, tables_of
 
-            ensemble_by(job, unit, tables, most_cost, "." if out is None else out)
-            return None
+        folder, given_tables = open_output("." if out is None else out), tables_of(tables)
+        with open_job(config, store, sets, as_json) as job:
+            ensemble_by(job, unit, given_tables, most_cost, folder)
+        return None
     if unit is not None or tables:
         raise InputError("ofa ensemble: --unit and --latency-table go with a config file, not with --predictions")
     from ensemble.subsets import Limits

@@ -9,13 +9,13 @@ The second uses the predictions that the run has: nothing is trained, measured o
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from cluster.errors import InputError
 from cluster.reading import read_bytes, read_json_or_yaml, shortened
-from cluster.store import open_output
+from cluster.store import Store, open_output
 from cluster.texts import json_lines
 from ensemble.document import Ensembles, Subset, TableEnsembles
 from ensemble.evolve import Budget
@@ -59,23 +59,24 @@ def ensemble_of_table(
     return found
 
 
-def ensemble_by(job: Job, unit: str, tables: Sequence[str], most_cost: float | None, out: str) -> Ensembles:
+def ensemble_by(
+    job: Job, unit: str, tables: Mapping[str, LatencyTable], most_cost: float | None, folder: Store
+) -> Ensembles:
     """The best subsets of a finished run's front, whose cost is in another unit than the run's; its predictions are used.
 
-    tables: latency tables as NAME=FILE, of devices for which the run has none. most_cost: highest cost of an ensemble, in
+    tables: by device, where the run has none. folder: for ensembles.json. most_cost: highest cost of an ensemble, in
     `unit`; without one, the setting of the run if the unit is the run's. Raises an `InputError` or a `ProblemError` where
     the cost of a member is not known.
     """
-    folder, setting, space = open_output(out), job.config.ensemble, job.config.search_space
+    setting, space = job.config.ensemble, job.config.search_space
     front = Front.from_json(json.loads(job.run.read(files.FRONT)))
     members = list(front.members)
     if tables:
-        given = dict(_table(text) for text in tables)
-        if (twice := next((device for device in given if device in job.config.devices), None)) is not None:
+        if (twice := next((device for device in tables if device in job.config.devices), None)) is not None:
             raise InputError(
                 f"--latency-table {twice}: the run has a table of this device; leave it out, or name it otherwise"
             )
-        members = DeviceCosts(space, job.data.classes, given).completed(members)
+        members = DeviceCosts(space, job.data.classes, tables).completed(members)
     cost_M = costs_of_members(members, unit)
     if unit not in EXACT and any(RULES[rule].needs_pieces for rule in setting.costs):
         raise InputError(
@@ -97,8 +98,13 @@ def ensemble_by(job: Job, unit: str, tables: Sequence[str], most_cost: float | N
     return found
 
 
-def _table(text: str) -> tuple[str, LatencyTable]:
-    """A device and its latency table, given as NAME=FILE."""
-    name, _, path = text.rpartition("=")
-    where = shortened(path)
-    return name or Path(path).name.split(".")[0], LatencyTable.parse(read_json_or_yaml(path, "a latency table"), where)
+def tables_of(texts: Sequence[str]) -> dict[str, LatencyTable]:
+    """Latency tables by device, each given as NAME=FILE, or as FILE alone, whose name is then that of the device."""
+    found = {}
+    for text in texts:
+        name, _, path = text.rpartition("=")
+        device = name or Path(path).name.split(".")[0]
+        if device in found:
+            raise InputError(f"--latency-table: two tables are both called {device}; name them: --latency-table NAME=FILE")
+        found[device] = LatencyTable.parse(read_json_or_yaml(path, "a latency table"), shortened(path))
+    return found

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from cluster.errors import Diverged
+from cluster.errors import Diverged, InputError
 from jobs.config import Experiment
 from jobs.images.dataset import Dataset, read_only_tensor, split_of
 from jobs.workers.devices import name_of, usable
 from ofa.arch import Arch
+from ofa.energy import NoCounter
 from ofa.evaluate import NotFinite, top1
 from ofa.extract import extract
 from ofa.images import Split
@@ -86,6 +87,8 @@ class EvaluationWorker:
         subject = Subject(arch, self.space, self.data.classes, self.evaluator, self.data.selection)
         try:
             return measured(subject, self.meters, "selection")
+        except NoCounter as error:
+            raise InputError(str(error)) from None
         except NotFinite as error:
             raise Diverged(f"{error}: the supernet's training has diverged; train it with a lower learning rate") from None
 

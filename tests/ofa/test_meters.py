@@ -5,7 +5,8 @@ import torch
 from ofa.cost import cost
 from ofa.evaluate import Evaluator
 from ofa.images import Scale, Split
-from ofa.meters import METERS, Subject, measured
+from ofa.memory import peak_bytes, weight_bytes
+from ofa.meters import ALWAYS, METERS, Subject, measured
 from ofa.record import Measured
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
@@ -22,9 +23,16 @@ def subject():
 
 def test_a_record_has_top1_and_exact_costs():
     seen = subject()
-    record = measured(seen, METERS, "selection")
+    record = measured(seen, {name: METERS[name] for name in ALWAYS}, "selection")
     top1 = seen.evaluator.top1(ARCH, seen.images)
     assert record == Measured(ARCH, top1, *cost(SPACE, ARCH, 10), split="selection")
+
+
+def test_memory_is_measured_exactly():
+    record = measured(subject(), {name: METERS[name] for name in ("activation_bytes", "weight_bytes")}, "selection")
+    graph = SPACE.graph(ARCH, (), 10)
+    assert record.value("activation_bytes") == peak_bytes(graph, ARCH.resolution)
+    assert record.value("weight_bytes") == weight_bytes(graph)
 
 
 def test_a_meter_that_is_added_is_measured_too(monkeypatch):

@@ -35,7 +35,11 @@ USES = {
         "--space digits --predictor {predictor} --latency-table {table} --latency-ms 9 --evaluations 50 --out {>out}"
     ],
     "choose": ["{front} --knee", "{measured} --knee"],
-    "ensemble": ["{config} --store {store}", "--predictions {predictions} --out {>out}"],
+    "ensemble": [
+        "{config} --store {store}",
+        "{config} --store {store} --unit latency_ms.table --latency-table {table} --out {>out}",
+        "--predictions {predictions} --out {>out}",
+    ],
     "export": ["{config} --store {store}", "{config} --store {store} --arch {arch}"],
     "eval": ["{config} --store {store} --arch {arch}"],
     "finetune": ["{config} --store {store} --arch {arch}"],
@@ -77,6 +81,7 @@ NO_PATHS = {
         "objectives",
         "cost_rule",
         "vote",
+        "unit",
         "split",
         "address",
         "run_id",
@@ -93,6 +98,7 @@ OF_CLUSTERS = {("status", "store"), ("logs", "store"), ("scale", "store"), ("sub
 # Settings that are paths, as options of a command that reads them.
 SETTINGS = {
     "data.source": "train {config} --store {>store} --set data.source={images}",
+    "search.latency_tables": "train {config} --store {>store} --set search.latency_tables=[{name='a',file='{table}'}]",
     "train.weights": "train {config} --store {>store} --set train.weights={weights}",
 }
 LINE = 10 * 2**20  # bytes of the long line
