@@ -13,9 +13,11 @@ import torch
 
 from cluster.errors import InputError
 from cluster.run import Run
+from cluster.texts import sha256
 from jobs.config import load
 from jobs.tools.transfer import Start, start_of
 from jobs.tools.weights import converted, read_checkpoint, space_of
+from ofa.arch import Arch
 from ofa.published import SPACES, is_transform, published_names
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
@@ -303,3 +305,44 @@ def test_imported_weights_of_another_space_are_refused(ofa, tmp_path):
     assert (code, err.count("\n")) == (2, 1)
     assert f"space is 'ofa_mbv3_w0.25_32px', the supernet of {folder}/weights.safetensors is of 'digits'" in err
     assert not (tmp_path / "runs").exists()
+
+
+SMALL = [
+    "space=ofa_mbv3_w1.0", "choices={resolutions=[32],depths=[2]}", 'data.classes=["0","1","2"]', "data.selection=0.3",
+    "train.backend=local", "train.workers=1", "measure.archs=10", "measure.calibration_images=32", "measure.latency_archs=5",
+    "measure.latency_runs=5", "search.evaluations=12", "search.population=8", "search.predicted_evaluations=200",
+    "search.predicted_members=4", "fit.predictor=ridge", "ray.evaluators=1",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.whole_run
+def test_an_imported_supernet_is_trained_with_a_new_head_then_searched_as_it_is(tmp_path):
+    """MobileNetV3 at 32 pixels on three digits: a run with one epoch, and one without phases from what that left."""
+    net = Supernet(get_space("ofa_mbv3_w1.0"), 1000, torch.Generator().manual_seed(1))
+    place = save(tmp_path / "published.pth", {"state_dict": checkpoint(net, "module.")})
+    done = helpers.ofa("import", place, "--space", "ofa_mbv3_w1.0", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    weights = tmp_path / "out/weights.safetensors"
+    phase = 'train.phases=[{name="head",epochs=1,lr=0.01,kernels=[3,7],subnets=2}]'
+    runs = []
+    for start, values, until in ((weights, [phase, "train.head=new"], "export"), (None, ["train.phases=[]"], "report")):
+        given = [f"train.weights={start or runs[0].url + '/supernet/head/weights.safetensors'}", *values, *SMALL]
+        done = helpers.ofa("run", TINY, "--store", tmp_path / "runs", "--until", until, *settings(*given))
+        assert done.returncode == 0, done.stderr
+        runs.append(Run.at(str(tmp_path / "runs"), load(TINY, given).id, ""))
+    trained, given = runs
+    assert trained.done("train")["inputs"] == {"train.weights": sha256(weights.read_bytes())}
+    for run in runs:
+        assert not list(run.problems())
+        members = json.loads(run.raw("front.json"))["members"]
+        space = get_space("ofa_mbv3_w1.0").at([32]).only(depths=(2,))
+        assert members and all(space.contains(Arch.from_json(member["arch"])) for member in members)
+    assert "subnets/knee.onnx" in trained.keys("subnets/")
+    before, after = (safetensors.torch.load(run.raw(f"supernet/{phase}/weights.safetensors"))
+                     for run, phase in ((trained, "head"), (given, "given")))  # fmt: skip
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert len(before["net.classifier.bias"]) == 3
+    pages = [run.raw("report.html").decode() for run in runs]
+    assert ["<h2>Training</h2>" in page for page in pages] == [True, False]
