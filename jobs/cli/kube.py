@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from cluster.address import shown
 from cluster.errors import InputError
 from cluster.kube.api import Lost
 from cluster.kube.state import LOST, TIMED_OUT
 from cluster.texts import json_text
 from jobs import config as configs
-from jobs.cli.options import ConfigPath, Json
+from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json
 
 if TYPE_CHECKING:
     from cluster.kube.api import Api
@@ -346,7 +347,16 @@ def cancel(
 
 @app.command()
 def doctor(
+    run_id: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="with --bundle: a run's id; not needed if the store has one run")
+    ] = None,
     store: Annotated[str | None, typer.Option("--store", help="a bucket to check: s3://bucket/prefix")] = None,
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.zip", help="write versions, checks and a run's records, events and logs, without secrets"
+        ),
+    ] = None,
     namespace: Namespace = "ofa",
     context: Context = None,
     as_json: Json = False,
@@ -355,6 +365,17 @@ def doctor(
 
     What may not be looked at with this user's rights is `unknown`, which in --json is an `ok` of null.
     """
+    if bundle is not None:
+        from jobs.operate import results
+        from jobs.operate.bundle import write_bundle
+
+        count = write_bundle(results.the_run(store or DEFAULT_STORE, run_id), bundle, namespace, context)
+        print(
+            json_text({"out": bundle, "files": count}) if as_json else f"{bundle}: {count} files, secrets replaced by stars"
+        )
+        return
+    if run_id is not None:
+        raise InputError(f"RUN {shown(run_id)}: is of use only with --bundle FILE.zip; leave it out")
     from jobs.operate.doctor import checks
 
     missing = 0

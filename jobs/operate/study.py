@@ -9,15 +9,13 @@ and the rest of its record is in user attributes. `study.best_trials` is the run
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from cluster import address
 from cluster.config import parse
-from cluster.errors import InputError
-from cluster.reading import parse_json, shortened
+from cluster.reading import parse_json
 from cluster.run import CONFIG, DONE, DamagedObject, File, Run
 from jobs import files
 from jobs.config import Experiment
+from jobs.operate.places import new_file, unwritable
 from ofa.arch import ArchError
 from ofa.record import Measured
 from ofa.space import Space
@@ -33,32 +31,15 @@ def write_study(run: Run, out: str) -> int:
     out: a path that ends with .db (SQLite) or .log (Optuna's journal). Nothing has that name before the file is complete.
     Raises an `InputError` for a path that cannot be written, and where the run has no search.
     """
-    place = _place(out)
+    place = new_file("--out", out, [*STORAGES], "a name that ends with .db (SQLite) or .log (Optuna's journal)")
     config = parse(run.config(), Experiment, f"{run.url}/{CONFIG}")
     about = {"run": run.url, "space": config.space, "algorithm": config.search.algorithm}
     trials = list(_trials(run, config))
     try:
         write(place, run.id, config.objectives, trials, about)
     except OSError as error:
-        raise InputError(f"--out {shortened(out)}: cannot write: {error.strerror}; choose another place") from None
+        raise unwritable("--out", out, error) from None
     return len(trials)
-
-
-def _place(out: str) -> Path:
-    """The file to write; an `InputError` if it cannot be."""
-    if address.split(out)[0] not in ("", "file"):
-        raise InputError(f"--out {shortened(out)}: is an address; give the path of the file to write")
-    place = address.directory(out)
-    if place.suffix not in STORAGES:
-        raise InputError(f"--out {shortened(out)}: give a name that ends with .db (SQLite) or .log (Optuna's journal)")
-    try:
-        if place.exists() or place.is_symlink():
-            raise InputError(f"--out {shortened(out)}: is there already; give another name, or delete it")
-        if not place.parent.is_dir():
-            raise InputError(f"--out {shortened(out)}: there is no directory {shortened(str(place.parent))}; make it first")
-    except OSError as error:
-        raise InputError(f"--out {shortened(out)}: cannot write: {error.strerror}; choose another place") from None
-    return place
 
 
 def _trials(run: Run, config: Experiment) -> Iterator[Evaluated]:

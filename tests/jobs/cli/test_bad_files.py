@@ -54,7 +54,7 @@ USES = {
     "results compare": ["case case --store {store}"],
     "results study": ["case --store {store} --out {>study}"],
     "submit": ["{config} --store s3://bucket/x --dry-run", "{config} --store s3://bucket/x --dry-run --code {code}"],
-    "doctor": [],  # reports what it finds; it exits with 1
+    "doctor": ["case --store {store} --bundle {>bundle}"],  # without --bundle it reports what it finds, and exits with 1
     **{name: [] for name in ("list", "status", "wait", "logs", "events", "scale", "cancel", "pause", "resume", "retry")},
 }
 # Options that take text which is no path; a store of a command for clusters is used after the cluster has answered.
@@ -138,7 +138,7 @@ BAD_FILES = ("an empty file", "a binary file", "a long line", "a long name", "a 
 BAD = {
     **dict.fromkeys(THINGS, (*BAD_FILES, "a directory", "a missing path", "NaN", "a cut file")),
     **dict.fromkeys(DIRECTORIES, (*BAD_FILES, "a directory", "a missing path")),
-    **dict.fromkeys((">store", ">out", ">study"), BAD_FILES),
+    **dict.fromkeys((">store", ">out", ">study", ">bundle"), BAD_FILES),
     ">table": ("a directory", "a long name"),
 }
 
