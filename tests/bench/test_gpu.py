@@ -84,6 +84,7 @@ def test_every_part_runs_on_a_cpu_with_few_libraries(images, tmp_path):
     assert "90 training and 30 test images" in done.stdout
 
 
+@pytest.mark.slow
 def test_ofav2_trains_at_once_and_reports_the_best_sub_network_after_every_phase(tmp_path):
     out, threads = tmp_path / "gpu.jsonl", torch.get_num_threads()
     try:
