@@ -30,6 +30,7 @@ STRICT = ConfigDict(extra="forbid", strict=False, allow_inf_nan=False)
 MOST = 2**31 - 1  # the largest number of things that a setting may ask for
 Count = Annotated[int, Field(ge=1, le=MOST)]
 NotNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
+NotNegative = Annotated[float, Field(ge=0, le=1e18)]
 
 
 class ConfigError(InputError):

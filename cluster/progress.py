@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
@@ -14,6 +14,7 @@ from rich.text import Text
 
 from cluster.texts import json_text
 
+OBSERVE_S = 1.0  # least seconds between two observations of a tracker's progress
 Style = Literal["live", "plain", "json"]
 
 
@@ -28,6 +29,7 @@ class Reporter:
         self.style: Style = style or ("live" if self.console.is_terminal else "plain")
         self.every_s = every_s
         self.started = time.monotonic()
+        self.observe: Callable[[Tracker], None] | None = None  # gets a tracker whose progress changed, at most once a second
 
     def say(self, text: str, **facts: object) -> None:
         """Writes one line; in the JSON style an event with the text and `facts`."""
@@ -66,6 +68,7 @@ class Tracker:
         self.done = 0
         self.note = ""
         self.start = self.shown = time.monotonic()
+        self.observed = 0.0
         self.before = 0  # completed by an earlier process: not part of this one's rate
 
     def resumed(self, done: int) -> None:
@@ -82,6 +85,9 @@ class Tracker:
         self.done = done
         self.note = self.note if note is None else note
         now = time.monotonic()
+        if self.reporter.observe is not None and (now - self.observed >= OBSERVE_S or done == self.total):
+            self.observed = now
+            self.reporter.observe(self)
         if self.reporter.style == "live" or (now - self.shown < self.reporter.every_s and done != self.total):
             return
         self.shown = now

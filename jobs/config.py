@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from cluster import address, config
-from cluster.config import MOST, STRICT, ConfigError, Count, NotNegativeInt, one_of
+from cluster.config import MOST, STRICT, ConfigError, Count, NotNegative, NotNegativeInt, one_of
 from cluster.kube.rayjob import Kube
 from cluster.runtime.backends import BACKENDS
 from cluster.runtime.machine import gpus_of
@@ -34,7 +34,6 @@ from search.predict.quality import held_out_rows
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 # Every number has a range (`tests/jobs/test_config.py`); upper bounds only exclude what cannot be meant.
 Positive = Annotated[float, Field(gt=0, le=1e30)]
-NotNegative = Annotated[float, Field(ge=0, le=1e18)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 Processes = Annotated[int, Field(ge=1, le=10_000)]
 Threads = Annotated[int, Field(ge=1, le=1024)]

@@ -68,6 +68,7 @@ class Job:
         """
         if self._connected:
             return
+        from cluster.runtime import metrics
         from cluster.runtime.session import session
 
         self._connected = True
@@ -82,6 +83,8 @@ class Job:
             self.reporter.say(f"{gpus} GPUs are requested of the cluster, which may add nodes for them")
         self.stack.enter_context(session(ray.address, cpus, shared, gpus=gpus, grows=ray.autoscales, wait_s=wait_s,
                     on_lost=self._report_lost))  # fmt: skip
+        metrics.of_run(self.run.id)
+        self.reporter.observe = metrics.record_progress
 
     def _report_lost(self, error: StepError) -> None:
         """Reports an error as the command line does, from a thread."""

@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from cluster.run import Step
+from cluster.runtime import metrics
 from cluster.runtime import pool as pools
 from cluster.runtime.tasks import ray_map
 from cluster.texts import jsonl
@@ -67,10 +68,15 @@ def search(job: Job) -> None:
         tracker.resumed(min(resumed, wanted))
 
         best_top1 = max(m.top1 for m in known.values())
+        reference = reference_point(objectives, values(objectives, before))
+        now = Curve(objectives, reference, every=True)
+        now.start(values(objectives, list(known.values())))
 
         def note(measured: Measured) -> None:
             nonlocal best_top1
             best_top1 = max(best_top1, measured.top1)
+            now.add(values(objectives, [measured]))
+            metrics.record("ofa_hypervolume", now.volume)
             tracker.advance(note=f"best top-1 {best_top1:.4f}")
 
         def evaluate(archs: Sequence[Arch]) -> list[Measured]:
@@ -94,7 +100,6 @@ def search(job: Job) -> None:
         else:
             asked = search_asynchronously(job, step, before, known, budget, note)
 
-    reference = reference_point(objectives, values(objectives, before))
     measured_curve = Curve(objectives, reference, every=True)
     measured_curve.start(values(objectives, before))
     for m in asked:

@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 from urllib.parse import urlsplit
 
-from pydantic import Field
-
-from cluster.config import STRICT, ConfigError, Count, NotNegativeInt, follows
+from cluster.config import STRICT, ConfigError, Count, NotNegative, NotNegativeInt, follows
 from cluster.kube import rules
 from cluster.kube.lint import JOB_NAME, SAFE, LintError
 from cluster.kube.state import QUEUE
@@ -84,7 +82,7 @@ class Kube:
     attempts: Count = 4  # most clusters that KubeRay may use without `ofa retry`; each continues from the store
     deadline_s: NotNegativeInt = 0  # most seconds of the whole run since its first start, pauses included; 0 is no limit
     starting_s: NotNegativeInt = 3600  # most seconds for a cluster to start (image pulls, quota, nodes); 0 is no limit
-    most_gpu_hours: Annotated[float, Field(ge=0, le=1e9)] = 0.0  # refuses runs that may use more GPU hours; 0 is no limit
+    most_gpu_hours: NotNegative = 0.0  # refuses runs that may use more GPU hours; 0 is no limit
     ttl_s: Count = 600  # seconds after which the cluster of a run that has ended is deleted
     idle_s: Count = 60  # seconds after which the autoscaler removes an idle worker
     queue: Annotated[str, follows(_if_given(rules.queue_name))] = (

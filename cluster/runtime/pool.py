@@ -12,6 +12,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 
 from cluster.errors import StepError
+from cluster.runtime import metrics
 
 ATTEMPTS = 4  # attempts at one task whose actor dies
 TASKS_PER_ACTOR = 2  # one is running; the next is queued at the actor, so that it need not wait for the driver
@@ -59,11 +60,13 @@ class Pool:
 
     The arrays go into the object store once; on every node all actors read the same copy, which is read-only.
     An actor gets tasks once it is built, so one that the cluster has no CPU for yet does not delay the others.
-    gpus: of each actor; a share below 1 is of one GPU, which actors then share.
+    gpus: of each actor; a share below 1 is of one GPU, which actors then share. name: of the pool in metrics.
     """
 
-    def __init__(self, build: Build, arrays: Mapping[str, np.ndarray], workers: int, gpus: float = 0) -> None:
-        self.build, self.gpus = build, gpus
+    def __init__(
+        self, build: Build, arrays: Mapping[str, np.ndarray], workers: int, gpus: float = 0, name: str = "evaluators"
+    ) -> None:
+        self.build, self.gpus, self.name = build, gpus, name
         self.arrays = ray.put(dict(arrays))
         self.renewal = 0  # the number of renewals
         self.newer: Any = None  # the reference to the arrays of the latest
@@ -131,6 +134,8 @@ class Pool:
                 if reference in self._running:  # else another task has already reported its actor's death
                     results += self._take(reference)
             self._feed()
+        metrics.record("ofa_actors", len(self._available()), pool=self.name)
+        metrics.record("ofa_pending", len(self._tasks), pool=self.name)
         return results
 
     def wait_until_built(self) -> None:
@@ -221,6 +226,7 @@ class Pool:
         tickets = sorted(member.tickets)
         failed = tickets[0] if tickets else None
         self.lost[failed] += 1
+        metrics.record("ofa_lost_actors", 1, pool=self.name)
         self._waiting.extendleft(reversed(tickets))
         if not member.leaving:
             self._start()

@@ -57,7 +57,7 @@ class PooledScorer:
         self.members, self.images, _ = table.classes_MNK.shape
         self.shards = min(self.images, _SHARDS_AN_ACTOR * actors)
         arrays = {"classes": table.classes_MNK, "probs": table.probs_MNK, "labels": table.labels_N}
-        self.pool = Pool(partial(ShardScorer, self.shards, "cuda" if gpus else "cpu"), arrays, actors, gpus)
+        self.pool = Pool(partial(ShardScorer, self.shards, "cuda" if gpus else "cpu"), arrays, actors, gpus, "scorers")
 
     def correct(self, masks: np.ndarray) -> np.ndarray:
         """See `SubsetScorer.correct`."""

@@ -1,0 +1,73 @@
+"""What a run reports to Prometheus, through Ray: `METRICS` has every name. Ray adds the prefix `ray_`.
+
+Ray serves the numbers at the metrics port of each node; without Ray nothing is recorded. Every metric has the run's id as
+the tag `run`. k8s/grafana/ofa-cluster.json is a dashboard of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.metrics import Counter, Gauge
+
+from cluster.progress import Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """The class of a metric in Ray, its description, and its tags beside `run`."""
+
+    kind: type[Gauge] | type[Counter]
+    description: str
+    tags: tuple[str, ...] = ()
+
+
+METRICS = {
+    "ofa_done": Metric(Gauge, "completed units of a step: images, steps, archs, evaluations", ("step", "unit")),
+    "ofa_total": Metric(Gauge, "all units of a step; 0 is unknown", ("step", "unit")),
+    "ofa_per_s": Metric(Gauge, "units of a step per second in this process", ("step", "unit")),
+    "ofa_hypervolume": Metric(Gauge, "hypervolume of the archs that the measured search knows"),
+    "ofa_actors": Metric(Gauge, "actors of a pool that are built", ("pool",)),
+    "ofa_pending": Metric(Gauge, "tasks of a pool that wait or run", ("pool",)),
+    "ofa_lost_actors": Metric(Counter, "actors of a pool that died; their tasks are repeated", ("pool",)),
+}
+
+
+class _Registry:
+    """The instruments of this process, each made at its first use, and the run's id."""
+
+    def __init__(self) -> None:
+        self.run = ""
+        self.made: dict[str, Any] = {}
+
+    def record(self, name: str, value: float, tags: dict[str, str]) -> None:
+        metric = METRICS[name]
+        if name not in self.made:
+            self.made[name] = metric.kind(name, metric.description, tag_keys=("run", *metric.tags))
+        instrument = self.made[name]
+        (instrument.inc if metric.kind is Counter else instrument.set)(value, {"run": self.run, **tags})
+
+
+_registry = _Registry()
+
+
+def of_run(run: str) -> None:
+    """Sets the id that every metric of this process has from now on."""
+    _registry.run = run
+
+
+def record(name: str, value: float, **tags: str) -> None:
+    """Records a value of a metric in `METRICS`, a count to add for a counter; does nothing in a process without Ray."""
+    if ray.is_initialized():
+        _registry.record(name, value, tags)
+
+
+def record_progress(tracker: Tracker) -> None:
+    """Records the progress of a step."""
+    tags = {"step": tracker.step, "unit": tracker.unit}
+    record("ofa_done", tracker.done, **tags)
+    record("ofa_total", tracker.total, **tags)
+    if tracker.per_s is not None:
+        record("ofa_per_s", tracker.per_s, **tags)
