@@ -236,7 +236,7 @@ def scale(
         scaled = kuberay.scale(api, job, group, least, most)
         found |= {name: getattr(scaled, name) for name in type(scaled).__slots__}
         if group == "search":
-            evaluators, gpus = scaled.cpus, scaled.gpus
+            evaluators, gpus = scaled.cpus, scaled.gpus or None
     if evaluators or evaluations:
         asked = scaling.override(there, evaluators=evaluators, evaluations=evaluations, gpus=gpus)
         found |= {"evaluators": asked.evaluators, "evaluations": asked.evaluations}
