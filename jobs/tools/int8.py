@@ -10,22 +10,18 @@ Ranges of activations are calibrated on training images. `subnets/NAME-int8.json
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from cluster.texts import json_text, machine
-from ensemble.intervals import interval
 from jobs import files
 from jobs.evaluators import trained_evaluator
 from jobs.job import Job
+from jobs.tools.eval import evaluate_onnx, inputs
 from ofa.arch import Arch
 from ofa.evaluate import Evaluator
 from ofa.export import Description, to_onnx, to_program
 from ofa.extract import extract
-from ofa.images import Split
-from ofa.int8 import logits_of, median_ms, quantised
+from ofa.int8 import median_ms, quantised
 from search.front import Front, knee
 from search.objective import minimised, values
 
@@ -59,32 +55,19 @@ def made(job: Job, evaluator: Evaluator, arch: Arch) -> tuple[bytes, dict[str, A
     network = extract(evaluator.net, arch, evaluator.statistics(arch))
     job.reporter.say(f"export: quantising {arch.key}")
     model = to_onnx(to_program(network, side))
-    small = quantised(model, batches(evaluator, evaluator.calibration[:CALIBRATION_IMAGES], side))
+    small = quantised(model, inputs(evaluator, evaluator.calibration[:CALIBRATION_IMAGES], side))
     both = {"float32": model, "int8": small}
-    named = {kind: logits_of(data, batches(evaluator, job.test, side)).argmax(axis=1) for kind, data in both.items()}
-    labels, runs = job.test.labels.numpy(), config.measure.latency_runs
+    tested, same = evaluate_onnx(job, evaluator, both, side)
+    runs = config.measure.latency_runs
     networks = {
-        kind: {**accuracy(named[kind], labels), "bytes": len(data), "latency_ms": median_ms(data, side, runs)}
-        for kind, data in both.items()
+        kind: {**tested[kind], "bytes": len(data), "latency_ms": median_ms(data, side, runs)} for kind, data in both.items()
     }
     return small, {
         **Description.of(config.space, classes, arch, evaluator.scale, side).to_json(),
         "device": machine(),
-        "test_images": len(labels),
-        "same_class": float((named["float32"] == named["int8"]).mean()),
+        "same_class": same,
         **networks,
     }
-
-
-def batches(evaluator: Evaluator, split: Split, resolution: int) -> Iterator[np.ndarray]:
-    """The images of a split as inputs of ONNX Runtime."""
-    return (batch.contiguous().cpu().numpy() for batch in evaluator.batches(split, resolution))
-
-
-def accuracy(named_N: np.ndarray, labels_N: np.ndarray) -> dict[str, Any]:
-    """The top-1 with its 95 % interval. named_N: the predicted classes."""
-    correct = int((named_N == labels_N).sum())
-    return {"test_top1": correct / len(labels_N), "test_interval": list(interval(correct, len(labels_N)))}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -97,7 +80,8 @@ def table(found: dict[str, Any]) -> str:
             f"{kind:8}  {row['test_top1']:10.4f}  {f'[{low:.4f}, {high:.4f}]':>18}  {row['bytes'] / 2**10:8.0f}  "
             f"{row['latency_ms']:8.3f}"
         )
-    return "\n".join([*lines, f"same class: {100 * found['same_class']:.1f} % of {found['test_images']} test images"])
+    same, images = 100 * found["same_class"], found["int8"]["images"]
+    return "\n".join([*lines, f"same class: {same:.1f} % of {images} test images"])
 
 
 def text(found: dict[str, Any], as_json: bool) -> str:

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from helpers import TINY
 
-from cluster.config import dump
+from cluster.config import ConfigError, dump
+from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.run import Run
 from jobs import costs
@@ -15,6 +16,7 @@ from jobs.job import Job
 from jobs.workers.parts import part_table
 from ofa.record import Measured
 from ofa.spaces import get_space
+from search.errors import ProblemError
 
 SPACE = get_space("digits")
 
@@ -64,3 +66,36 @@ def test_a_training_that_was_stopped_keeps_the_tables_that_it_began_with(job, tm
     keep(job())
     (tmp_path / "phone.json").write_text("{}")
     assert [*keep(job()).outputs] == ["latency/phone.json"]
+
+
+def test_this_machine_is_timed_once_also_where_the_step_is_stopped(job, monkeypatch, table):
+    timed = []
+    monkeypatch.setattr(costs, "_measured", lambda job: timed.append(1) or table)
+    keep(job()).finish(1)
+    for _ in range(2):
+        again = job()
+        step = again.run.begin("measure")
+        costs.costs_of(again, step)
+    step.finish(1)
+    later = job()
+    search = later.run.begin("search")
+    costs.costs_of(later, search)
+    assert timed == [1]
+    assert {*search.inputs} == {"latency/phone.json", "latency/here.json"}
+
+
+def test_a_step_before_this_machine_is_timed_names_the_step_that_times_it(job):
+    keep(job()).finish(1)
+    early = job()
+    with pytest.raises(InputError, match=r"'latency/here.json' is not in .*; run `ofa measure` first"):
+        costs.costs_of(early, early.run.begin("search"))
+
+
+def test_a_table_without_a_part_of_the_space_is_refused_before_the_training(job, tmp_path, table):
+    lacking = {key: value for key, value in table.items() if key != "24"}
+    (tmp_path / "phone.json").write_text(json.dumps(lacking))
+    with pytest.raises(ProblemError, match=r"phone.json: has no key .* which resolution 24 needs"):
+        costs.given_tables(job())
+    (tmp_path / "phone.json").unlink()
+    with pytest.raises(ConfigError, match=r"search.latency_tables: phone: .*phone.json"):
+        costs.given_tables(job())

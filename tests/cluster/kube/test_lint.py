@@ -173,7 +173,9 @@ def test_the_schemas_are_those_of_kuberay(reference):
 )
 def test_every_shipped_config_gives_a_valid_rayjob(path, settings):
     elsewhere = ["data.source=s3://bucket/images"] if path.stem != "digits" else []
-    more = ["kube.train.max=32", "kube.train.gpus=1"] if load(str(path)).train.device == "cuda" else []
+    train = load(str(path)).train
+    more = ["kube.train.max=32", "kube.train.gpus=1"] if train.device == "cuda" else []
+    elsewhere += ["train.weights=s3://bucket/weights.safetensors"] if train.weights else []
     made = rendered(load(str(path), [*settings, *elsewhere, *more]), STORE, {})
     assert list(lint.mistakes(made.job)) == []
 
