@@ -37,7 +37,7 @@ demo: setup
 services:
 	@tests/services.sh
 
-# Tests are marked by what they use beyond their process (pyproject.toml, tests/uses.py). Those without a mark, in at most 4 minutes:
+# Tests are marked by what they use beyond their process (pyproject.toml, tests/uses.py). Those without a mark, in about 6 minutes:
 MARKED := cluster or server or browser or whole_run
 MANY := cluster or browser or whole_run
 test-unit: setup
