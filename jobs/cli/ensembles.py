@@ -86,7 +86,8 @@ def ensemble_command(
         if unit is None:
             with open_job(config, store, sets, as_json) as job:
                 return run_steps(job, ["ensemble"])
-        from jobs.tools.ensemble import ensemble_by, tables_of
+        from jobs.tools.ensemble import ensemble_by
+        from jobs.tools.inputs import tables_of
 
         folder, given_tables = open_output("." if out is None else out), tables_of(tables)
         with open_job(config, store, sets, as_json) as job:

@@ -9,12 +9,11 @@ The second uses the predictions that the run has: nothing is trained, measured o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from cluster.errors import InputError
-from cluster.reading import read_bytes, read_json_or_yaml, shortened
+from cluster.reading import read_bytes, shortened
 from cluster.store import Store, open_output
 from cluster.texts import json_lines
 from ensemble.document import Ensembles, Subset, TableEnsembles
@@ -95,16 +94,4 @@ def ensemble_by(
     folder.write(files.ENSEMBLES.key, json_lines(found.to_json()).encode())
     for subsets in found.fronts:
         job.reporter.say(described(subsets))
-    return found
-
-
-def tables_of(texts: Sequence[str]) -> dict[str, LatencyTable]:
-    """Latency tables by device, each given as NAME=FILE, or as FILE alone, whose name is then that of the device."""
-    found = {}
-    for text in texts:
-        name, _, path = text.rpartition("=")
-        device = name or Path(path).name.split(".")[0]
-        if device in found:
-            raise InputError(f"--latency-table: two tables are both called {device}; name them: --latency-table NAME=FILE")
-        found[device] = LatencyTable.parse(read_json_or_yaml(path, "a latency table"), shortened(path))
     return found

@@ -50,6 +50,18 @@ class Loaded:
         return tuple(members)
 
 
+def tables_of(texts: Sequence[str]) -> dict[str, LatencyTable]:
+    """Latency tables by device, each given as NAME=FILE, or as FILE alone, whose name is then that of the device."""
+    found: dict[str, LatencyTable] = {}
+    for text in texts:
+        name, _, path = text.rpartition("=")
+        device = name or Path(path).name.split(".")[0]
+        if device in found:
+            raise InputError(f"--latency-table: two tables are both called {device}; name them: --latency-table NAME=FILE")
+        found[device] = LatencyTable.parse(read_json_or_yaml(path, "a latency table"), shortened(path))
+    return found
+
+
 def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequence[str], at_least: Sequence[str],
          fixed: Sequence[str], classes: int = 1000) -> Loaded:  # fmt: skip
     """The problem of a command line.
@@ -58,13 +70,7 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
     space is restricted to the resolutions that every file has; a run's own predictor also brings the run's choices.
     """
     space, data = get_space(space_name), read_bytes(predictor, "a predictor of top-1")
-    devices: dict[str, LatencyTable] = {}
-    for text in tables:
-        name, _, path = text.rpartition("=")
-        device = name or Path(path).name.split(".")[0]
-        if device in devices:
-            raise InputError(f"--latency-table: two tables are both called {device}; name them: --latency-table NAME=FILE")
-        devices[device] = LatencyTable.parse(read_json_or_yaml(path, "a latency table"), shortened(path))
+    devices = tables_of(tables)
     where, published = shortened(predictor), is_published(data)
     if not published:
         space = Predictor.fitted_space(data, space, where)
