@@ -93,8 +93,8 @@ def test_readme_names_both_set_up_commands():
     assert len(COMMANDS) >= 9
 
 
-# Whole runs of a minute each; tests/jobs and the demo have others in every suite.
-LONG = ("--set seed=2", "--set data.source=IMAGES")
+# Runs and trainings of up to a minute each; tests/jobs and the demo have others in every suite.
+LONG = ("--set seed=2", "--set data.source=IMAGES", "ofa finetune")
 
 
 def test_the_knee_in_int8_is_within_the_interval_of_float32_and_smaller(demo):

@@ -271,7 +271,7 @@ def broken(worker, arrays):
     raise ValueError("this loop is broken")
 
 
-@pytest.mark.parametrize("after_s", [0, 1])
+@pytest.mark.parametrize("after_s", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_workers_average_and_the_driver_gets_their_events(ray_cluster, tmp_path, after_s):
     """Although one dies, while Ray is still starting it or later."""
     events = []

@@ -21,9 +21,13 @@ from cluster.runtime.tasks import ray_map
 from cluster.runtime.training import train_on_ray
 from cluster.runtime.workers import Progressed
 
+killed = threading.Event()
+
 def kill(*_):
-    print("killed", flush=True)
-    os.kill(ray._private.worker._global_node.all_processes["raylet"][0].process.pid, 9)
+    if not killed.is_set():  # another event may arrive before the loss is noticed
+        killed.set()
+        print("killed", flush=True)
+        os.kill(ray._private.worker._global_node.all_processes["raylet"][0].process.pid, 9)
 
 def loop(worker, arrays):
     for step in range(1000):
