@@ -8,6 +8,7 @@ Takes about two minutes on two cores with the digits; a killed job resumes from 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -140,8 +141,9 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None =
     gpus = setting.workers if plan.device == "cuda" else 0
     if backend.needs_ray or data.stored is not None:  # a stored training split is read by Ray Data
         job.need_ray(gpus)
-    elif gpus:
-        require_local_gpus(gpus)
+    else:  # Ray, which evaluates later, may be another cluster than this machine
+        here = job.config.ray.address == "local" and not os.environ.get("RAY_ADDRESS")
+        require_local_gpus(job.config.gpus(gpus) if here else gpus)
     total = sum(phase.epochs for phase in plan.phases) * steps_per_epoch(data.sizes["train"], plan.batch)
     place = Place(job.run.store.url, job.run.id, job.run.code, at, job.run.attempt, setting.checkpoint_s)
     with job.reporter.track(title, total, "steps") as tracker:

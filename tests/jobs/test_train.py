@@ -490,6 +490,16 @@ def test_what_would_fail_later_fails_before_training(tmp_path, monkeypatch, sett
     assert not (tmp_path / config.id / "supernet").exists()
 
 
+def test_gpus_of_evaluators_are_missed_before_a_training_that_needs_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    evaluators = ["measure.device=cuda", "ray.evaluator_gpus=1", "ray.evaluators=2"]
+    config = load(TINY, [*SHORT, "train.backend=local", "train.workers=1", *evaluators])
+    with opened(config, str(tmp_path), Reporter("plain"), "") as job, pytest.raises(InputError, match="needs 2 GPUs"):
+        train_supernet(job)
+    assert not (tmp_path / config.id / "supernet").exists()
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"history": []}', b'{"history": [{"largest": "x"}]}'])
 def test_a_damaged_description_of_a_phase_is_named(tmp_path, content):
     run = Run.open(str(tmp_path), "r", "title = 1\n", code="test")
