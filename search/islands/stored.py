@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import tempfile
@@ -48,11 +49,19 @@ def write(
     with tempfile.TemporaryDirectory(prefix=f".{place.name}-", dir=place.parent) as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the names of the values
         part = Path(folder, place.name)
-        storage = STORAGES[place.suffix](part)
-        study = quiet_study([o.direction for o in objectives], RandomSampler(seed=0), storage, name)
-        study.set_metric_names([o.name for o in objectives])
-        for attribute, value in about.items():
-            study.set_user_attr(attribute, value)
-        study.add_trials(trials)
-        storage.remove_session()
+        try:
+            storage = STORAGES[place.suffix](part)
+            study = quiet_study([o.direction for o in objectives], RandomSampler(seed=0), storage, name)
+            study.set_metric_names([o.name for o in objectives])
+            for attribute, value in about.items():
+                study.set_user_attr(attribute, value)
+            study.add_trials(trials)
+            storage.remove_session()
+        except Exception as error:  # the layers above SQLite wrap its errors in their own, such as that of a full disk
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, sqlite3.Error):
+                cause = cause.__cause__
+            if cause is None:
+                raise
+            raise OSError(errno.EIO, str(cause)) from None
         os.replace(part, place)

@@ -1,6 +1,7 @@
 """The measured search as an Optuna study in a file."""
 
 import random
+import sqlite3
 import sys
 
 import helpers
@@ -133,6 +134,22 @@ class TestWriteStudy:
         write_step(made, files.SEARCHED, records())
         with pytest.raises(DamagedObject, match=r"measured\.jsonl, line 2: .*delete measure\.done\.json there"):
             write_study(made, str(tmp_path / "study.db"))
+
+
+@pytest.mark.parametrize("pages", [4, 40])
+def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatch, pages):
+    connect = sqlite3.connect
+
+    def small(*words, **options):
+        opened = connect(*words, **options)
+        opened.execute(f"PRAGMA max_page_count = {pages}")  # SQLite then reports what it reports of a full disk
+        return opened
+
+    monkeypatch.setattr(sqlite3, "connect", small)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match=r"--out .*full\.db: cannot write: database or disk is full; choose another place"):
+        write_study(run, str(tmp_path / "out/full.db"))
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_the_command_says_what_it_wrote(run, tmp_path, monkeypatch, capsys):
