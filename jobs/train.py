@@ -160,6 +160,7 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None =
             data.arrays(),
             on_event,
             workers=setting.workers,
+            least=setting.workers,
             max_failures=setting.max_failures,
             gpu=plan.device == "cuda",
         )

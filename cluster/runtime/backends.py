@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class RunWorkers(Protocol):
     """Runs `loop` on `workers` workers and returns when all have; an exception in a worker ends it with an error.
 
+    least: the fewest workers with which it goes on while there is no place for all; `workers`, unless the backend is elastic.
     arrays: passed to every worker's loop. on_event: gets the workers' events in this process. max_failures: the number of
     restarts after lost workers; `gpu`: each worker has a GPU.
     """
@@ -27,6 +28,7 @@ class RunWorkers(Protocol):
         on_event: Callable[[Event], None],
         *,
         workers: int,
+        least: int,
         max_failures: int,
         gpu: bool,
     ) -> None: ...
@@ -34,10 +36,11 @@ class RunWorkers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A way to run workers; `needs_ray`: only inside a Ray session."""
+    """A way to run workers; `needs_ray`: only inside a Ray session; `elastic`: their number may change meanwhile."""
 
     run: RunWorkers
     needs_ray: bool = True
+    elastic: bool = False
 
 
 def on_ray(
@@ -46,6 +49,7 @@ def on_ray(
     on_event: Callable[[Event], None],
     *,
     workers: int,
+    least: int,
     max_failures: int,
     gpu: bool,
 ) -> None:
@@ -61,6 +65,7 @@ def local(
     on_event: Callable[[Event], None],
     *,
     workers: int,
+    least: int,
     max_failures: int,
     gpu: bool,
 ) -> None:
