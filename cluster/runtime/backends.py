@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class RunWorkers(Protocol):
     """Runs `loop` on `workers` workers and returns when all have; an exception in a worker ends it with an error.
 
-    least: the fewest workers with which it goes on while there is no place for all; `workers`, unless the backend is elastic.
-    arrays: passed to every worker's loop. on_event: gets the workers' events in this process. max_failures: the number of
+    least: the fewest workers with which it goes on while there is no room for more; `workers`, unless the backend is
+    elastic. arrays: passed to every worker's loop. on_event: gets the workers' events in this process. max_failures: the number of
     restarts after lost workers; `gpu`: each worker has a GPU.
     """
 
