@@ -17,8 +17,8 @@ class RunWorkers(Protocol):
     """Runs `loop` on `workers` workers and returns when all have; an exception in a worker ends it with an error.
 
     least: the fewest workers with which it goes on while there is no room for more; `workers`, unless the backend is
-    elastic. arrays: passed to every worker's loop. on_event: gets the workers' events in this process. max_failures: the number of
-    restarts after lost workers; `gpu`: each worker has a GPU.
+    elastic. arrays: passed to every worker's loop. on_event: gets the workers' events in this process. max_failures: the
+    number of restarts after lost workers; `gpu`: each worker has a GPU.
     """
 
     def __call__(
