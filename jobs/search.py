@@ -19,12 +19,15 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+import numpy as np
+
 from cluster.run import Step
 from cluster.runtime import metrics
 from cluster.runtime import pool as pools
 from cluster.runtime.tasks import ray_map
 from cluster.texts import jsonl
 from jobs import files
+from jobs.config import Experiment
 from jobs.costs import costs_of, objectives_of
 from jobs.evaluators import evaluators, measure_all, read_weights, rescale
 from jobs.job import Job
@@ -32,7 +35,6 @@ from ofa.arch import Arch
 from ofa.record import Measured
 from search import asynchronous
 from search import measured as measured_search
-from search import predicted as predicted_search
 from search.costs.devices import DeviceCosts
 from search.errors import InfeasibleError
 from search.front import front
@@ -41,7 +43,8 @@ from search.islands import port
 from search.objective import Objective, first_cost, first_quality, values
 from search.predict.predictor import Predictor
 from search.predict.terms import predicted_problem
-from search.problem import own_limits
+from search.predicted import Predicted, solve
+from search.problem import Problem, own_limits
 
 SAVE_S = 1.0  # seconds between parts of an asynchronous search's ledger: the work that a kill may lose
 
@@ -110,18 +113,7 @@ def search(job: Job) -> None:
     total = config.search.predicted_evaluations
     with job.reporter.track("search (predicted)", total, "evaluations") as tracker:
         try:
-            candidates = predicted_search.search(
-                space,
-                objectives,
-                problem.evaluate,
-                costs=problem.costs,
-                algorithm=config.search.predicted_algorithm,
-                evaluations=total,
-                members=config.search.predicted_members,
-                seed=config.seed,
-                progress=tracker.at,
-                evaluated=predicted_curve.add,
-            ).archs
+            candidates = search_predicted(config, problem, tracker.at, predicted_curve.add).archs
         except InfeasibleError as error:  # a measured sub-network may still be within the limits
             candidates = ()
             job.reporter.say(f"search (predicted): {error}")
@@ -148,6 +140,21 @@ def search(job: Job) -> None:
         f"search: {len(found.members)} on the front, {quality.label} {quality.text(quality.of(cheapest))} at "
         f"{cost.text(cost.of(cheapest))} {cost.words} to {quality.text(quality.of(most))} at "
         f"{cost.text(cost.of(most))}, out of {len(known)} measured and {total} predicted"
+    )
+
+
+def search_predicted(
+    config: Experiment, problem: Problem, progress: Callable[[int], None], evaluated: Callable[[np.ndarray], None]
+) -> Predicted:
+    """The predicted search of a run. evaluated: called with the values [B, M] of every batch of archs."""
+    return solve(
+        problem,
+        algorithm=config.search.predicted_algorithm,
+        evaluations=config.search.predicted_evaluations,
+        members=config.search.predicted_members,
+        seed=config.seed,
+        progress=progress,
+        evaluated=evaluated,
     )
 
 
