@@ -32,6 +32,7 @@ METRICS = {
     "ofa_actors": Metric(Gauge, "actors of a pool that are built", ("pool",)),
     "ofa_pending": Metric(Gauge, "tasks of a pool that wait or run", ("pool",)),
     "ofa_lost_actors": Metric(Counter, "actors of a pool that died; their tasks are repeated", ("pool",)),
+    "ofa_hedges": Metric(Counter, "slow tasks of a pool that were sent to a second actor", ("pool",)),
 }
 
 

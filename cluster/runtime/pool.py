@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,8 +17,16 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
 from cluster.errors import StepError
 from cluster.runtime import metrics
 
-ATTEMPTS = 4  # attempts at one task whose actor dies
+ATTEMPTS = 4  # attempts at one task whose actor dies, and at starting one actor
 TASKS_PER_ACTOR = 2  # one is running; the next is queued at the actor, so that it need not wait for the driver
+PENDING_PER_ACTOR = 3  # tasks of `map` that are pending at once; further arguments are taken when results have been
+
+# A task is hedged, which is to say sent to a second actor, when that actor is idle, no task waits, and its first actor has
+# been running one task for longer than HEDGE_RATIO times the median of the last HEDGE_RECENT tasks of the same method.
+HEDGE_RATIO = 3.0
+HEDGE_LEAST_S = 1.0  # the least of that time; also how often it is checked
+HEDGE_KNOWN = 5  # tasks of the method that must have finished
+HEDGE_RECENT = 101
 
 Build = Callable[[Mapping[str, np.ndarray]], Any]
 
@@ -37,22 +48,42 @@ class _Actor:
         renewal: int = 0,
         newer: Mapping[str, np.ndarray] | None = None,
         further: Mapping[str, np.ndarray] | None = None,
-    ) -> Any:
-        """worker.method(*arguments), with `further` as the last one if there is one, with the arrays of this renewal."""
+    ) -> tuple[float, Any]:
+        """The seconds and the result of worker.method(*arguments), with the arrays of this renewal.
+
+        further: the last argument, if it is given.
+        """
+        started = time.monotonic()
         if renewal != self.renewed and newer is not None:
             self.worker.renew(newer)
             self.renewed = renewal
-        return getattr(self.worker, method)(*arguments, *([] if further is None else [further]))
+        answer = getattr(self.worker, method)(*arguments, *([] if further is None else [further]))
+        return time.monotonic() - started, answer
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
+class _Task:
+    """A call of a method; `wanted` until its first outcome, or until nobody waits for it any more."""
+
+    ticket: int
+    method: str
+    argument: Any
+    further: Any  # the reference of further arrays, or None
+    copies: int = 0  # actors that have it
+    lost: int = 0  # actors that died while they were running it
+    wanted: bool = True
+
+
+@dataclass(eq=False, slots=True)
 class _Member:
-    """An actor of a pool, and the tickets of its tasks."""
+    """An actor of a pool, and its tasks."""
 
     actor: Any
+    deaths: int = 0  # actors in its place that died before they were built
     ready: bool = False
     leaving: bool = False  # gets no more tasks, and is ended when it has none
-    tickets: set[int] = field(default_factory=set)
+    tasks: list[_Task] = field(default_factory=list)  # in the order in which the actor runs them
+    since: float = 0.0  # when the first of them began, as far as the driver knows
 
 
 class Pool:
@@ -60,6 +91,7 @@ class Pool:
 
     The arrays go into the object store once; on every node all actors read the same copy, which is read-only.
     An actor gets tasks once it is built, so one that the cluster has no CPU for yet does not delay the others.
+    A slow task may be sent to a second actor (see HEDGE_RATIO); the first outcome counts, a result or an exception.
     gpus: of each actor; a share below 1 is of one GPU, which actors then share. name: of the pool in metrics.
     """
 
@@ -71,11 +103,13 @@ class Pool:
         self.renewal = 0  # the number of renewals
         self.newer: Any = None  # the reference to the arrays of the latest
         self.members: list[_Member] = []
-        # lost actors by ticket; None counts actors that died before they were ready
-        self.lost: Counter[int | None] = Counter()
-        self._tasks: dict[int, tuple[str, Any, Any]] = {}  # method, argument, reference of further arrays or None
-        self._waiting: deque[int] = deque()
-        self._running: dict[Any, tuple[_Member, int | None]] = {}
+        self._room: list[dict[_Member, None]] = [
+            {} for _ in range(TASKS_PER_ACTOR)
+        ]  # who takes tasks, by how many they have
+        self._tasks: dict[int, _Task] = {}  # those that are wanted
+        self._waiting: deque[_Task] = deque()
+        self._running: dict[Any, tuple[_Member, _Task | None]] = {}  # None: the actor is being built
+        self._seconds: dict[str, deque[float]] = {}  # of finished tasks, by method
         self._tickets = 0
         self.resize(workers)
 
@@ -85,18 +119,24 @@ class Pool:
         return sum(not member.leaving for member in self.members)
 
     @property
+    def pending(self) -> int:
+        """The number of tasks that wait or run."""
+        return len(self._tasks)
+
+    @property
     def free(self) -> int:
         """The number of further tasks that an actor would take at once; while none is built, as many as one takes."""
-        taken = [len(member.tickets) for member in self._available()] or [0]
-        return sum(TASKS_PER_ACTOR - count for count in taken) - len(self._waiting)
+        room = sum((TASKS_PER_ACTOR - count) * len(members) for count, members in enumerate(self._room))
+        return (room if self._built() else TASKS_PER_ACTOR) - len(self._waiting)
 
     def resize(self, workers: int) -> None:
         """Starts actors, or ends some once they have finished their tasks, so that `workers` stay."""
         for _ in range(workers - self.workers):
             self._start()
         staying = [member for member in self.members if not member.leaving]
-        for member in sorted(staying, key=lambda m: (m.ready, len(m.tickets)))[: len(staying) - workers]:
+        for member in sorted(staying, key=lambda m: (m.ready, len(m.tasks)))[: len(staying) - workers]:
             member.leaving = True
+            self._place(member)
             self._end_if_idle(member)
 
     def renew(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -113,8 +153,8 @@ class Pool:
         further: the reference of arrays in the object store, which become the method's second argument.
         """
         ticket, self._tickets = self._tickets, self._tickets + 1
-        self._tasks[ticket] = (method, argument, further)
-        self._waiting.append(ticket)
+        self._tasks[ticket] = task = _Task(ticket, method, argument, further)
+        self._waiting.append(task)
         self._feed()
         return ticket
 
@@ -125,44 +165,53 @@ class Pool:
         exception of a task, and a `StepError` for a task that lost its actor `ATTEMPTS` times.
         """
         results: list[tuple[int, Any]] = []
+        end = float("inf") if timeout_s is None else time.monotonic() + timeout_s
         while self._tasks and not results:
-            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
+            self._feed()
+            ready = self._ended(len(self._running), 0)
             if not ready:
-                break
-            ready, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+                self._hedge()
+                left = end - time.monotonic()
+                ready = self._ended(1, max(0.0, min(left, HEDGE_LEAST_S)))
+                if not ready and left <= HEDGE_LEAST_S:
+                    break
             for reference in ready:
                 if reference in self._running:  # else another task has already reported its actor's death
                     results += self._take(reference)
-            self._feed()
-        metrics.record("ofa_actors", len(self._available()), pool=self.name)
+        self._feed()
+        metrics.record("ofa_actors", self._built(), pool=self.name)
         metrics.record("ofa_pending", len(self._tasks), pool=self.name)
         return results
 
     def wait_until_built(self) -> None:
         """Returns once all actors are built; no task may be pending."""
         assert not self._tasks
-        while self._running:
-            ready, _ = ray.wait(list(self._running))
+        while building := [reference for reference, (_, task) in self._running.items() if task is None]:
+            ready, _ = ray.wait(building)
             self._take(ready[0])
 
     def map(
-        self, method: str, arguments: Sequence[Any], further: Mapping[str, np.ndarray] | None = None
+        self, method: str, arguments: Iterable[Any], further: Mapping[str, np.ndarray] | None = None
     ) -> Iterator[tuple[int, Any]]:
         """Yields (index, worker.method(argument)) of every argument, as they finish; raises as `finished` does.
 
+        At most `PENDING_PER_ACTOR` tasks an actor are pending: a caller that is slow to take results slows the actors down.
         further: a second argument of all the calls, arrays of which all actors of a node read the same read-only copy.
         """
         shared = None if further is None else ray.put(dict(further))
-        index = {self.submit(method, argument, shared): i for i, argument in enumerate(arguments)}
+        rest, index = enumerate(arguments), dict[int, int]()
         try:
-            while index:
+            while True:
+                room = PENDING_PER_ACTOR * self.workers - len(self._tasks)
+                for i, argument in islice(rest, max(not index, room)):
+                    index[self.submit(method, argument, shared)] = i
+                if not index:
+                    return
                 for ticket, answer in self.finished():
                     yield index.pop(ticket), answer
         finally:
-            for ticket in index:  # the caller stopped early: tasks that have not begun are dropped
-                if ticket in self._waiting:
-                    self._waiting.remove(ticket)
-                    del self._tasks[ticket]
+            for ticket in index:  # the caller stopped early, or a task failed
+                self._forget(ticket)
 
     def close(self) -> None:
         """Ends all actors at once."""
@@ -170,83 +219,145 @@ class Pool:
             ray.kill(member.actor)
         self.members, self._running = [], {}
 
-    def _start(self) -> None:
-        actor: Any = ray.remote(num_cpus=1, num_gpus=self.gpus)(_Actor)
-        member = _Member(actor.remote(self.build, self.arrays))
+    def _ended(self, count: int, timeout_s: float) -> list[Any]:
+        """The references of at most `count` calls that have ended, once there are so many or the time is up."""
+        ready, _ = ray.wait(list(self._running), num_returns=count, timeout=timeout_s)
+        return list(ready)
+
+    def _start(self, deaths: int = 0) -> None:
+        member = _Member(self._actor(), deaths)
         self.members.append(member)
         self._running[member.actor.ready.remote()] = (member, None)
 
-    def _available(self) -> list[_Member]:
-        return [member for member in self.members if member.ready and not member.leaving]
+    def _actor(self) -> Any:
+        """The handle of a new actor."""
+        actor: Any = ray.remote(num_cpus=1, num_gpus=self.gpus)(_Actor)
+        return actor.remote(self.build, self.arrays)
+
+    def _built(self) -> int:
+        return sum(member.ready and not member.leaving for member in self.members)
+
+    def _place(self, member: _Member) -> None:
+        """Notes how many further tasks the actor takes; to be called whenever that has changed."""
+        for members in self._room:
+            members.pop(member, None)
+        if member.ready and not member.leaving and len(member.tasks) < TASKS_PER_ACTOR:
+            self._room[len(member.tasks)][member] = None
 
     def _feed(self) -> None:
         """Sends waiting tasks to the actors with the fewest tasks."""
         while self._waiting:
-            member = min(self._available(), key=lambda m: len(m.tickets), default=None)
-            if member is None or len(member.tickets) >= TASKS_PER_ACTOR:
+            member = next((member for members in self._room for member in members), None)
+            if member is None:
                 return
-            ticket = self._waiting.popleft()
-            method, argument, further = self._tasks[ticket]
-            member.tickets.add(ticket)
-            call = member.actor.call.remote(method, (argument,), self.renewal, self.newer, further)
-            self._running[call] = (member, ticket)
+            self._send(self._waiting.popleft(), member)
+
+    def _send(self, task: _Task, member: _Member) -> None:
+        if not member.tasks:
+            member.since = time.monotonic()
+        member.tasks.append(task)
+        task.copies += 1
+        self._place(member)
+        call = member.actor.call.remote(task.method, (task.argument,), self.renewal, self.newer, task.further)
+        self._running[call] = (member, task)
+
+    def _hedge(self) -> None:
+        """Sends second copies of the slowest tasks to idle actors; see HEDGE_RATIO.
+
+        A task that is queued behind a slow one is copied after it, for it would wait for as long.
+        """
+        idle = list(self._room[0])
+        if not idle or self._waiting:
+            return
+        now = time.monotonic()
+        limits_s = {method: self._limit_s(seconds) for method, seconds in self._seconds.items()}
+        slow = [m for m in self.members if m.tasks and now - m.since > limits_s.get(m.tasks[0].method, float("inf"))]
+        alone = [t for m in sorted(slow, key=lambda m: m.since) for t in m.tasks if t.wanted and t.copies == 1]
+        for task, member in zip(alone, idle, strict=False):
+            self._send(task, member)
+            metrics.record("ofa_hedges", 1, pool=self.name)
+
+    def _limit_s(self, seconds: Collection[float]) -> float:
+        """The seconds after which a task is slow. seconds: those that others of its method took."""
+        return max(HEDGE_LEAST_S, HEDGE_RATIO * median(seconds)) if len(seconds) >= HEDGE_KNOWN else float("inf")
 
     def _take(self, reference: Any) -> list[tuple[int, Any]]:
-        """A finished task's ticket and result; [] if an actor was built, or if it died and is replaced."""
-        member, ticket = self._running.pop(reference)
+        """A finished task's ticket and result; [] if it is not wanted, if an actor was built, or died and is replaced."""
+        member, task = self._running.pop(reference)
+        answer, error = None, None
         try:
             answer = ray.get(reference)
-        except (ActorDiedError, ActorUnavailableError) as error:
-            self._lose(member, ticket, error)
+        except (ActorDiedError, ActorUnavailableError) as lost:
+            self._lose(member, lost)
             return []
-        except RayTaskError as error:
-            self._forget(member, ticket)
-            raise error.as_instanceof_cause() from None
-        if ticket is None:
-            member.ready = True
-            self.lost[None] = 0
-            self._end_if_idle(member)
-            return []
-        self._forget(member, ticket)
+        except RayTaskError as raised:
+            error = raised
+        if task is None:
+            member.ready, member.deaths = True, 0
+        else:
+            member.tasks.remove(task)
+            member.since = time.monotonic()
+        self._place(member)
+        wanted = task is not None and task.wanted
+        if task is not None:
+            self._forget(task.ticket)
         self._end_if_idle(member)
-        return [(ticket, answer)]
+        if task is None or not wanted:
+            return []
+        if error is not None:
+            raise error.as_instanceof_cause() from None
+        seconds, result = answer
+        self._seconds.setdefault(task.method, deque(maxlen=HEDGE_RECENT)).append(seconds)
+        return [(task.ticket, result)]
 
-    def _forget(self, member: _Member, ticket: int | None) -> None:
-        if ticket is not None:
-            member.tickets.discard(ticket)
-            del self._tasks[ticket]
+    def _forget(self, ticket: int) -> None:
+        """Drops a task that has its outcome, or for which nobody waits; an actor that runs it finishes it."""
+        task = self._tasks.pop(ticket, None)
+        if task is not None:
+            task.wanted = False
+            if not task.copies:
+                self._waiting.remove(task)
 
-    def _lose(self, member: _Member, ticket: int | None, error: Exception) -> None:
-        """Puts a dead actor's tasks first in the queue, and starts another actor.
+    def _lose(self, member: _Member, error: Exception) -> None:
+        """Puts a dead actor's tasks that no other actor has first in the queue, and starts another actor.
 
-        The loss is counted for the task that was running: Ray runs an actor's tasks in order, so that is the oldest.
+        The loss is counted for the task that was running: Ray runs an actor's tasks in order, so that is the first.
         """
-        self.members.remove(member)
-        self._running = {ref: (m, t) for ref, (m, t) in self._running.items() if m is not member}
-        tickets = sorted(member.tickets)
-        failed = tickets[0] if tickets else None
-        self.lost[failed] += 1
+        self._remove(member)  # one that is only unreachable would keep its CPU
         metrics.record("ofa_lost_actors", 1, pool=self.name)
-        self._waiting.extendleft(reversed(tickets))
+        for task in member.tasks:
+            task.copies -= 1
+        self._waiting.extendleft(task for task in reversed(member.tasks) if task.wanted and not task.copies)
+        deaths = 0 if member.ready else member.deaths + 1
         if not member.leaving:
-            self._start()
-        if self.lost[failed] == ATTEMPTS:
-            reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-            what = "starting an evaluator" if failed is None else self._tasks[failed][0]
-            where = "" if failed is None else f" at {self._tasks[failed][1]}"
-            if failed is not None:
-                self._waiting.remove(failed)
-                del self._tasks[failed]
-            raise StepError(
-                f"{what} lost its process {ATTEMPTS} times{where} ({reason}); if memory ran out, use fewer ray.evaluators"
-            ) from None
+            self._start(deaths)
+        if deaths == ATTEMPTS:
+            raise StepError(_lost("starting an evaluator", "", error)) from None
+        if not member.tasks:
+            return
+        running = member.tasks[0]
+        running.lost += 1
+        if running.lost >= ATTEMPTS and running.wanted and not running.copies:
+            self._forget(running.ticket)
+            raise StepError(_lost(running.method, f" at {running.argument}", error)) from None
 
     def _end_if_idle(self, member: _Member) -> None:
-        """Ends an actor that is leaving and has no task left."""
-        if member.leaving and not member.tickets and member in self.members:
-            self.members.remove(member)
-            self._running = {ref: (m, t) for ref, (m, t) in self._running.items() if m is not member}
-            ray.kill(member.actor)
+        """Ends an actor that is leaving and has no task left that is wanted."""
+        if member.leaving and member in self.members and not any(task.wanted for task in member.tasks):
+            self._remove(member)
+
+    def _remove(self, member: _Member) -> None:
+        """Ends an actor and drops what it runs."""
+        self.members.remove(member)
+        for members in self._room:
+            members.pop(member, None)
+        self._running = {ref: (m, t) for ref, (m, t) in self._running.items() if m is not member}
+        ray.kill(member.actor)
+
+
+def _lost(what: str, where: str, error: Exception) -> str:
+    reason = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+    return f"{what} lost its process {ATTEMPTS} times{where} ({reason}); if memory ran out, use fewer ray.evaluators"
 
 
 class Lost(Exception):
@@ -280,7 +391,8 @@ class Remote:
         """The result of the call, once it has ended; raises `Lost` if the actor died, which is then replaced."""
         reference, self.reference = self.reference, None
         try:
-            return ray.get(reference)
+            _, answer = ray.get(reference)
+            return answer
         except (ActorDiedError, ActorUnavailableError):
             self._start()
             raise Lost from None

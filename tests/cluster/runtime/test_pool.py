@@ -1,5 +1,6 @@
 """Actors, tasks and training on a real Ray cluster."""
 
+import itertools
 import os
 import signal
 import time
@@ -7,9 +8,13 @@ from functools import partial
 
 import numpy as np
 import pytest
+import ray
+from ray.autoscaler.v2.sdk import get_cluster_status
 
 from cluster.errors import InputError, StepError
-from cluster.runtime.pool import Lost, Pool, Remote
+from cluster.runtime import metrics
+from cluster.runtime import pool as pools
+from cluster.runtime.pool import PENDING_PER_ACTOR, Lost, Pool, Remote
 from cluster.runtime.session import session
 from cluster.runtime.tasks import ray_map
 from cluster.runtime.training import train_on_ray
@@ -37,6 +42,19 @@ class Adder:
 
     def fail(self, number):
         raise InputError(f"no {number}")
+
+    def until_released(self, task):
+        """Of (folder, number): 0 waits in every process but the second, until the folder has `release`, and is then 100."""
+        folder, number = task
+        if number:
+            return number
+        begun = len(list(folder.iterdir()))
+        (folder / f"{begun}-{os.getpid()}").touch()
+        deadline = time.monotonic() + 60
+        while (begun != 1 or (folder / "both").exists()) and not (folder / "release").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        return 100
 
     def renew(self, arrays):
         if arrays["base"][0] < 0:
@@ -123,6 +141,88 @@ def answers(pool, tickets):
 def visible(pool, tasks):
     """The GPUs that the actors of a pool may use, by process."""
     return {pid: gpus for _, (pid, gpus) in pool.map("gpus", range(tasks))}
+
+
+@pytest.fixture(scope="module")
+def lasting(ray_cluster):
+    """One pool for several tests, for its actors take seconds to start."""
+    pool = Pool(Adder, {"base": np.full(10, 10)}, workers=2)
+    pool.wait_until_built()
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def hedges(monkeypatch):
+    """Hedges early; the names of all metrics that are recorded."""
+    recorded = []
+    monkeypatch.setattr(pools, "HEDGE_LEAST_S", 0.2)
+    monkeypatch.setattr(metrics, "record", lambda name, value, **tags: recorded.append(name))
+    return recorded
+
+
+class TestASlowTask:
+    def test_is_run_by_an_idle_actor_too_and_so_is_the_one_behind_it_and_the_first_result_counts(
+        self, lasting, hedges, tmp_path
+    ):
+        pool = lasting
+        found = list(pool.map("until_released", [(tmp_path, n) for n in range(9)]))
+        assert sorted(found) == [(0, 100), *((n, n) for n in range(1, 9))]
+        assert hedges.count("ofa_hedges") in (1, 2)  # two if another was queued behind it
+        assert pool.pending == 0
+        (tmp_path / "release").touch()  # the other result comes now, and is dropped
+        assert dict(pool.map("slowly", range(20))).keys() == set(range(20))
+
+    def test_whose_first_actor_dies_goes_on_in_the_second(self, lasting, hedges, tmp_path):
+        pool = lasting
+        (tmp_path / "both").touch()
+        for n in range(9):
+            pool.submit("until_released", (tmp_path, n))
+        found, deadline = [], time.monotonic() + 60
+        while len(begun := sorted(path.name for path in tmp_path.iterdir() if "-" in path.name)) < 2:
+            assert time.monotonic() < deadline
+            found += pool.finished(timeout_s=0.1)
+        os.kill(int(begun[0].split("-")[1]), signal.SIGKILL)
+        while "ofa_lost_actors" not in hedges:
+            assert time.monotonic() < deadline
+            found += pool.finished(timeout_s=0.1)
+        (tmp_path / "release").touch()
+        while pool.pending:
+            found += pool.finished()
+        assert sorted(found) == [(0, 100), *((n, n) for n in range(1, 9))]
+        assert len([path for path in tmp_path.iterdir() if "-" in path.name]) == 2
+
+
+def test_a_caller_that_is_slow_to_take_results_slows_the_actors_down(lasting):
+    """As one is that writes them to a slow store: so many tasks are pending at most, and so many results untaken."""
+    pool, taken, most, pending = lasting, 0, 0, 0
+
+    def arguments():
+        nonlocal taken
+        for number in itertools.count():
+            taken += 1
+            yield number
+
+    for done, _ in enumerate(pool.map("add", arguments())):
+        time.sleep(0.02)
+        most, pending = max(most, taken - done), max(pending, pool.pending)
+        if done == 40:
+            break
+    assert pending <= most <= PENDING_PER_ACTOR * 2
+    assert [answer for _, (answer, _) in pool.map("add", [1])] == [11]  # tasks that nobody waits for any more are dropped
+
+
+def test_actors_that_the_cluster_has_no_room_for_are_demand_that_the_autoscaler_sees(lasting):
+    lasting.resize(6)  # on four CPUs
+    deadline = time.monotonic() + 60
+    address = ray.get_runtime_context().gcs_address
+    while True:
+        demand = get_cluster_status(address).resource_demands.ray_task_actor_demand
+        if [(dict(d.bundles_by_count[0].bundle), d.bundles_by_count[0].count) for d in demand] == [({"CPU": 1.0}, 2)]:
+            break
+        assert time.monotonic() < deadline, demand
+        time.sleep(0.2)
+    lasting.resize(2)
 
 
 class TestGpus:
