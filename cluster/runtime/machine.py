@@ -7,6 +7,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.errors import InputError
@@ -106,17 +107,40 @@ def ray_directory() -> str:
 
 
 def ensure_token() -> None:
-    """Gives a local cluster a token in the environment if HOME, where Ray would write one, cannot be written."""
-    if any(os.environ.get(name) for name in TOKENS):
+    """Gives a local cluster a token, which its clients must send, unless RAY_AUTH_MODE turns this off.
+
+    The token is in ~/.ray/auth_token, which only this user may read; where HOME cannot be written, in the environment of
+    this process. Variables that are empty count as unset.
+    """
+    for name in TOKENS:
+        if name in os.environ and not os.environ[name]:
+            del os.environ[name]
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or any(name in os.environ for name in TOKENS[1:]):
         return
+    token = secrets.token_hex(32)
     try:
         folder = Path.home() / ".ray"
-        folder.mkdir(exist_ok=True)
-        if os.access(folder / "auth_token", os.R_OK) or os.access(folder, os.W_OK | os.X_OK):
-            return
+        folder.mkdir(mode=0o700, exist_ok=True)
+        _create_private(folder / "auth_token", token)
     except (OSError, RuntimeError):  # no home at all
-        pass
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = token
+
+
+def _create_private(path: Path, text: str) -> None:
+    """Creates a file that only this user may read; of one that is there, the rights of others are removed."""
+    with suppress(FileExistsError):
+        handle, name = tempfile.mkstemp(dir=path.parent)  # whole or absent, also for a process that begins at the same time
+        try:
+            with os.fdopen(handle, "w", encoding="ascii") as file:
+                file.write(text)
+            os.link(name, path)
+        finally:
+            os.unlink(name)
+    status = path.stat()
+    if status.st_uid == os.getuid() and status.st_mode & 0o077:  # Ray itself lets others read it
+        path.chmod(0o600)
+    if not os.access(path, os.R_OK) or not status.st_size:
+        raise PermissionError(path)
 
 
 class ModulePaths(list[str]):

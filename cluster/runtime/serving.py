@@ -1,8 +1,13 @@
-"""Serves an ensemble with Ray Serve: one deployment for each member, and one that sums their predictions."""
+"""Serves an ensemble with Ray Serve: one deployment for each member, and one that sums their predictions.
+
+Clients send a token where one is set. The deployments, whose arguments Ray keeps, know only its sha256.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import hmac
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,10 +37,13 @@ class _Member:
 
 
 class _Ensemble:
-    """The deployment that calls all members concurrently and adds up their predictions; over HTTP an input is JSON."""
+    """The deployment that calls all members concurrently and adds up their predictions; over HTTP an input is JSON.
 
-    def __init__(self, members: list[Any], read: Callable[[Any], np.ndarray]) -> None:
-        self.members, self.read = members, read
+    digest: the sha256 of the token that clients send as `Authorization: Bearer TOKEN`; empty if they need none.
+    """
+
+    def __init__(self, members: list[Any], read: Callable[[Any], np.ndarray], digest: bytes) -> None:
+        self.members, self.read, self.digest = members, read, digest
 
     async def predict(self, images: np.ndarray) -> np.ndarray:
         """The sum of the members' votes [N, C]."""
@@ -45,12 +53,25 @@ class _Ensemble:
     async def __call__(self, request: Any) -> Any:
         from starlette.responses import JSONResponse
 
+        if self.digest and not hmac.compare_digest(digest_of(_bearer(request)), self.digest):
+            error = "no token, or another one; send the header Authorization: Bearer TOKEN"
+            return JSONResponse({"error": error}, status_code=401, headers={"WWW-Authenticate": "Bearer"})
         try:
             images = self.read(await _json(request))
         except RequestError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
         votes = await self.predict(images)
         return JSONResponse({"classes": votes.argmax(axis=1).tolist(), "votes": votes.tolist()})
+
+
+def digest_of(token: str) -> bytes:
+    """The sha256 of a token."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _bearer(request: Any) -> str:
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 async def _json(request: Any) -> Any:
@@ -62,18 +83,27 @@ async def _json(request: Any) -> Any:
 
 @contextmanager
 def served(
-    builders: Sequence[Callable[[], Predict]], read: Callable[[Any], np.ndarray], *, port: int, name: str
+    builders: Sequence[Callable[[], Predict]],
+    read: Callable[[Any], np.ndarray],
+    *,
+    port: int,
+    name: str,
+    host: str = "127.0.0.1",
+    token: str = "",
 ) -> Iterator[Predict]:
-    """Serves the members as an application at `http://127.0.0.1:port/name`; yields a function that calls it.
+    """Serves the members as an application at `http://host:port/name`; yields a function that calls it.
 
     builders: make the members' predict functions. read: makes the input array of a client's JSON; its `RequestError` is
-    returned to the client as an error 400. Needs a session with Ray; an `InputError` if it has fewer CPUs than members.
+    returned to the client as an error 400. token: without it clients get an error 401; empty: they need none. Needs a
+    session with Ray; an `InputError` if it has fewer CPUs than members.
     """
-    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.start(http_options={"host": host, "port": port})
     deployment: Any = serve.deployment  # its types are those of its use as a decorator
     one = deployment(_Member, ray_actor_options={"num_cpus": 1})
     members = [one.options(name=f"member-{index}").bind(build) for index, build in enumerate(builders)]
-    gather = deployment(_Ensemble, name="ensemble", ray_actor_options={"num_cpus": 0}).bind(members, read)
+    gather = deployment(_Ensemble, name="ensemble", ray_actor_options={"num_cpus": 0}).bind(
+        members, read, digest_of(token) if token else b""
+    )
     there = int(ray.cluster_resources().get("CPU", 0))
     if there < len(builders):
         raise InputError(f"the cluster has {there} CPUs, an ensemble of {len(builders)} members needs one each; add nodes")

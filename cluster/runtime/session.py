@@ -14,6 +14,7 @@ from functools import partial
 
 import ray
 import ray._private.worker
+from ray._private import ray_constants
 from ray.job_config import JobConfig
 from ray.util.placement_group import placement_group, remove_placement_group
 
@@ -51,7 +52,8 @@ def session(
 
     A cluster that is started here and dies is a `RayLost`; on_lost: see `watched`.
 
-    `local` starts a cluster that ends with this process; any other address is joined (`auto`, host:port). RAY_ADDRESS,
+    `local` starts a cluster that ends with this process, listens on the loopback interface alone, and wants a token from
+    its clients (`ensure_token`); any other address is joined (`auto`, host:port). RAY_ADDRESS,
     which `ray job submit` sets, overrides `local`; empty, it counts as unset, as in Ray itself.
     """
     setting = "ray.address"
@@ -73,7 +75,7 @@ def session(
             # as many CPUs as required even on a smaller machine, where everything then runs slower
             count = max(cpus, os.cpu_count() or 1)
             room = 512 * 2**20 + 2 * shared_bytes  # training and evaluators store one copy each
-            with ending_reported(on_lost):
+            with ending_reported(on_lost), _on_loopback():
                 init(address=LOCAL, num_cpus=count, include_dashboard=False, object_store_memory=room,
                      _temp_dir=directory)  # fmt: skip
         else:
@@ -116,6 +118,19 @@ def session(
         raise
     else:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Lets a cluster that is started here use 127.0.0.1, as Ray does by itself on macOS; gloo in its workers does too."""
+    if sys.platform == "linux":
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ.get("GLOO_SOCKET_IFNAME") or "lo"
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _not_started(reason: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import chain
 from typing import Annotated, Any, Literal
 
@@ -238,10 +239,20 @@ def cost_command(
 def serve_command(
     network: Annotated[str, typer.Argument(metavar="FILE", help="an exported network or ensemble (.safetensors)")],
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    host: Annotated[
+        str, typer.Option(help="IP address to listen on; one that other machines can reach needs a token")
+    ] = "127.0.0.1",
+    token_file: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="a file with the token that clients must send; or set OFA_SERVE_TOKEN to the token"
+        ),
+    ] = None,
     address: Annotated[str, typer.Option(help="a Ray cluster: local starts one, auto or host:port joins one")] = "local",
     as_json: Json = False,
 ) -> None:
     """Serves predictions over HTTP until Ctrl-C; each ensemble member runs in its own process."""
-    from jobs.tools.serve import serve
+    from jobs.tools.serve import serve, token_of
 
-    serve(network, port, address, Reporter("json" if as_json else None))
+    token = token_of(token_file, os.environ)
+    serve(network, host, port, address, Reporter("json" if as_json else None), token)

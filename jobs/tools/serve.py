@@ -2,15 +2,18 @@
 
     ofa serve runs/digits-<id>/subnets/ensemble.safetensors --port 8000
 
-Clients send {"images": [N, 3, S, S], colours 0 to 255} and get {"classes": [N], "votes": [N, C]}.
+Clients send {"images": [N, 3, S, S], colours 0 to 255} and get {"classes": [N], "votes": [N, C]}. It listens on 127.0.0.1
+unless a token is set, which clients then send as `Authorization: Bearer TOKEN`.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import statistics
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,9 +23,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from cluster.address import shown
 from cluster.errors import InputError
 from cluster.progress import Reporter
-from cluster.reading import existing_file
+from cluster.reading import existing_file, read_text
 from cluster.runtime.serving import Predict, RequestError, served
 from cluster.runtime.session import session
 from ensemble.network import EnsembleNetwork, from_safetensors
@@ -31,6 +35,9 @@ from ofa.export import Description
 from ofa.images import resize
 
 RUNS = 30  # timed calls with one image, after the warm-up
+LOOPBACK = "127.0.0.1"
+TOKEN_VARIABLE = "OFA_SERVE_TOKEN"
+SHORTEST_TOKEN = 16  # characters
 SHARED_BYTES = 256 * 2**20  # size of Ray's object store, for requests and responses
 
 
@@ -50,8 +57,40 @@ class Latency:
         return {name: float(rule.costs(everyone, members_ms)[0]) for name, rule in RULES.items() if not rule.needs_pieces}
 
 
-def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
-    """Serves until it is interrupted; reports first the latency of one image."""
+def token_of(file: str | None, environment: Mapping[str, str]) -> str:
+    """The token that clients must send: the content of `file`, or `OFA_SERVE_TOKEN`; "" if neither is given."""
+    if file is not None:
+        where, token = file, read_text(file, "a file with a token").strip()
+    else:
+        where, token = TOKEN_VARIABLE, environment.get(TOKEN_VARIABLE, "").strip()
+        if not token:
+            return ""
+    if len(token) < SHORTEST_TOKEN or not re.fullmatch("[!-~]+", token):
+        raise InputError(
+            f"{where}: is no token; give at least {SHORTEST_TOKEN} letters and digits without spaces, such as "
+            "`openssl rand -hex 32` makes"
+        )
+    return token
+
+
+def check_host(host: str, token: str) -> None:
+    """Raises an `InputError` for a host that is no address, and for one that others can reach without a token."""
+    try:
+        loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise InputError(
+            f"--host is {shown(host)}; give an IP address of this machine, such as 127.0.0.1 or 0.0.0.0"
+        ) from None
+    if not loopback and not token:
+        raise InputError(
+            f"--host {host}: other machines can reach it; give a token that clients must send, by --token-file FILE or "
+            f"{TOKEN_VARIABLE}"
+        )
+
+
+def serve(path: str, host: str, port: int, address: str, reporter: Reporter, token: str = "") -> None:
+    """Serves until it is interrupted; reports first the latency of one image. token: see `served`."""
+    check_host(host, token)
     path = str(existing_file(path, "an exported network or ensemble (.safetensors)").absolute())
     _, description = from_safetensors(path)
     if description.exits and not description.exit_weights and description.output != "probabilities":
@@ -59,14 +98,16 @@ def serve(path: str, port: int, address: str, reporter: Reporter) -> None:
             f"{path}: has {len(description.exits)} outputs, one for each exit; serve a cascade of them instead, which "
             "`ofa export --arch NAME --average-macs N` makes"
         )
-    with session(address, len(description.archs), SHARED_BYTES), application(path, port) as ask:
-        found = latency(path, ask)
+    with session(address, len(description.archs), SHARED_BYTES), application(path, port, host=host, token=token) as ask:
+        found, url = latency(path, ask), f"http://{f'[{host}]' if ':' in host else host}:{port}/ensemble"
         reporter.say(
-            f"serve: http://127.0.0.1:{port}/ensemble; one image takes {found.served_ms:.1f} ms, its members alone "
-            f"{', '.join(f'{ms:.1f}' for ms in found.members_ms)} ms: modelled {found.modelled['max']:.1f} ms side by side, "
-            f"{found.modelled['sum']:.1f} ms in turn, measured in turn {found.in_turn_ms:.1f} ms",
+            f"serve: {url}{', with the token' if token else ''}; one image takes {found.served_ms:.1f} ms, its members "
+            f"alone {', '.join(f'{ms:.1f}' for ms in found.members_ms)} ms: modelled {found.modelled['max']:.1f} ms side by "
+            f"side, {found.modelled['sum']:.1f} ms in turn, measured in turn {found.in_turn_ms:.1f} ms",
             event="serving",
+            host=host,
             port=port,
+            token=bool(token),
             **asdict(found),
             modelled=found.modelled,
         )
@@ -107,11 +148,11 @@ def images_of(doc: Any) -> np.ndarray:
     return images.astype(np.uint8)
 
 
-def application(path: str, port: int, name: str = "ensemble") -> Any:
+def application(path: str, port: int, name: str = "ensemble", *, host: str = LOOPBACK, token: str = "") -> Any:
     """The exported ensemble as a Ray Serve application, see `cluster.runtime.serving.served`."""
     _, description = from_safetensors(path)
     builders = [partial(member_of, path, index) for index in range(len(description.archs))]
-    return served(builders, images_of, port=port, name=name)
+    return served(builders, images_of, port=port, name=name, host=host, token=token)
 
 
 def latency(path: str, ask: Predict) -> Latency:

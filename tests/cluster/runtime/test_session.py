@@ -1,12 +1,13 @@
-"""Which Ray cluster a session connects to; Ray itself is imitated here."""
+"""Which Ray cluster a session connects to, with Ray imitated; and who can connect to a local one."""
 
 import os
 import signal
 import tempfile
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import pytest
 import ray
 import torch
@@ -25,7 +26,7 @@ def addresses(monkeypatch):
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 4, "GPU": 1})
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(sessions, "watched", lambda on_lost: nullcontext())
-    for name in ("RAY_ADDRESS", *RAY_SETTINGS):
+    for name in ("RAY_ADDRESS", "GLOO_SOCKET_IFNAME", *RAY_SETTINGS):
         monkeypatch.delenv(name, raising=False)
     handler = signal.getsignal(signal.SIGTERM)
     yield seen
@@ -128,17 +129,107 @@ def test_an_empty_tmpdir_is_unset_and_a_relative_one_is_in_the_working_directory
         assert ray_directory() == f"{folder}/t/ray"
 
 
-def test_without_a_home_that_can_be_written_the_token_is_in_the_environment(monkeypatch, tmp_path):
-    for name in TOKENS:
-        monkeypatch.setenv(name, "")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    ensure_token()
-    assert not os.environ["RAY_AUTH_TOKEN"]
-    monkeypatch.setenv("HOME", "/proc")
-    ensure_token()
-    assert len(token := os.environ["RAY_AUTH_TOKEN"]) == 64
-    ensure_token()
-    assert os.environ["RAY_AUTH_TOKEN"] == token
+class TestTheToken:
+    @pytest.fixture
+    def home(self, monkeypatch, tmp_path):
+        for name in TOKENS:
+            monkeypatch.setenv(name, "")
+        monkeypatch.setenv("HOME", str(tmp_path))
+        return tmp_path
+
+    def test_it_is_in_a_file_that_only_this_user_may_read(self, home):
+        ensure_token()
+        file = home / ".ray" / "auth_token"
+        assert len(token := file.read_text()) == 64
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert [path.name for path in file.parent.iterdir()] == ["auth_token"]
+        assert not any(name in os.environ for name in TOKENS)  # an empty RAY_AUTH_MODE would turn tokens off
+        ensure_token()
+        assert file.read_text() == token
+
+    def test_one_that_others_may_read_is_kept_and_made_private(self, home):
+        (home / ".ray").mkdir()
+        file = home / ".ray" / "auth_token"
+        file.write_text("x" * 64)
+        file.chmod(0o644)
+        ensure_token()
+        assert (file.read_text(), file.stat().st_mode & 0o777) == ("x" * 64, 0o600)
+
+    @pytest.mark.parametrize("content", [None, ""])
+    def test_without_a_file_to_read_it_is_in_the_environment(self, home, monkeypatch, content):
+        if content is None:
+            monkeypatch.setenv("HOME", "/proc")
+        else:
+            (home / ".ray").mkdir()
+            (home / ".ray" / "auth_token").write_text(content)
+        ensure_token()
+        assert len(token := os.environ["RAY_AUTH_TOKEN"]) == 64
+        ensure_token()
+        assert os.environ["RAY_AUTH_TOKEN"] == token
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("RAY_AUTH_MODE", "disabled"), ("RAY_AUTH_TOKEN", "t" * 32), ("RAY_AUTH_TOKEN_PATH", "/t")]
+    )
+    def test_one_of_the_user_is_used_instead(self, home, monkeypatch, name, value):
+        monkeypatch.setenv(name, value)
+        ensure_token()
+        assert os.environ[name] == value
+        assert not (home / ".ray").exists()
+
+
+# 127.0.0.1, ::1 and ::ffff:127.0.0.1 as in /proc/net
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+def children():
+    """The names of this process and of those below it, by process id."""
+    parents, names = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            start, _, rest = path.read_text().rpartition(")")
+            names[int(path.parent.name)], parents[int(path.parent.name)] = start.partition("(")[2], int(rest.split()[1])
+    mine = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return {pid: names[pid] for pid in mine}
+
+
+def listening():
+    """The addresses of TCP sockets that wait for connections, by inode."""
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    return {row[9]: row[1].rpartition(":")[0] for row in rows if row[3] == "0A"}
+
+
+def sockets(pid):
+    """The inodes of a process's sockets."""
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            found.add(os.readlink(path).removeprefix("socket:[").removesuffix("]"))
+    return found
+
+
+class TestALocalCluster:
+    def test_it_refuses_clients_without_its_token(self, ray_cluster):
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+        address = ray.get_runtime_context().gcs_address
+        with grpc.insecure_channel(address) as channel, pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")(b"", timeout=30)
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
+
+    def test_its_processes_listen_on_the_loopback_interface_alone(self, ray_cluster):
+        ray.get(ray.remote(num_cpus=0)(lambda: None).remote())  # a worker as well
+        there = listening()
+        found = {(name, there[inode]) for pid, name in children().items() for inode in sockets(pid) & set(there)}
+        assert {"gcs_server", "raylet"} <= {name for name, _ in found}
+        assert [(name, address) for name, address in found if address not in LOOPBACK] == []
+
+    def test_no_command_line_has_the_token(self, ray_cluster):
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+        token = os.environ.get("RAY_AUTH_TOKEN") or path.read_text().strip()
+        commands = [Path(f"/proc/{pid}/cmdline").read_bytes().decode() for pid in children()]
+        assert any("raylet" in command for command in commands)
+        assert not any(token in command for command in commands)
 
 
 def test_workers_get_no_modules_of_the_working_directory():

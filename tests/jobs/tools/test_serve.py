@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from cluster.errors import InputError
 from cluster.runtime.serving import RequestError
 from ensemble.network import Combination, EnsembleDescription, EnsembleNetwork, from_safetensors
-from jobs.tools.serve import application, images_of, latency
+from jobs.tools.serve import application, check_host, images_of, latency, token_of
 from ofa.export import to_safetensors
 from ofa.extract import extract
 from ofa.images import Scale, resize
@@ -20,6 +21,7 @@ from ofa.supernet import Supernet
 
 SPACE = get_space("digits")
 PORT = 18423
+TOKEN = "a-token-of-a-test-0123456789"
 
 
 @pytest.fixture
@@ -37,8 +39,9 @@ def exported(tmp_path):
     return str(path)
 
 
-def post(doc):
-    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/ensemble", json.dumps(doc).encode())
+def post(doc, token=TOKEN):
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    request = urllib.request.Request(f"http://127.0.0.1:{PORT}/ensemble", json.dumps(doc).encode(), headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)
 
@@ -48,13 +51,16 @@ def test_an_application_answers_as_the_network_does(ray_cluster, exported):
     images = np.random.default_rng(3).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
     with torch.inference_mode():
         votes = network(resize(description.scale(torch.from_numpy(images)), description.input_resolution)).numpy()
-    with application(exported, PORT) as ask:
+    with application(exported, PORT, token=TOKEN) as ask:
         assert np.allclose(ask(images), votes, atol=1e-5)
         answer = post({"images": images.tolist()})
         assert answer["classes"] == votes.argmax(axis=1).tolist()
         assert np.allclose(answer["votes"], votes, atol=1e-5)
         with pytest.raises(urllib.error.HTTPError, match="400"):
             post({"images": [[1, 2]]})
+        for token in ("", "another-token-0123456789"):
+            with pytest.raises(urllib.error.HTTPError, match="401"):
+                post({"images": images.tolist()}, token)
         found = latency(exported, ask)
     assert len(found.members_ms) == 2
     assert 0 < found.modelled["max"] < found.modelled["sum"]
@@ -74,6 +80,38 @@ def test_an_application_answers_as_the_network_does(ray_cluster, exported):
 def test_what_cannot_be_answered_is_refused_in_words(doc, says):
     with pytest.raises(RequestError, match=says):
         images_of(doc)
+
+
+class TestWhoMayAsk:
+    def test_the_token_is_that_of_the_file_or_else_of_the_environment(self, tmp_path):
+        (tmp_path / "token").write_text(f"{TOKEN}\n")
+        assert token_of(str(tmp_path / "token"), {"OFA_SERVE_TOKEN": "another-token-0123456789"}) == TOKEN
+        assert token_of(None, {"OFA_SERVE_TOKEN": TOKEN}) == TOKEN
+        assert token_of(None, {"OFA_SERVE_TOKEN": ""}) == token_of(None, {}) == ""
+
+    @pytest.mark.parametrize("text", ["", "short", "has a space in it, which no header has", "a-token-\x07-of-a-test"])
+    def test_what_is_no_token_is_refused_without_repeating_it(self, tmp_path, text):
+        (tmp_path / "token").write_text(text)
+        with pytest.raises(InputError, match="is no token; give at least 16") as refused:
+            token_of(str(tmp_path / "token"), {})
+        assert not text or text not in str(refused.value)
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+    def test_this_machine_alone_needs_no_token(self, host):
+        check_host(host, "")
+
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1"])
+    def test_a_host_that_others_reach_needs_one(self, host):
+        check_host(host, TOKEN)
+        with pytest.raises(
+            InputError, match=r"other machines can reach it; give a token .*--token-file FILE or OFA_SERVE_TOKEN"
+        ):
+            check_host(host, "")
+
+    @pytest.mark.parametrize("host", ["", "a host", "example.org", "1.2.3"])
+    def test_what_is_no_address_is_refused(self, host):
+        with pytest.raises(InputError, match=r"--host is .*; give an IP address"):
+            check_host(host, TOKEN)
 
 
 @pytest.mark.parametrize(
