@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, ObjectLostError, RayTaskError
 
 from cluster.errors import StepError
 from cluster.runtime import metrics
@@ -287,7 +287,7 @@ class Pool:
         answer, error = None, None
         try:
             answer = ray.get(reference)
-        except (ActorDiedError, ActorUnavailableError) as lost:
+        except (ActorDiedError, ActorUnavailableError, ObjectLostError) as lost:  # a large answer is lost with its node
             self._lose(member, lost)
             return []
         except RayTaskError as raised:
@@ -393,7 +393,7 @@ class Remote:
         try:
             _, answer = ray.get(reference)
             return answer
-        except (ActorDiedError, ActorUnavailableError):
+        except (ActorDiedError, ActorUnavailableError, ObjectLostError):
             self._start()
             raise Lost from None
         except RayTaskError as error:

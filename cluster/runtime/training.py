@@ -14,6 +14,7 @@ import ray.exceptions
 import ray.train
 import ray.train.torch
 from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import Final, InputError, StepError
 from cluster.runtime.workers import Event, Loop, Worker
@@ -55,7 +56,9 @@ def train_on_ray(
     checkpoint. An `InputError` or `Final` in a worker is not retried but raised here. arrays: shared
     through the object store. on_event: gets the events of all workers, in the driver, on a separate thread.
     """
-    channel: Any = ray.remote(num_cpus=0)(_Channel).remote()
+    # on the driver's node, as Ray Train's controller: the loss of another node must not take the events with it
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    channel: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Channel).remote()
     shared = ray.put(dict(arrays))
     ended = threading.Event()
     delivery = threading.Thread(target=_deliver, args=(channel, on_event, ended), daemon=True)

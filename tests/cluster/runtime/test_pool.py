@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
+from ray.exceptions import ObjectLostError
 
 from cluster.errors import InputError, StepError
 from cluster.runtime import metrics
@@ -118,6 +119,22 @@ def test_a_killed_actor_is_replaced_and_no_answer_is_lost(pool):
     assert answers == {n: n for n in range(60)}
     assert len(victims) == 2
     assert dict(pool.map("add", [1]))[0][0] == 11  # and the pool goes on
+
+
+def test_an_answer_that_is_lost_with_its_node_is_computed_again(pool, monkeypatch):
+    """A large answer stays on the actor's node until it is read."""
+    get, lost = ray.get, []
+
+    def get_after_a_loss(reference):
+        if not lost:
+            lost.append(reference)
+            raise ObjectLostError(reference.hex(), b"", "")
+        return get(reference)
+
+    monkeypatch.setattr("cluster.runtime.pool.ray.get", get_after_a_loss)
+    assert {index: answer[0] for index, answer in pool.map("add", range(10))} == {n: 10 + n for n in range(10)}
+    assert lost
+    assert pool.workers == 2
 
 
 def test_a_task_that_always_kills_its_actor_is_a_failure_after_some_attempts(pool):

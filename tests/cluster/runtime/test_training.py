@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from cluster.errors import Diverged, InputError, NoSpace, StepError
@@ -55,6 +56,21 @@ def test_another_failure_is_tried_again_and_events_arrive(tmp_path):
     events, starts = trained(loop, tmp_path, max_failures=2)
     assert events == [Progressed(2)]
     assert starts == 2
+
+
+def test_events_go_through_the_drivers_node(monkeypatch):
+    """Where another node is lost, its workers' training goes on, and so must the driver."""
+    placed = {}
+
+    def remote(**options):
+        placed.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(ray, "remote", remote)
+    with pytest.raises(InterruptedError):
+        train_on_ray(lambda *_: None, {}, print, workers=1)
+    assert placed["scheduling_strategy"].node_id == ray.get_runtime_context().get_node_id()
+    assert not placed["scheduling_strategy"].soft
 
 
 @pytest.mark.slow
