@@ -188,7 +188,7 @@ class Place:
         self.server.call("start")
         self.proxy = stack.enter_context(FaultProxy(self.server.port))
         access = s3_settings(self.proxy.port)
-        self.cluster = Cluster(scratch, environment, nodes=2)
+        self.cluster = Cluster(scratch, {**environment, **access}, nodes=2)  # workers use the store too
         stack.callback(self.cluster.close)
         self.environment = {**environment, **access, **self.cluster.access, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         os.environ.update(access)
