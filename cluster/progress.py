@@ -45,9 +45,12 @@ class Reporter:
             sys.stdout.flush()
 
     @contextmanager
-    def track(self, step: str, total: int, unit: str) -> Iterator[Tracker]:
-        """Yields a tracker of `total` units of work (0: unknown), which shows the rate, the time left and a note."""
-        tracker = Tracker(self, step, total, unit)
+    def track(self, step: str, total: int, unit: str, images: int = 0) -> Iterator[Tracker]:
+        """Yields a tracker of `total` units of work (0: unknown), which shows the rate, the time left and a note.
+
+        images: that a unit trains on, for observers.
+        """
+        tracker = Tracker(self, step, total, unit, images)
         if self.style != "live":
             yield tracker
             return
@@ -62,9 +65,9 @@ class Reporter:
 class Tracker:
     """Progress of one step."""
 
-    def __init__(self, reporter: Reporter, step: str, total: int, unit: str) -> None:
+    def __init__(self, reporter: Reporter, step: str, total: int, unit: str, images: int = 0) -> None:
         self.reporter = reporter
-        self.step, self.total, self.unit = step, total, unit
+        self.step, self.total, self.unit, self.images = step, total, unit, images
         self.done = 0
         self.note = ""
         self.start = self.shown = time.monotonic()

@@ -146,7 +146,7 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None =
         require_local_gpus(job.config.gpus(gpus) if here else gpus)
     total = sum(phase.epochs for phase in plan.phases) * steps_per_epoch(data.sizes["train"], plan.batch)
     place = Place(job.run.store.url, job.run.id, job.run.code, at, job.run.attempt, setting.checkpoint_s)
-    with job.reporter.track(title, total, "steps") as tracker:
+    with job.reporter.track(title, total, "steps", images=plan.batch) as tracker:
 
         def on_event(event: Event) -> None:
             if isinstance(event, Skipped):

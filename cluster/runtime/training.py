@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import Final, InputError, StepError
+from cluster.runtime import metrics
 from cluster.runtime.workers import Event, Loop, Worker
 
 
@@ -67,7 +68,7 @@ def train_on_ray(
         for attempt in range(max_failures + 1):
             trainer = _Trainer(
                 _on_worker,
-                train_loop_config={"loop": loop, "arrays": shared, "channel": channel},
+                train_loop_config={"loop": loop, "arrays": shared, "channel": channel, "run": metrics.run_of()},
                 scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=gpu),
                 torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
                 run_config=ray.train.RunConfig(
@@ -125,6 +126,7 @@ def _on_worker(config: dict[str, Any]) -> None:
     def report(event: Event) -> None:
         channel.put.remote(event)
 
+    metrics.of_run(config["run"])
     worker = Worker(context.get_world_rank(), context.get_world_size(), report)
     if ray.get(channel.failure.remote()) is not None:
         return

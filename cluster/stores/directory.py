@@ -17,6 +17,7 @@ from typing import IO
 from cluster.errors import NoSpace
 from cluster.stores.errors import MissingObject, StoreError, UnreadableObject
 from cluster.stores.leftover import Leftover
+from cluster.stores.observed import timed
 
 _TEMPORARY = ".tmp"
 
@@ -50,6 +51,7 @@ class DirectoryStore:
         self.url = str(self.root)  # absolute, since workers with other working directories open it too
         self._swept = False
 
+    @timed
     def read(self, key: str) -> bytes:
         """The whole object; raises `MissingObject` if there is none."""
         with self.open(key) as file:
@@ -70,16 +72,19 @@ class DirectoryStore:
         except OSError as error:
             raise self._no_read(key, error.strerror) from None
 
+    @timed
     def write(self, key: str, data: bytes) -> None:
         """Publishes an object atomically, replacing an earlier one; raises `NoSpace` if the store is full."""
         with self._temporary(key, data) as (temporary, path):
             temporary.replace(path)
 
+    @timed
     def publish(self, key: str, path: Path) -> None:
         """Publishes a file's content like `write`, without loading the whole file into memory."""
         with self._temporary(key, path) as (temporary, target):
             temporary.replace(target)
 
+    @timed
     def create(self, key: str, data: bytes) -> bool:
         """Publishes an object unless there is one of that key (then False); of concurrent calls one succeeds."""
         with self._temporary(key, data) as (temporary, path):
@@ -89,6 +94,7 @@ class DirectoryStore:
                 return False
             return True
 
+    @timed
     def keys(self, prefix: str = "") -> list[str]:
         """Every key that starts with `prefix`, sorted."""
         if prefix.startswith("/") or ".." in prefix.split("/"):  # no key does
@@ -101,6 +107,7 @@ class DirectoryStore:
             found += [(here / name).as_posix() for name in files]
         return sorted(key for key in found if key.startswith(prefix))
 
+    @timed
     def delete(self, key: str) -> None:
         """Removes an object, if there is one."""
         path = self._path(key)

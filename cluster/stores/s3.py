@@ -20,6 +20,7 @@ from cluster.errors import InputError, NoSpace, StepError
 from cluster.stores import google
 from cluster.stores.errors import MissingObject, StoreError, Unreachable
 from cluster.stores.leftover import Leftover
+from cluster.stores.observed import repeated, timed
 from cluster.stores.outages import Outage
 from cluster.texts import one_line
 
@@ -70,6 +71,7 @@ class S3Store:
         self._request("s3:ListBucket", "", connect)
         _ANSWERED.add(self.client.meta.endpoint_url)
 
+    @timed
     def read(self, key: str) -> bytes:
         """The whole object; raises `MissingObject` if there is none."""
         return self._get(key)
@@ -79,14 +81,17 @@ class S3Store:
         found = self._request("s3:GetObject", key, lambda: self.client.head_object(**self._object(key)))
         return io.BufferedReader(_Ranges(self, key, found["ContentLength"]), buffer_size=2**20)
 
+    @timed
     def part(self, key: str, first: int, size: int) -> bytes:
         """`size` bytes of an object from byte `first` on."""
         return self._get(key, Range=f"bytes={first}-{first + size - 1}")
 
+    @timed
     def write(self, key: str, data: bytes) -> None:
         """Publishes an object atomically, replacing an earlier one; raises `NoSpace` if the store is full."""
         self._request("s3:PutObject", key, lambda: self.client.put_object(**self._object(key), Body=data))
 
+    @timed
     def publish(self, key: str, path: Path) -> None:
         """Publishes a file's content like `write`, without loading the whole file into memory."""
         from boto3.s3.transfer import TransferConfig
@@ -99,6 +104,7 @@ class S3Store:
 
         self._request("s3:PutObject", key, upload)
 
+    @timed
     def create(self, key: str, data: bytes) -> bool:
         """Publishes an object unless there is one of that key (then False); of concurrent calls one succeeds.
 
@@ -125,6 +131,7 @@ class S3Store:
 
         return self._request("s3:PutObject", key, put)
 
+    @timed
     def keys(self, prefix: str = "") -> list[str]:
         """Every key that starts with `prefix`, sorted."""
 
@@ -135,6 +142,7 @@ class S3Store:
         found = self._request("s3:ListBucket", "", listed)
         return sorted(key for key in found if key and not key.endswith("/"))  # consoles write such keys to show folders
 
+    @timed
     def delete(self, key: str) -> None:
         """Removes an object, if there is one."""
         with suppress(MissingObject):  # Google's buckets report it, S3's do not
@@ -206,6 +214,7 @@ class S3Store:
                     failure = StepError(f"{where}: the object store no longer answers{waited}: {reason}; {again}")
             if not passing or not outage.wait() or not (self.answered or outage.waited_s < STARTING_S):
                 raise failure from None
+            repeated()
 
 
 class _Ranges(io.RawIOBase):

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import ray
-from ray.util.metrics import Counter
+from ray.util.metrics import Counter, Histogram
 
 from cluster.progress import Reporter
 from cluster.runtime import metrics
 from cluster.runtime.metrics import METRICS
 from cluster.runtime.pool import Pool
+from cluster.store import open_store
+from cluster.stores import observed
 
 DASHBOARD = Path(__file__).parents[3] / "k8s/grafana/ofa-cluster.json"
 
@@ -44,13 +46,18 @@ def served(name, until_s=60):
     pytest.fail(f"{name} was not served in {until_s} s")
 
 
-def test_progress_and_pools_are_served_with_the_run_and_their_tags(ray_cluster, monkeypatch):
+def test_progress_and_pools_are_served_with_the_run_and_their_tags(ray_cluster, monkeypatch, tmp_path):
     monkeypatch.setattr(metrics, "_registry", metrics._Registry())
+    monkeypatch.setattr(observed, "_observers", [])
     metrics.of_run("seen-1")
     reporter = Reporter("json")
     reporter.observe = metrics.record_progress
-    with reporter.track("count", 4, "numbers") as tracker:
+    with reporter.track("count", 4, "numbers", images=8) as tracker:
         tracker.at(4)
+    store = open_store(str(tmp_path))
+    for number in range(3):
+        store.write(f"n/{number}", b"")
+    observed.repeated()
     pool = Pool(Adder, {"base": np.ones(1)}, workers=1)
     try:
         assert sorted(answer for _, answer in pool.map("add", range(3))) == [1, 2, 3]
@@ -63,6 +70,9 @@ def test_progress_and_pools_are_served_with_the_run_and_their_tags(ray_cluster, 
     assert (labels["pool"], value) == ("evaluators", 1)
     assert served("ofa_pending")[0][1] == 0
     assert served("ofa_lost_actors_total")[0][1] == 1
+    assert served("ofa_images_per_s")[0][1] == pytest.approx(8 * served("ofa_per_s")[0][1])
+    assert [(labels["operation"], value) for labels, value in served("ofa_store_s_count")] == [("write", 3)]
+    assert served("ofa_store_retries_total")[0][1] == 1
 
 
 def test_progress_is_observed_at_most_once_a_second_and_at_the_end():
@@ -86,7 +96,8 @@ class TestTheDashboard:
             target["expr"] for panel in json.loads(DASHBOARD.read_text())["panels"] for target in panel["targets"]
         ]
         counters = {f"{name}_total": name for name, metric in METRICS.items() if metric.kind is Counter}
-        shown = {counters.get(name, name) for name in re.findall(r"ray_(ofa_\w+)", " ".join(expressions))}
+        buckets = {f"{name}_bucket": name for name, metric in METRICS.items() if metric.kind is Histogram}
+        shown = {{**counters, **buckets}.get(name, name) for name in re.findall(r"ray_(ofa_\w+)", " ".join(expressions))}
         assert shown == set(METRICS)
 
     def test_its_panels_have_descriptions_and_do_not_overlap(self):

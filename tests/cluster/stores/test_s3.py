@@ -8,7 +8,7 @@ import pytest
 
 from cluster.errors import InputError, NoSpace, StepError
 from cluster.store import open_known, open_store
-from cluster.stores import outages
+from cluster.stores import outages, s3
 from cluster.stores.errors import MissingObject, StoreError
 from cluster.stores.s3 import _answer
 
@@ -338,11 +338,15 @@ class TestOutages:
         return answer
 
     @pytest.mark.parametrize("kind", [None, 500, 503])
-    def test_an_outage_of_a_minute_is_survived(self, answering, clock, kind):
+    def test_an_outage_of_a_minute_is_survived(self, answering, clock, kind, monkeypatch):
+        times = []
+        monkeypatch.setattr(s3, "repeated", lambda: times.append(clock.now))
         answering(self.away(clock, 60, kind))
         store = open_store("s3://results/x")
         assert store.keys() == ["a"]
         assert 60 <= clock.now <= 60 + outages.LONGEST_S
+        assert len(times) > 10  # the repetitions are observed
+        assert times[-1] == clock.now
 
     def test_a_longer_one_is_a_failed_step_that_names_what_goes_on(self, answering, clock):
         answering(self.away(clock, 1000))
