@@ -151,7 +151,10 @@ def _explained(error: ValidationError, kind: type, where: str) -> str:
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     if not path:
         return f"{where}: {message}"
-    found = first["input"] if isinstance(first["input"], str | int | float | bool) else type(first["input"]).__name__
+    scalar = (str, int, float, bool)
+    given = first["input"]
+    plain = isinstance(given, scalar) or (isinstance(given, list) and all(isinstance(value, scalar) for value in given))
+    found = given if plain else type(given).__name__
     return f"{prefix}{name} is {_short(repr(found))}; {message[0].lower()}{message[1:]}"
 
 

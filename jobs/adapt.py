@@ -140,7 +140,7 @@ class Work:
         plan = plan_of_iteration(self.job, iteration, self._weights(iteration - 1), rows)
         title = f"adapt {iteration}/{self.job.config.adapt.iterations} (training)"
         train(self.job, plan, files.adapted_folder(iteration), title=title)
-        seconds = (time.monotonic() - started) * self.job.config.train.workers
+        seconds = (time.monotonic() - started) * self.job.config.train.most_workers
         self._append({"iteration": iteration, "trained": True, "seconds": seconds})
         self.remove_before(iteration)
 

@@ -9,7 +9,16 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from cluster import address, config
 from cluster.config import MOST, STRICT, ConfigError, Count, NotNegative, NotNegativeInt, one_of
@@ -37,6 +46,22 @@ Positive = Annotated[float, Field(gt=0, le=1e30)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
 Processes = Annotated[int, Field(ge=1, le=10_000)]
 Threads = Annotated[int, Field(ge=1, le=1024)]
+
+
+def _workers(given: Any, parsed: ValidatorFunctionWrapHandler) -> Any:
+    """A number of workers, or the fewest and the most."""
+    try:
+        found = parsed(given)
+    except ValidationError as error:
+        pair = isinstance(given, list | tuple)
+        reason = next((e["msg"] for e in error.errors() if (len(e["loc"]) > 1) == pair), error.errors()[0]["msg"])
+        raise ValueError(f"{reason}; give a number, or [least, most]" if pair else reason) from None
+    if isinstance(found, tuple) and found[0] > found[1]:
+        raise ValueError("expected a number, or [least, most]")
+    return found
+
+
+Workers = Annotated[Processes | tuple[Processes, Processes], WrapValidator(_workers)]
 Gpus = Annotated[float, Field(ge=0, le=1024)]
 ExitWeights = Annotated[str, one_of("ofa.exits", "WEIGHTS")]
 CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
@@ -173,7 +198,7 @@ class Train:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     phases: tuple[PhaseConfig, ...]  # none, []: the supernet of `weights` is searched as it is
     backend: str = "ray"  # a name in `cluster.runtime.backends.BACKENDS`
-    workers: Processes = 2
+    workers: Workers = 2  # or [least, most]: as many as the cluster has places for
     threads: Threads = 1  # CPU threads of each worker; part of the run's id, since the last bits of results depend on it
     device: Literal["cpu", "cuda"] = "cpu"  # cuda: a GPU for every worker
     precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass
@@ -197,6 +222,16 @@ class Train:
     validate_images: Count = 10000  # most images of the selection split in these evaluations
     checkpoint_s: NotNegative = 10.0  # seconds between checkpoints within a phase
     max_failures: NotNegativeInt = 10  # worker failures after which training fails
+
+    @property
+    def least_workers(self) -> int:
+        """The fewest workers with which training goes on."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """The most workers, which is the number of shards of every batch."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
 
 @dataclass(frozen=True)
@@ -350,7 +385,7 @@ class Experiment:
         """
         pools = gpus_of(self.ray.evaluators, self.ray.evaluator_gpus) + gpus_of(self.ray.scorers, self.ray.scorer_gpus)
         if self.adapt.iterations:
-            return pools + (self.train.workers if self.train.device == "cuda" else 0)
+            return pools + (self.train.least_workers if self.train.device == "cuda" else 0)
         return max(training, pools)
 
     @property
@@ -450,11 +485,12 @@ def _check(experiment: Experiment) -> None:
     if train.backend not in BACKENDS:
         raise ConfigError(f"train.backend is {train.backend!r}; there are {', '.join(BACKENDS)}")
     of_exits(train.teacher_exits, experiment.search_space, "train.teacher_exits")
-    if train.batch % train.workers:
+    if train.batch < train.most_workers:
         raise ConfigError(
-            f"train.batch is {train.batch}, not a multiple of train.workers ({train.workers}); "
-            f"use {train.batch // train.workers * train.workers or train.workers}"
+            f"train.batch is {train.batch}, less than one image for each of train.workers ({train.most_workers}); use at "
+            f"least {train.most_workers}"
         )
+    _check_elastic(experiment)
     if search.population < 4 * search.islands:
         raise ConfigError(
             f"search.population is {search.population}, "
@@ -464,6 +500,25 @@ def _check(experiment: Experiment) -> None:
     _check_measurements(experiment)
     _check_adaptation(experiment)
     _check_names(experiment)
+
+
+def _check_elastic(experiment: Experiment) -> None:
+    """Checks that the number of workers can change where it may."""
+    train = experiment.train
+    if train.least_workers == train.most_workers:
+        return
+    setting = f"train.workers is [{train.least_workers}, {train.most_workers}]"
+    if not BACKENDS[train.backend].elastic:
+        elastic = ", ".join(repr(name) for name, backend in BACKENDS.items() if backend.elastic)
+        raise ConfigError(
+            f"{setting}, but the number of workers of train.backend {train.backend!r} is fixed; give one number, or use "
+            f"the backend {elastic}"
+        )
+    if experiment.adapt.iterations:
+        raise ConfigError(
+            f"{setting}, but the evaluators of an adaptation stay while it trains, on places that Ray would count for more "
+            "workers; give one number"
+        )
 
 
 def _check_gpus(experiment: Experiment) -> None:

@@ -62,7 +62,7 @@ class Job:
         return self.data.held_out.open(self.reporter)
 
     def need_ray(self, gpus: int = 0) -> None:
-        """Connects to Ray, at the first call. gpus: of a training, one for each worker.
+        """Connects to Ray, at the first call. gpus: of a training, one for each of the fewest workers.
 
         An `InputError` without these, or without those of the evaluators and scorers of the run.
         """
@@ -74,7 +74,8 @@ class Job:
         self._connected = True
         train, readers = self.config.train, self.config.data.readers if self.data.stored is not None else 0
         pool = self.config.ray.evaluators + self.config.ray.scorers
-        cpus = train.workers + readers + pool if self.config.adapt.iterations else max(train.workers + readers, pool)
+        least = train.least_workers + readers
+        cpus = least + pool if self.config.adapt.iterations else max(least, pool)
         gpus = self.config.gpus(gpus)
         shared = sum(array.nbytes for array in self.data.arrays().values())
         shared += self.data.held_out.nbytes if self.data.held_out is not None else 0  # the step `predict` shares them too

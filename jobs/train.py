@@ -59,6 +59,7 @@ def train_supernet(job: Job) -> None:
     """Runs the step `train`: writes the weights of every phase."""
     config = job.config
     check(config, job.data.classes, job.data.sizes["train"])
+    check_streamed(config, job.data)
     plan, tables = plan_of(config, job.data.classes), given_tables(job)
     step = job.run.begin("train")  # once the images are known to be usable
     keep_tables(job, step, tables)
@@ -112,9 +113,9 @@ def changed_weights(url: str, now: str, before: str) -> ConfigError:
 
 def check(config: Experiment, classes: int, images: int) -> None:
     """Raises an `InputError` for settings that would fail in training or in a later step, now that the images are known."""
-    if config.train.phases and images < config.train.workers:
+    if config.train.phases and images < config.train.most_workers:
         raise ConfigError(
-            f"train.workers is {config.train.workers}; there are {images} training images, one for each at least"
+            f"train.workers is {config.train.most_workers}; there are {images} training images, one for each at least"
         )
     setting, unit = config.ensemble, config.ensemble.unit
     space = config.search_space
@@ -129,6 +130,17 @@ def check(config: Experiment, classes: int, images: int) -> None:
         given_weights(config.train.weights, space, classes, config.train.head)
 
 
+def check_streamed(config: Experiment, data: Dataset) -> None:
+    """Raises a `ConfigError` if workers could take the CPUs that read the images which they wait for."""
+    train = config.train
+    if data.stored is not None and train.least_workers < train.most_workers and train.device == "cpu":
+        raise ConfigError(
+            f"train.workers is [{train.least_workers}, {train.most_workers}], but the training images stream: workers on "
+            "CPUs could take the places of those that read them; give one number, raise data.memory_mib, or use "
+            "train.device 'cuda'"
+        )
+
+
 def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None = None, title: str = "train") -> Trained:
     """Trains by `plan` on the job's images, or on `data`, from the latest checkpoint in the folder `at` of the run.
 
@@ -138,7 +150,8 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None =
     Checkpoints(job.run, at).latest()  # a damaged checkpoint is an error here, not on every worker
     setting = job.config.train
     backend = BACKENDS[setting.backend]
-    gpus = setting.workers if plan.device == "cuda" else 0
+    gpus = setting.least_workers if plan.device == "cuda" else 0
+    check_streamed(job.config, data)
     if backend.needs_ray or data.stored is not None:  # a stored training split is read by Ray Data
         job.need_ray(gpus)
     else:  # Ray, which evaluates later, may be another cluster than this machine
@@ -159,8 +172,8 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None =
             partial(loop, plan, job.config.data, place),
             data.arrays(),
             on_event,
-            workers=setting.workers,
-            least=setting.workers,
+            workers=setting.most_workers,
+            least=setting.least_workers,
             max_failures=setting.max_failures,
             gpu=plan.device == "cuda",
         )

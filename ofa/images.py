@@ -225,12 +225,17 @@ def steps_per_epoch(images: int, batch: int) -> int:
     return max(1, images // batch)
 
 
-def shards(images: int, batch: int, rng: random.Random, *, rank: int, world: int) -> Iterator[Tensor]:
-    """Indices of this worker's part of every batch of an epoch.
+def shard_size(batch: int, number: int, shards: int) -> int:
+    """The number of images of shard `number` of a batch of `batch` images: the first ones have one more if it is uneven."""
+    return len(range(number, batch, shards))
 
-    All workers shuffle identically and take every `world`-th image of each batch of `batch`, so an epoch has the same
-    batches for any number of workers.
+
+def shards(images: int, batch: int, rng: random.Random, *, number: int, count: int) -> Iterator[Tensor]:
+    """Indices of shard `number` of `count` of every batch of an epoch.
+
+    All workers shuffle identically and take every `count`-th image of each batch of `batch`, so an epoch has the same
+    batches for any number of shards.
     """
     order = torch.randperm(images, generator=torch_generator(rng))
     for step in range(steps_per_epoch(images, batch)):
-        yield order[step * batch : (step + 1) * batch][rank::world]
+        yield order[step * batch : (step + 1) * batch][number::count]

@@ -48,13 +48,27 @@ class Position:
 START = Position()
 
 
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A part of a step's batch, which has random streams of its own: the same part for any number of workers.
+
+    images: [N, 3, S, S], augmented, at the largest resolution; labels: [N]. weight: N relative to the mean number of images
+    that a worker has in the step, so that the mean over workers of their weighted gradients is a mean over all images.
+    """
+
+    number: int
+    images: Tensor
+    labels: Tensor
+    weight: float = 1.0
+
+
 class Feed(Protocol):
     """One worker's part of the training images."""
 
     steps_per_epoch: int
 
-    def epoch(self, phase: str, epoch: int, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yields (step, augmented images [N, 3, S, S] at the largest resolution, labels [N]) from step `start` on."""
+    def epoch(self, phase: str, epoch: int, start: int) -> Iterator[tuple[int, Sequence[Shard]]]:
+        """Yields (step, the worker's shards of its batch) from step `start` on."""
         ...
 
 
@@ -62,7 +76,9 @@ class Observer:
     """Is called after every step, epoch and phase of a training; this base class does nothing."""
 
     def step_done(self, number: int, loss: Tensor) -> None:
-        """Is called after every update of phase `number`; `loss` is the mean over the worker's sub-networks."""
+        """Is called after every update of phase `number`; `loss` is the mean over the worker's sub-networks,
+        weighted as its gradients are: the mean over workers is one over all images of the step.
+        """
 
     def epoch_done(self, number: int) -> None:
         """Is called after every epoch of phase `number`."""
@@ -119,13 +135,28 @@ class Learner:
         teacher: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Makes one update from `lessons`, all at the resolution of `images`; returns the mean of their losses.
+        """Makes one update from `lessons` on the images of one shard; see `add_gradients`, whose loss it returns."""
+        self.gradient.zero_()
+        loss = self.add_gradients(images, labels, lessons, teacher=teacher, generator=generator)
+        self.update(lr, len(lessons))
+        return loss
 
-        images: [N, 3, R, R], labels: [N]. teacher: its logits [N, classes], for lessons that learn from it.
-        generator: samples the dropped features.
+    def add_gradients(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        lessons: Sequence[Lesson],
+        *,
+        weight: float = 1.0,
+        teacher: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Adds the gradients of the mean loss of `lessons`, all at the resolution of `images`; returns that loss.
+
+        images: [N, 3, R, R], labels: [N]. weight: of the loss, see `Shard`. teacher: its logits [N, classes], for lessons
+        that learn from it. generator: samples the dropped features.
         """
         self.net.train()
-        self.gradient.zero_()
         drop = None if generator is None or not self.recipe.dropout else partial(self._drop, generator=generator)
         total, first = torch.zeros((), device=self.net.device), None
         for lesson in lessons:
@@ -143,10 +174,15 @@ class Learner:
             )
             first = logits[-1].detach() if first is None else first
             loss = loss / len(lessons)
+            loss = loss if weight == 1 else loss * weight
             loss.backward()
             total += loss.detach()
+        return total
+
+    def update(self, lr: float, lessons: int) -> None:
+        """Makes one update by the mean over all workers of the gradients that were added. lessons: of each shard."""
         if self.recipe.gradients == "sum":
-            self.gradient *= len(lessons)
+            self.gradient *= lessons
         self.average(self.gradient)
         norm = self.gradient.norm()
         # chosen on the device: an `if` would wait for a GPU in every step
@@ -155,7 +191,6 @@ class Learner:
             group["lr"] = lr
         with self._only_trained():
             self.optimizer.step()
-        return total
 
     @contextmanager
     def _only_trained(self) -> Iterator[None]:
@@ -209,12 +244,11 @@ def train_phases(
     observer: Observer,
     *,
     start: Position = START,
-    rank: int = 0,
 ) -> None:
     """Trains the learner's network by `plan`, from the step `start` to the end.
 
-    enter: returns the teacher of a phase by its number; called before each phase (`ofa.teacher.Teachers.enter`). rank: of
-    this worker, which samples its own crops and (with `plan.own_draws`) its own sub-networks.
+    enter: returns the teacher of a phase by its number; called before each phase (`ofa.teacher.Teachers.enter`). Every
+    shard of a batch has its own crops and (with `plan.own_draws`) its own sub-networks, whichever worker trains it.
     """
     for number in range(start.phase, len(plan.phases)):
         phase = plan.phases[number]
@@ -223,11 +257,17 @@ def train_phases(
         if here.epoch == here.step == 0:
             _open(plan, learner, number)
         for epoch in range(here.epoch, phase.epochs):
-            for step, images, labels in feed.epoch(phase.name, epoch, here.step if epoch == here.epoch else 0):
+            for step, shards in feed.epoch(phase.name, epoch, here.step if epoch == here.epoch else 0):
                 lr = plan.lr_at(number, epoch * feed.steps_per_epoch + step, feed.steps_per_epoch)
-                lessons = phase.lessons(streams("arch", phase.name, epoch, step, *((rank,) if plan.own_draws else ())))
-                dropped = torch_generator(streams("drop", phase.name, epoch, step, rank))
-                observer.step_done(number, train_step(learner, lessons, images, labels, teacher, lr, dropped))
+                learner.gradient.zero_()
+                loss, count = torch.zeros((), device=learner.net.device), 0
+                for shard in shards:
+                    own = (shard.number,) if plan.own_draws else ()
+                    lessons = phase.lessons(streams("arch", phase.name, epoch, step, *own))
+                    dropped = torch_generator(streams("drop", phase.name, epoch, step, shard.number))
+                    loss, count = loss + _add_gradients(learner, lessons, shard, teacher, dropped), len(lessons)
+                learner.update(lr, count)
+                observer.step_done(number, loss)
             observer.epoch_done(number)
             if observer.ends(number):
                 break
@@ -260,8 +300,18 @@ def train_step(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Makes one update on the images, resized to the lessons' resolution; returns the mean loss over the lessons."""
+    learner.gradient.zero_()
+    loss = _add_gradients(learner, lessons, Shard(0, images, labels), teacher, generator)
+    learner.update(lr, len(lessons))
+    return loss
+
+
+def _add_gradients(
+    learner: Learner, lessons: Sequence[Lesson], shard: Shard, teacher: Teacher | None, generator: torch.Generator | None
+) -> Tensor:
+    """Adds the gradients of `lessons` on the images of a shard, resized to their resolution; returns the weighted loss."""
     device = learner.net.device
-    images, labels = resize(images.to(device), lessons[0].arch.resolution), labels.to(device)
+    images, labels = resize(shard.images.to(device), lessons[0].arch.resolution), shard.labels.to(device)
     taught = teacher is not None and any(lesson.learns_from == "teacher" for lesson in lessons)
     soft = teacher(images) if teacher is not None and taught else None
-    return learner.step(images, labels, lessons, lr, teacher=soft, generator=generator)
+    return learner.add_gradients(images, labels, lessons, weight=shard.weight, teacher=soft, generator=generator)

@@ -53,10 +53,10 @@ def on_ray(
     max_failures: int,
     gpu: bool,
 ) -> None:
-    """Runs Ray Train's workers, data-parallel over gloo or nccl."""
+    """Runs Ray Train's workers, data-parallel over gloo or nccl, as many as the cluster has places for."""
     from cluster.runtime.training import train_on_ray  # Ray takes seconds to import
 
-    train_on_ray(loop, arrays, on_event, workers=workers, max_failures=max_failures, gpu=gpu)
+    train_on_ray(loop, arrays, on_event, workers=workers, least=least, max_failures=max_failures, gpu=gpu)
 
 
 def local(
@@ -75,4 +75,4 @@ def local(
     loop(Worker(0, 1, on_event), arrays)
 
 
-BACKENDS = {"ray": Backend(on_ray), "local": Backend(local, needs_ray=False)}
+BACKENDS = {"ray": Backend(on_ray, elastic=True), "local": Backend(local, needs_ray=False)}

@@ -30,13 +30,33 @@ class Skipped:
 Event = Progressed | Skipped
 
 
+def _never() -> bool:
+    return False
+
+
+def _nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """One of `world` workers that train together; alone it needs no process group."""
+    """One of `world` workers that train together; alone it needs no process group.
+
+    Every batch has `shards` shards, each with random streams of its own, however many workers there are: a worker trains
+    those in `own`, one after another. So a step is the same step for any number of workers.
+    """
 
     rank: int
     world: int
     report: Callable[[Event], None]  # sends an event to the driver
+    shards: int = 0  # of every batch; 0: one for each worker
+    awaited: Callable[[], bool] = _never  # whether others wait for a checkpoint, to join from it
+    saved: Callable[[], None] = _nothing  # is called after every checkpoint
+
+    @property
+    def own(self) -> range:
+        """The numbers of this worker's shards."""
+        return range(self.rank, self.shards or self.world, self.world)
 
     def average(self, tensor: Tensor) -> None:
         """Replaces `tensor` by its mean over all workers."""

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from cluster.progress import Reporter
-from cluster.runtime.workers import Worker
 from cluster.seeds import stream
 from jobs.config import Data, Experiment
 from jobs.images.decoding import DataError, DecodingCounts, chunks, first_names, printable
@@ -29,7 +28,7 @@ from jobs.images.source import open_source
 from jobs.images.stored import Images, LeftOut, Source, StoredImages
 from jobs.images.streaming import streamed
 from ofa.evaluate import Evaluator
-from ofa.images import Augment, Scale, Split, shards
+from ofa.images import Augment, Scale, Split, shard_size, shards
 from ofa.phases import Plan
 from ofa.supernet import Supernet
 
@@ -169,17 +168,23 @@ class Dataset:
         return self.given_scale or Scale.of(self.sample[:SCALE_IMAGES])
 
     def batches(
-        self, plan: Plan, images: Data, phase: str, epoch: int, worker: Worker, counts: DecodingCounts, start: int
+        self, plan: Plan, images: Data, phase: str, epoch: int, shard: tuple[int, int], counts: DecodingCounts, start: int
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """(step, pixels uint8 [N, 3, S, S], labels [N]) of this worker's part of an epoch's batches, from step `start` on.
+        """(step, pixels uint8 [N, 3, S, S], labels [N]) of a shard of an epoch's batches, from step `start` on.
 
-        counts: of streamed images that cannot be decoded; raises a `DataError` if they are more than it allows.
+        shard: its number, and the number of shards. counts: of streamed images that cannot be decoded; raises a `DataError`
+        if they are more than it allows.
         """
         if self.stored is not None:
-            return streamed(self.stored, plan, images, phase, epoch, worker, counts, start)
+            return streamed(self.stored, plan, images, phase, epoch, shard, counts, start)
         order = stream(plan.seed, "data", phase, epoch)
-        parts = shards(len(self.train), plan.batch, order, rank=worker.rank, world=worker.world)
+        parts = shards(len(self.train), plan.batch, order, number=shard[0], count=shard[1])
         return ((n, self.train.pixels[i], self.train.labels[i]) for n, i in enumerate(parts) if n >= start)
+
+    def weight(self, plan: Plan, shard: tuple[int, int], workers: int) -> float:
+        """The images of a shard relative to the mean number of images that a worker has in a step (`Shard.weight`)."""
+        whole = plan.batch if self.stored is not None else min(plan.batch, len(self.train))
+        return shard_size(whole, *shard) * workers / whole
 
     def augment(self, images: Data) -> Augment:
         """The augmentation in the training process; streamed images are cropped and mirrored where they are decoded."""

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from cluster.errors import InputError
 from cluster.runtime.rows import stream as stream_rows
-from cluster.runtime.workers import Worker
 from cluster.seeds import stream
 from jobs.config import Data
 from jobs.images.decoding import DataError, DecodingCounts, decode_file
 from jobs.images.stored import StoredImages
 from ofa.decode import CorruptImage, random_crop
-from ofa.images import steps_per_epoch
+from ofa.images import shard_size, steps_per_epoch
 from ofa.phases import Plan
 
 MIXED_GROUPS = 4  # groups of a stored split whose images are shuffled together
@@ -32,21 +31,22 @@ def streamed(
     images: Data,
     phase: str,
     epoch: int,
-    worker: Worker,
+    shard: tuple[int, int],
     counts: DecodingCounts,
     start: int,
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """(step, pixels uint8 [N, 3, S, S], labels [N]) of this worker's part of an epoch, from step `start` on.
+    """(step, pixels uint8 [N, 3, S, S], labels [N]) of a shard of an epoch's batches, from step `start` on.
 
-    Every worker reads groups of its own in a random order. A worker whose groups hold fewer images than its part of
-    the epoch reads them again, so every worker makes the same number of steps. Files that cannot be decoded are recorded
-    in `counts`; a `DataError` if they are more than it allows.
+    shard: its number, and the number of shards. Every shard has groups of its own in a random order. One whose groups hold
+    fewer images than its part of the epoch reads them again, so every shard has the same number of steps. Files that cannot
+    be decoded are recorded in `counts`; a `DataError` if they are more than it allows.
     """
-    steps, rows = steps_per_epoch(len(stored), plan.batch), plan.batch // worker.world
-    pieces = pieces_of(stored, plan.seed, phase, epoch, worker, skip=start * rows, rows=steps * rows)
-    names = f"{plan.seed}/{phase}/{epoch}/{worker.rank}"
+    number, count = shard
+    steps, rows = steps_per_epoch(len(stored), plan.batch), shard_size(plan.batch, number, count)
+    pieces = pieces_of(stored, plan.seed, phase, epoch, shard, skip=start * rows, rows=steps * rows)
+    names = f"{plan.seed}/{phase}/{epoch}/{number}"
     read = partial(rows_of, stored, images, plan.space.resolutions[-1], names)
-    readers = max(1, images.readers // worker.world)
+    readers = max(1, images.readers // count)
     batches = stream_rows(pieces, read, rows, readers)
     for step, batch in zip(range(start, steps), batches, strict=False):
         for error in filter(None, batch["error"].tolist()):
@@ -57,12 +57,12 @@ def streamed(
 
 
 def pieces_of(
-    stored: StoredImages, seed: int, phase: str, epoch: int, worker: Worker, *, skip: int, rows: int
+    stored: StoredImages, seed: int, phase: str, epoch: int, shard: tuple[int, int], *, skip: int, rows: int
 ) -> list[Piece]:
-    """The pieces that this worker reads in an epoch for `rows` images, without the first `skip` of them."""
+    """The pieces that are read in an epoch for `rows` images of a shard, without the first `skip` of them."""
     groups = stored.groups()
     stream(seed, "data", phase, epoch).shuffle(groups)
-    mine = groups[worker.rank :: worker.world] or groups
+    mine = groups[shard[0] :: shard[1]] or groups
     parts = [np.concatenate(mine[at : at + MIXED_GROUPS]) for at in range(0, len(mine), MIXED_GROUPS)]
     pieces: list[Piece] = []
     at = number = 0

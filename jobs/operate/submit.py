@@ -73,7 +73,7 @@ def check_size(experiment: Experiment) -> None:
         if group.min > group.max:
             raise ConfigError(f"kube.{name}: min is {group.min}, more than max ({group.max})")
     most = sum(group.max * group.cpus for group in kube.groups.values())
-    both = (train.workers, experiment.ray.evaluators)
+    both = (train.least_workers, experiment.ray.evaluators)
     needed = sum(both) if experiment.adapt.iterations else max(both)  # an adaptation's evaluators stay while it trains
     if most < needed:
         raise ConfigError(
@@ -81,7 +81,7 @@ def check_size(experiment: Experiment) -> None:
             "raise kube.train.max or kube.search.max"
         )
     gpus = sum(group.max * group.gpus for group in kube.groups.values())
-    needed = experiment.gpus(train.workers if train.device == "cuda" else 0)
+    needed = experiment.gpus(train.least_workers if train.device == "cuda" else 0)
     if gpus < needed:
         raise ConfigError(
             f"kube: groups have {gpus} GPUs at most, this run needs {needed} ({GPU_SETTINGS}); set kube.train.gpus or "

@@ -97,10 +97,10 @@ def check(job: Job, archs: Sequence[Arch], tuning: Tuning) -> None:
         config.search_space.checked(arch)
     if tuning.exits is not None and not config.search_space.values("exit"):
         raise InputError(f"ofa finetune: the space {config.space} has a single exit; leave out --exits and --weights")
-    if tuning.batch % config.train.workers:
+    if tuning.batch < config.train.most_workers:
         raise InputError(
-            f"ofa finetune: --batch is {tuning.batch}, not a multiple of train.workers ({config.train.workers}); use "
-            f"{tuning.batch // config.train.workers * config.train.workers or config.train.workers}"
+            f"ofa finetune: --batch is {tuning.batch}, less than one image for each of train.workers "
+            f"({config.train.most_workers}); use at least {config.train.most_workers}"
         )
 
 

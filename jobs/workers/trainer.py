@@ -35,7 +35,7 @@ from ofa.space import Space
 from ofa.supernet import Supernet
 from ofa.teacher import State, Teacher, Teachers
 from ofa.threads import torch_threads
-from ofa.train import Learner, Observer, Position, train_phases
+from ofa.train import Learner, Observer, Position, Shard, train_phases
 
 REPORT_S = 0.5  # seconds between events within an epoch
 
@@ -88,7 +88,7 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
 
         teachers = Teachers(plan.phases, teacher, given, stored)
         feed = WorkerFeed(plan, images, data, worker)
-        train_phases(plan, learner, feed, streams, teachers.enter, monitor, start=start, rank=worker.rank)
+        train_phases(plan, learner, feed, streams, teachers.enter, monitor, start=start)
 
 
 def description(
@@ -140,7 +140,7 @@ def agreed(checkpoints: Checkpoints, worker: Worker) -> tuple[bytes, Progress] |
 
 
 class WorkerFeed:
-    """A worker's part of the training images, augmented."""
+    """A worker's shards of the training images, augmented."""
 
     def __init__(self, plan: Plan, images: Data, data: Dataset, worker: Worker) -> None:
         self.plan, self.images, self.data, self.worker = plan, images, data, worker
@@ -148,15 +148,21 @@ class WorkerFeed:
         self.augment = data.augment(images)
         self.counts = DecodingCounts(images.source, images.max_corrupt)
 
-    def epoch(self, phase: str, epoch: int, start: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    def epoch(self, phase: str, epoch: int, start: int) -> Iterator[tuple[int, Sequence[Shard]]]:
         """See `ofa.train.Feed`; images that were skipped are reported after the epoch."""
-        known, seed = len(self.counts.failed), self.plan.seed
-        batches = self.data.batches(self.plan, self.images, phase, epoch, self.worker, self.counts, start)
-        for step, pixels, labels in batches:
-            rng = stream(seed, "crop", phase, epoch, step, self.worker.rank)
-            yield step, self.augment(pixels, self.data.scale, torch_generator(rng)), labels
+        known, count = len(self.counts.failed), self.worker.shards or self.worker.world
+        parts = (self._shards(phase, epoch, start, (number, count)) for number in self.worker.own)
+        yield from enumerate(zip(*parts, strict=True), start)
         if len(self.counts.failed) > known:
             self.worker.report(Skipped(self.counts.messages()[0]))
+
+    def _shards(self, phase: str, epoch: int, start: int, shard: tuple[int, int]) -> Iterator[Shard]:
+        """A shard of every step from `start` on. shard: its number, and the number of shards."""
+        plan, data, number = self.plan, self.data, shard[0]
+        weight = data.weight(plan, shard, self.worker.world)
+        for step, pixels, labels in data.batches(plan, self.images, phase, epoch, shard, self.counts, start):
+            rng = stream(plan.seed, "crop", phase, epoch, step, number)
+            yield Shard(number, self.augment(pixels, data.scale, torch_generator(rng)), labels, weight)
 
 
 class Monitor(Observer):
@@ -179,19 +185,23 @@ class Monitor(Observer):
         self.selection = data.selection[: plan.validate_images] if "selection" in data.splits else None
         self.cheap = learner.net.device.type == "cpu"  # reading a loss there waits for nothing
         self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=learner.net.device)
+        self.mean_loss_sum = self.loss_sum.clone()  # of the means over all workers, for checkpoints
         self.saved = self.reported = time.monotonic()
         self.report(resumed=True)
 
     def step_done(self, number: int, loss: Tensor) -> None:
         self.progress.step += 1
         self.loss_sum += loss.double()  # stays on the device: reading it would wait for the step
+        mean = loss.double().clone()
+        self.worker.average(mean)
+        self.mean_loss_sum += mean
         now = time.monotonic()
         if now - self.reported > REPORT_S or self.cheap:
             self.check_loss(number)
         if now - self.reported > REPORT_S:
             self.reported = now
             self.report()
-        if now - self.saved > self.checkpoint_s:
+        if now - self.saved > self.checkpoint_s or self.worker.awaited():
             self.save(number)
 
     def epoch_done(self, number: int) -> None:
@@ -218,6 +228,7 @@ class Monitor(Observer):
         p.history.append(row)
         p.epoch, p.step, p.loss_sum = p.epoch + 1, 0, 0.0
         self.loss_sum.zero_()
+        self.mean_loss_sum.zero_()
 
     def ends(self, number: int) -> bool:
         """Whether the phase has had no better epoch for long enough; the first worker, which evaluates, decides."""
@@ -246,6 +257,7 @@ class Monitor(Observer):
             keeps = self.plan.keep_momentum and p.phase < len(self.plan.phases)
             state = safetensors.torch.save(self.learner.state()) if keeps else None
             self.checkpoints.finish_phase(weights, json_text(meta, indent=1).encode(), p, phase.name, state)
+            self.worker.saved()
             self.saved = time.monotonic()
         self.report()
 
@@ -254,9 +266,10 @@ class Monitor(Observer):
         self.check_loss(number)
         self.check_weights(number)
         if self.worker.rank == 0:
-            self.progress.loss_sum = self.loss_sum.item()
+            self.progress.loss_sum = self.mean_loss_sum.item()
             name = self.plan.phases[number].name
             self.checkpoints.save(safetensors.torch.save(self.learner.state()), self.progress, name)
+            self.worker.saved()
         self.saved = time.monotonic()
 
     def check_loss(self, number: int) -> None:
@@ -288,6 +301,8 @@ class Monitor(Observer):
         p, phases = self.progress, self.plan.phases
         epochs = sum(phase.epochs for phase in phases[: p.phase]) + p.epoch
         note = f"phase {phases[p.phase].name}" if p.phase < len(phases) else "done"
+        if self.worker.world < self.worker.shards:
+            note += f", {self.worker.world} of {self.worker.shards} workers"
         seen = next((row for row in reversed(p.history) if "largest" in row), None)
         if seen:
             note += f", top-1 largest {seen['largest']:.4f} smallest {seen['smallest']:.4f} ({seen['phase']})"

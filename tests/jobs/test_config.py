@@ -2,6 +2,7 @@ import tomllib
 from dataclasses import fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import UnionType
 from typing import get_args, get_type_hints
 
 import helpers
@@ -141,7 +142,7 @@ def test_evaluators_on_a_gpu_make_another_run_and_their_share_of_it_does_not():
 )
 def test_a_run_needs_the_gpus_on_which_its_processes_fit(settings, gpus):
     config = load(TINY, settings)
-    assert config.gpus(config.train.workers if config.train.device == "cuda" else 0) == gpus
+    assert config.gpus(config.train.least_workers if config.train.device == "cuda" else 0) == gpus
 
 
 def test_an_adaptations_evaluators_keep_their_gpus_while_it_trains():
@@ -250,13 +251,20 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ),
         ("space=digit", "no space is called 'digit'; there are digits"),
         ("name=My Run", "name is 'My Run'; use small letters"),
-        ("train.batch=65", r"train.batch is 65, not a multiple of train.workers \(2\); use 64"),
+        ("train.batch=1", r"train.batch is 1, less than one image for each of train.workers \(2\); use at least 2"),
         ("train.head=new", "train.head is 'new', but there are no train.weights whose head it could replace"),
         ("train.head=old", "train: head is 'old'; input should be 'kept' or 'new'"),
         ("data.classes=[3, 4]", r"data.classes: 0 is 3; input should be a valid string"),
         ("train.backend=horses", "train.backend is 'horses'; there are ray, local"),
         ("train.teacher=train", "train: no setting 'teacher'; here you may set phases, .*teacher_norm"),
         ("train.workers=0", "train: workers is 0; input should be greater than or equal to 1"),
+        (
+            "train.workers=[0, 2]",
+            r"train: workers is \[0, 2\]; input should be greater .* 1; give a number, or \[least, most\]",
+        ),
+        ("train.workers=[1, 2, 3]", r"train: workers is \[1, 2, 3\]; .*; give a number, or \[least, most\]"),
+        ("train.workers=[2, 1]", r"train: workers is \[2, 1\]; expected a number, or \[least, most\]"),
+        ("train.workers=[1, 300]", r"train.batch is \d+, less than one image for each of train.workers \(300\)"),
         ("data.test=0.9", "selection and test together leave nothing to train on"),
         (
             'train.phases=[{name="a",epochs=1,lr=1,sandwich=true,largest=true}]',
@@ -362,6 +370,26 @@ def settings(config: Experiment):
             yield field.name, value
 
 
+def test_workers_may_be_the_fewest_and_the_most(tmp_path):
+    config = load(TINY, ["train.workers=[1, 3]", "train.batch=32"])
+    assert (config.train.least_workers, config.train.most_workers) == (1, 3)
+    assert config.id == load(TINY, ["train.batch=32"]).id
+    path = tmp_path / "config.toml"
+    path.write_text(dump(config))
+    assert load(str(path)) == config
+    fixed = load(TINY, ["train.workers=[2, 2]", "train.backend=ray"]).train
+    assert fixed.least_workers == fixed.most_workers == load(TINY, ["train.workers=2"]).train.most_workers
+
+
+def test_workers_that_come_and_go_need_a_backend_and_places_for_that():
+    says = r"train\.workers is \[1, 2\], but the number of workers of train\.backend 'local' is fixed; .* backend 'ray'"
+    with pytest.raises(ConfigError, match=says):
+        load(TINY, ["train.workers=[1, 2]", "train.backend=local"])
+    adapts = ["adapt.iterations=1", "adapt.archs=10", "adapt.oversample=1", "adapt.batch=2", "adapt.survivors=5"]
+    with pytest.raises(ConfigError, match="the evaluators of an adaptation stay while it trains"):
+        load(TINY, [*adapts, "train.workers=[1, 2]"])
+
+
 def number_settings(kind=Experiment, path=()):
     """(path, type) of every setting of a config that is a number, or holds numbers; 0 stands for an entry of a list."""
     for name, hint in get_type_hints(kind, include_extras=True).items():
@@ -376,7 +404,10 @@ def number_settings(kind=Experiment, path=()):
 
 def numbers_of(hint, path):
     origin = get_args(hint)
-    if hint in (int, float) or (origin and origin[0] in (int, float)):
+    if getattr(hint, "__metadata__", None) and isinstance(origin[0], UnionType):
+        for one in get_args(origin[0]):
+            yield from numbers_of(one, path)
+    elif hint in (int, float) or (origin and origin[0] in (int, float)):
         yield ".".join(path), hint
     elif origin and getattr(hint, "__origin__", None) is dict:
         yield from numbers_of(origin[1], (*path, "kernels"))

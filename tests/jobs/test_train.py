@@ -56,6 +56,12 @@ def tiny():
 def train(config, arrays, store, stop_after=None):
     """Trains to the end, or until this process has saved so many times; the last phase's weights."""
     run = Run.open(str(store), config.id, "", code="test")
+    train_some(config, arrays, store, Worker(rank=0, world=1, report=lambda event: None), stop_after, raises=True)
+    return safetensors.torch.load(run.raw(files.supernet(config.phases[-1].name).key))
+
+
+def train_some(config, arrays, store, worker, stop_after, *, raises=False):
+    """One worker trains until it has saved so many times; raises: the `Stop` with which it ends then."""
     saved = 0
 
     class Stopping(Checkpoints):
@@ -75,10 +81,12 @@ def train(config, arrays, store, stop_after=None):
 
     original, trainer.Checkpoints = trainer.Checkpoints, Stopping
     try:
-        work(config, arrays, store, Worker(rank=0, world=1, report=lambda event: None))
+        work(config, arrays, store, worker)
+    except Stop:
+        if raises:
+            raise
     finally:
         trainer.Checkpoints = original
-    return safetensors.torch.load(run.raw(files.supernet(config.phases[-1].name).key))
 
 
 def work(config, arrays, store, worker):
@@ -157,6 +165,63 @@ class Pair(Worker):
         self.barrier.wait(60)
         tensor.copy_(mean)
         self.barrier.wait(60)
+
+
+def together(config, arrays, store, *, shards=0):
+    """Two workers train to the end, in threads; the events of the first, and the last phase's history and weights."""
+    events = []
+    workers = [Pair(rank, 2, events.append, shards) for rank in (0, 1)]
+    threads = [threading.Thread(target=work, args=(config, arrays, store, worker)) for worker in workers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return events, *result(config, store)
+
+
+def result(config, store):
+    """The history and the weights of the last phase."""
+    run, name = Run.at(str(store), config.id, ""), config.phases[-1].name
+    history = json.loads(run.raw(files.supernet_meta(name).key))["history"]
+    return history, safetensors.torch.load(run.raw(files.supernet(name).key))
+
+
+def test_three_shards_are_the_same_training_for_one_worker_and_two_that_come_and_go(tmp_path):
+    """A batch of 50 images in shards of 17, 17 and 16; one worker is stopped after three steps, and two end the training."""
+    phase = '{name="a",epochs=2,lr=0.05,subnets=1}'
+    sets = [*SHORT[:2], "train.batch=50", "train.checkpoint_s=0", "train.workers=[1, 3]", f"train.phases=[{phase}]"]
+    config = load(TINY, sets)
+    arrays = load_data(config, Reporter("plain")).arrays()
+    alone = Worker(0, 1, lambda event: None, shards=3)
+    for name in ("alone", "two", "resized"):
+        Run.open(str(tmp_path / name), config.id, "", code="test")
+    work(config, arrays, tmp_path / "alone", alone)
+    history, weights = result(config, tmp_path / "alone")
+    train_some(config, arrays, tmp_path / "resized", alone, stop_after=3)
+    for name, resumed in (("two", 0), ("resized", 3)):
+        events, seen, found = together(config, arrays, tmp_path / name, shards=3)
+        assert (events[0].done, events[0].note) == (resumed, "phase a, 2 of 3 workers")
+        assert [row["loss"] for row in seen] == pytest.approx([row["loss"] for row in history], abs=1e-5)
+        trained = [key for key in weights if not key.endswith((".mean", ".var"))]
+        assert max((found[key] - weights[key]).abs().max().item() for key in trained) < 1e-3
+
+
+def test_a_checkpoint_is_made_when_others_wait_for_it(tiny, tmp_path):
+    """Of four steps, after the second, although none is due for an hour; then at the end of the phase."""
+    config, arrays = tiny
+    config = replace(config, train=replace(config.train, checkpoint_s=3600.0, phases=config.train.phases[:1]))
+    asked, steps = [], []
+
+    def awaited():
+        asked.append(None)
+        return len(asked) == 2
+
+    def saved():
+        steps.append(len(asked))
+
+    Run.open(str(tmp_path), config.id, "", code="test")
+    work(config, arrays, tmp_path, Worker(0, 1, lambda event: None, 1, awaited, saved))
+    assert steps == [2, 4] and len(asked) == 4
 
 
 def test_training_goes_on_with_another_number_of_workers(tiny, tmp_path):

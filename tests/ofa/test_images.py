@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ofa.images import Augment, Scale, Split, resize, shards, steps_per_epoch, torch_generator
+from ofa.images import Augment, Scale, Split, resize, shard_size, shards, steps_per_epoch, torch_generator
 
 PLAIN = Scale((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -29,10 +29,10 @@ def test_resizing_is_torchs_antialiased_bilinear():
     assert resize(x, 32) is x
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", [1, 2, 3, 5])
 def test_workers_share_an_epoch_without_overlap(world):
-    parts = [list(shards(100, 24, random.Random("e"), rank=rank, world=world)) for rank in range(world)]
-    alone = list(shards(100, 24, random.Random("e"), rank=0, world=1))
+    parts = [list(shards(100, 24, random.Random("e"), number=number, count=world)) for number in range(world)]
+    alone = list(shards(100, 24, random.Random("e"), number=0, count=1))
     assert len(alone) == steps_per_epoch(100, 24) == 4
     for step, whole in enumerate(alone):
         together = torch.cat([part[step] for part in parts])
@@ -42,7 +42,14 @@ def test_workers_share_an_epoch_without_overlap(world):
 
 
 def test_fewer_images_than_a_batch_are_one_step():
-    assert [len(index) for index in shards(10, 64, random.Random(0), rank=0, world=1)] == [10]
+    assert [len(index) for index in shards(10, 64, random.Random(0), number=0, count=1)] == [10]
+
+
+@pytest.mark.parametrize(("batch", "count"), [(24, 5), (7, 7), (64, 3)])
+def test_shards_of_an_uneven_batch_differ_by_one_image(batch, count):
+    found = [len(next(shards(100, batch, random.Random("e"), number=number, count=count))) for number in range(count)]
+    assert found == [shard_size(batch, number, count) for number in range(count)]
+    assert sum(found) == batch and max(found) - min(found) <= 1
 
 
 def test_one_stream_crops_alike_and_another_does_not():

@@ -12,7 +12,7 @@ from ofa.phases import Phase, Plan, Recipe, by_phase
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
 from ofa.teacher import GIVEN, Teachers
-from ofa.train import Learner, Observer, Position, train_phases
+from ofa.train import Learner, Observer, Position, Shard, train_phases
 
 SPACE = get_space("digits").only(resolutions=(24,))
 RECIPE = Recipe(momentum=0.9, weight_decay=1e-4, label_smoothing=0.1, clip_norm=5.0)
@@ -39,7 +39,7 @@ class Pictures:
         for step in range(start, STEPS):
             images = torch.randn(4, 3, 24, 24, generator=torch.Generator().manual_seed(self.made))
             self.made += 1
-            yield step, images, torch.arange(4)
+            yield step, [Shard(0, images, torch.arange(4))]
 
 
 def trained(plan, observer=None):

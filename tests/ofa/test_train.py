@@ -81,6 +81,37 @@ def test_a_step_with_adamw_is_torchs_and_resumes_from_its_state():
         assert learner.state().keys() == state.keys() and sum(name.startswith("exp_avg_sq.") for name in state) > 10
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_shards_of_an_uneven_batch_make_torchs_step_on_the_mean_over_all_images(workers):
+    """Seven images in three shards, of three, two and two; trained by one worker, or by two, one of which has two shards."""
+    images, labels = batch(7)
+    parts, archs = [slice(n, 7, 3) for n in range(3)], [SPACE.smallest(), SPACE.uniform(24, 2, 5, 2), SPACE.largest()]
+    archs = [replace(arch, resolution=24) for arch in archs]
+    gradients, losses = [], []
+    for worker in range(workers):
+        learner = Learner(network(), RECIPE, lambda tensor: gradients.append(tensor.clone()))
+        for number in range(worker, 3, workers):
+            part = parts[number]
+            weight = len(labels[part]) * workers / 7
+            losses.append(learner.add_gradients(images[part], labels[part], [Lesson(archs[number])], weight=weight))
+        learner.update(0.05, 1)
+    learner = Learner(network(), RECIPE, lambda tensor: tensor.copy_(sum(gradients) / workers))
+    learner.update(0.05, 1)
+    net = network()
+    groups = [{"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": 1e-2},
+              {"params": [p for p in net.parameters() if p.ndim <= 1], "weight_decay": 0.0}]  # fmt: skip
+    sgd = torch.optim.SGD(groups, lr=0.05, momentum=0.9, nesterov=True)
+    sums = [F.cross_entropy(net.train()(images[part], arch), labels[part], label_smoothing=0.1, reduction="sum")
+            for part, arch in zip(parts, archs, strict=True)]  # fmt: skip
+    (sum(sums) / 7).backward()
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+    sgd.step()
+    assert sum(losses).item() / workers == pytest.approx(sum(sums).item() / 7, rel=1e-5)
+    for (name, ours), theirs in zip(learner.net.named_parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+
+
 def test_gradients_are_averaged_over_workers_before_the_update():
     seen = []
 

@@ -13,7 +13,6 @@ import torch
 from pictures import content, experiment, loaded, spoilt, write_folders, write_parquet
 
 from cluster.progress import Reporter
-from cluster.runtime.workers import Worker
 from cluster.store import open_store
 from jobs.images import dataset
 from jobs.images.decoding import DataError, DecodingCounts
@@ -26,8 +25,8 @@ ROOT = Path(__file__).parent.parent.parent.parent
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
-def worker(rank=0, world=1):
-    return Worker(rank, world, lambda event: None)
+def shard(number=0, count=1):
+    return number, count
 
 
 @pytest.fixture
@@ -39,7 +38,7 @@ def stored(tmp_path):
 
 def epoch(stored, config, rank=0, world=1, start=0, number=0, limit=0):
     counts = DecodingCounts("here", limit)
-    batches = list(streamed(stored, plan_of(config, 3), config.data, "a", number, worker(rank, world), counts, start))
+    batches = list(streamed(stored, plan_of(config, 3), config.data, "a", number, shard(rank, world), counts, start))
     return batches, counts
 
 
@@ -70,13 +69,15 @@ def test_an_epoch_that_is_taken_up_in_its_middle_goes_on_with_the_same_batches(s
 
 def test_workers_read_groups_of_their_own_and_make_the_same_number_of_steps(stored):
     """With nine groups of seven, one worker has five and one four of them, too few for its part."""
-    pieces = [pieces_of(stored, 1, "a", 0, worker(rank, 2), skip=0, rows=29) for rank in (0, 1)]
+    pieces = [pieces_of(stored, 1, "a", 0, shard(rank, 2), skip=0, rows=29) for rank in (0, 1)]
     mine, others = ({int(i) for _, positions, _ in part for i in positions} for part in pieces)
     assert not mine & others
     assert mine | others == set(range(60))
     config = experiment(stored.url)
     counts = [[len(labels) for _, _, labels in epoch(stored, config, rank, 2)[0]] for rank in (0, 1)]
     assert counts == [[4] * 7, [4] * 7]
+    counts = [[len(labels) for _, _, labels in epoch(stored, config, rank, 3)[0]] for rank in range(3)]
+    assert counts == [[3] * 7, [3] * 7, [2] * 7]
 
 
 def test_corrupt_images_are_named_and_others_stand_for_them(tmp_path):
@@ -145,7 +146,7 @@ def test_images_larger_than_the_memory_setting_stream(tmp_path):
     assert np.array_equal(again.stored.labels_N, data.stored.labels_N) and again.stored.files == data.stored.files
     config = experiment(store.url, memory_mib=1)
     step, pixels, labels = next(
-        iter(again.batches(plan_of(config, 3), config.data, "a", 0, worker(), DecodingCounts("here", 0), 70))
+        iter(again.batches(plan_of(config, 3), config.data, "a", 0, shard(), DecodingCounts("here", 0), 70))
     )
     assert step == 70 and len(pixels) == len(labels) == 8
     assert again.augment(config.data).crop is False
