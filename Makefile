@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadgroup
 IN_TWO = $(PYTEST) -n 2 --dist loadgroup
 
-.PHONY: setup lock demo test test-unit test-all check docs bench bench-search bench-ensemble bench-gpu services
+.PHONY: setup lock demo test test-unit test-all check docs bench bench-search bench-ensemble bench-gpu bench-chaos services
 
 setup: .venv/installed
 
@@ -82,6 +82,11 @@ bench-search: setup
 	$(BIN)/python -m bench.search
 	$(BIN)/python -m bench.predictors
 	$(BIN)/python -m bench.measured_search
+
+# Runs with faults from a seed, on three Ray nodes and a real S3 server (docs/reliability.md); STORE keeps their results.
+STORE ?= runs/chaos
+bench-chaos: setup services
+	$(BIN)/python -m bench.chaos --store $(STORE)
 
 # Exact ensemble scores and their selection against the published ones; about half an hour.
 bench-ensemble: setup

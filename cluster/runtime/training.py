@@ -85,7 +85,7 @@ def train_on_ray(
     """
     # on the driver's node, as Ray Train's controller: the loss of another node must not take the events with it
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    channel: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Channel).remote()
+    channel: Any = ray.remote(num_cpus=0)(_Channel).options(scheduling_strategy=here).remote()
     shared = ray.put(dict(arrays))
     ended = threading.Event()
     delivery = threading.Thread(target=_deliver, args=(channel, on_event, ended), daemon=True)

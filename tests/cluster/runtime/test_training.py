@@ -60,17 +60,14 @@ def test_another_failure_is_tried_again_and_events_arrive(tmp_path):
 
 def test_events_go_through_the_drivers_node(monkeypatch):
     """Where another node is lost, its workers' training goes on, and so must the driver."""
-    placed = {}
 
-    def remote(**options):
-        placed.update(options)
-        raise InterruptedError
+    def options(self, scheduling_strategy):
+        raise InterruptedError(scheduling_strategy.node_id, scheduling_strategy.soft)
 
-    monkeypatch.setattr(ray, "remote", remote)
-    with pytest.raises(InterruptedError):
+    monkeypatch.setattr(ray.actor.ActorClass, "options", options)
+    with pytest.raises(InterruptedError) as placed:
         train_on_ray(lambda *_: None, {}, print, workers=1)
-    assert placed["scheduling_strategy"].node_id == ray.get_runtime_context().get_node_id()
-    assert not placed["scheduling_strategy"].soft
+    assert placed.value.args == (ray.get_runtime_context().get_node_id(), False)
 
 
 @pytest.mark.slow
