@@ -10,6 +10,7 @@ Every ONNX and .pt2 file was run and agrees with the network.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -34,6 +35,8 @@ from jobs.job import Job
 from ofa.arch import Arch
 from ofa.evaluate import Evaluator
 from ofa.export import (
+    D,
+    Decoding,
     Description,
     onnx_difference,
     pt2_difference,
@@ -141,6 +144,13 @@ def combination_of(job: Job, ensembles: Ensembles) -> Combination:
     )
 
 
+def for_images(job: Job, description: D) -> D:
+    """The description with the names of the run's classes, and how it decodes images."""
+    config, data = job.config, job.data.description
+    decoding = Decoding(side=config.search_space.resolutions[-1], crop=config.data.crop)
+    return replace(description, names=() if data is None else tuple(data.classes), decoding=decoding)
+
+
 def write(
     job: Job,
     step: Step,
@@ -170,6 +180,7 @@ def write(
         side = job.config.search_space.resolutions[-1]
         network = EnsembleNetwork(members, [arch.resolution for arch in archs], combination)
         description = EnsembleDescription.of_members(space, classes, archs, scale, side, combination)
+    description = for_images(job, description)
     program = to_program(network.eval(), side)
     onnx, pt2 = to_onnx(program, description.outputs), to_pt2(program)
     images = next(evaluator.batches(job.data.selection[:64], side))
@@ -186,7 +197,9 @@ def write(
     reached: dict[str, Any] = {}
     if cascade is not None:
         network = CascadeNetwork(members[0], cascade.thresholds)
-        description = CascadeDescription.of_exits(space, classes, archs[0], scale, exits, cascade.thresholds)
+        description = for_images(
+            job, CascadeDescription.of_exits(space, classes, archs[0], scale, exits, cascade.thresholds)
+        )
         reached = {"cascade": cascade.to_json()}
     step.write(files.subnet(name, ".safetensors"), to_safetensors(network, description))
     step.write(files.subnet(name, ".onnx"), onnx)

@@ -206,6 +206,16 @@ def centre(image: Image.Image, side: int, crop: float = 1.0) -> np.ndarray:
     return _pixels(image.crop((left, top, left + side, top + side)))
 
 
+def resized(pixels_HW3: np.ndarray, width: int, height: int) -> np.ndarray:
+    """An RGB image (uint8) in another size, by bicubic interpolation: uint8 [height, width, 3]."""
+    return np.asarray(Image.fromarray(pixels_HW3).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def central_square(pixels_HW3: np.ndarray, side: int, crop: float) -> np.ndarray:
+    """What `centre` gives for an RGB image (uint8): uint8 [3, S, S]."""
+    return centre(Image.fromarray(pixels_HW3), side, crop)
+
+
 def random_crop(image: Image.Image, side: int, min_area: float, flip: bool, rng: random.Random) -> np.ndarray:
     """A random crop of at least `min_area` of the image, 3:4 to 4:3, resized to uint8 [3, S, S] and mirrored half the time.
 

@@ -45,6 +45,14 @@ class Input(Document):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding(Document):
+    """How image files become the images on which a network was evaluated: `ofa.decode.centre` with these arguments."""
+
+    side: int  # of the square, in pixels; the network's own resolution may be smaller
+    crop: float  # centre-crop ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Description(Document):
     """The description of an exported network: archs of a space, the classes, and the scaling of pixels."""
 
@@ -55,6 +63,8 @@ class Description(Document):
     output: str
     exits: tuple[int, ...] = ()  # of one network: the exits that are outputs, in this order; () is its last one alone
     exit_weights: tuple[float, ...] = ()  # of the logits of these exits, whose weighted sum is then the only output
+    names: tuple[str, ...] = ()  # of the classes, in the order of the outputs
+    decoding: Decoding | None = None  # of image files
 
     @classmethod
     def of(
@@ -139,6 +149,11 @@ def described(kind: type[D], doc: Any, tensors: Mapping[str, Tensor], path: str)
             f"has no layer of {found.classes} classes",
         ),
         (not 0 < found.input.resolution <= 2**16, f"takes images of {found.input.resolution} pixels"),
+        (len(found.names) not in (0, found.classes), f"has {len(found.names)} names for {found.classes} classes"),
+        (
+            found.decoding is not None and not (0 < found.decoding.side <= 2**16 and 0 < found.decoding.crop <= 1),
+            "decodes images in no possible way",
+        ),
         (min(found.input.std) <= 0, f"divides pixels by {min(found.input.std):g}"),
         (any(after not in exits for after in found.exits), f"has the exits {list(found.exits)}, the space {list(exits)}"),
         (

@@ -41,13 +41,13 @@ def quantised(model: bytes, batches: Iterable[np.ndarray]) -> bytes:
 
 def logits_of(model: bytes, batches: Iterable[np.ndarray]) -> np.ndarray:
     """The model's first output for every image: float32 [N, classes]. batches: as in `quantised`."""
-    session = _session(model)
+    session = session_of(model)
     return np.concatenate([session.run(None, {"images": batch})[0] for batch in batches])
 
 
 def median_ms(model: bytes, resolution: int, runs: int, warm_up: int = 3) -> float:
     """The median milliseconds for one image of this resolution (pixels), on one thread of this machine."""
-    session, image = _session(model), np.zeros((1, 3, resolution, resolution), np.float32)
+    session, image = session_of(model), np.zeros((1, 3, resolution, resolution), np.float32)
     times = []
     for run in range(warm_up + runs):
         start = time.perf_counter()
@@ -69,7 +69,8 @@ class _Batches:
         return None if batch is None else {"images": batch}
 
 
-def _session(model: bytes) -> Any:
+def session_of(model: bytes) -> Any:
+    """A session of ONNX Runtime with the model, on one thread of this machine."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -51,12 +51,12 @@ def write_folders(store, rows, prefix=""):
         store.write(f"{prefix}class{label}/{number:03}.png", data_)
 
 
-def write_digits(folder, test=300):
+def write_digits(folder, test=300, kind="png"):
     """scikit-learn's digits as files in folders of classes, the last `test` of them as a test split."""
     digits = load_digits()
     whole = np.round(digits.images * 255 / 16).astype(np.uint8)
     for number, (pixels, label) in enumerate(zip(whole, digits.target, strict=True)):
-        path = folder / ("test" if number >= len(whole) - test else "train") / str(label) / f"{number}.png"
+        path = folder / ("test" if number >= len(whole) - test else "train") / str(label) / f"{number}.{kind}"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
 

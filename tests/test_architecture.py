@@ -20,7 +20,8 @@ ROOMS = {
         "parts/ memory",
         "spaces/",
         "layers/",
-        "norms supernet extract sorting images decode evaluate latency energy meters threads export int8 published",
+        "norms supernet extract sorting images decode evaluate latency energy meters threads export int8 preprocessing "
+        "published",
         "phases draws losses teacher train",
     ),
     "cluster": (

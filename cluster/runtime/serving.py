@@ -24,6 +24,8 @@ class RequestError(ValueError):
 
 
 Predict = Callable[[np.ndarray], np.ndarray]  # images [N, ...] to votes [N, C]
+Read = Callable[[str, bytes], np.ndarray]  # the content type and the body of a request to images; may raise a `RequestError`
+Answer = Callable[[np.ndarray], Any]  # votes [N, C] to a document for JSON
 
 
 class _Member:
@@ -37,13 +39,13 @@ class _Member:
 
 
 class _Ensemble:
-    """The deployment that calls all members concurrently and adds up their predictions; over HTTP an input is JSON.
+    """The deployment that calls all members concurrently and adds up their predictions.
 
     digest: the sha256 of the token that clients send as `Authorization: Bearer TOKEN`; empty if they need none.
     """
 
-    def __init__(self, members: list[Any], read: Callable[[Any], np.ndarray], digest: bytes) -> None:
-        self.members, self.read, self.digest = members, read, digest
+    def __init__(self, members: list[Any], read: Read, answer: Answer, digest: bytes) -> None:
+        self.members, self.read, self.answer, self.digest = members, read, answer, digest
 
     async def predict(self, images: np.ndarray) -> np.ndarray:
         """The sum of the members' votes [N, C]."""
@@ -56,12 +58,12 @@ class _Ensemble:
         if self.digest and not hmac.compare_digest(digest_of(_bearer(request)), self.digest):
             error = "no token, or another one; send the header Authorization: Bearer TOKEN"
             return JSONResponse({"error": error}, status_code=401, headers={"WWW-Authenticate": "Bearer"})
+        kind, body = request.headers.get("content-type", ""), await request.body()
         try:
-            images = self.read(await _json(request))
+            images = await asyncio.to_thread(self.read, kind, body)
         except RequestError as error:
             return JSONResponse({"error": str(error)}, status_code=400)
-        votes = await self.predict(images)
-        return JSONResponse({"classes": votes.argmax(axis=1).tolist(), "votes": votes.tolist()})
+        return JSONResponse(self.answer(await self.predict(images)))
 
 
 def digest_of(token: str) -> bytes:
@@ -74,17 +76,11 @@ def _bearer(request: Any) -> str:
     return token.strip() if scheme.lower() == "bearer" else ""
 
 
-async def _json(request: Any) -> Any:
-    try:
-        return await request.json()
-    except ValueError as error:  # from the JSON parser: a client sent the body
-        raise RequestError(f"the request is not JSON: {error}") from None
-
-
 @contextmanager
 def served(
     builders: Sequence[Callable[[], Predict]],
-    read: Callable[[Any], np.ndarray],
+    read: Read,
+    answer: Answer,
     *,
     port: int,
     name: str,
@@ -93,16 +89,16 @@ def served(
 ) -> Iterator[Predict]:
     """Serves the members as an application at `http://host:port/name`; yields a function that calls it.
 
-    builders: make the members' predict functions. read: makes the input array of a client's JSON; its `RequestError` is
-    returned to the client as an error 400. token: without it clients get an error 401; empty: they need none. Needs a
-    session with Ray; an `InputError` if it has fewer CPUs than members.
+    builders: make the members' predict functions. read: makes the input array of a client's request; its `RequestError` is
+    returned to the client as an error 400. answer: makes the document that the client gets. token: without it clients get
+    an error 401; empty: they need none. Needs a session with Ray; an `InputError` if it has fewer CPUs than members.
     """
     serve.start(http_options={"host": host, "port": port})
     deployment: Any = serve.deployment  # its types are those of its use as a decorator
     one = deployment(_Member, ray_actor_options={"num_cpus": 1})
     members = [one.options(name=f"member-{index}").bind(build) for index, build in enumerate(builders)]
     gather = deployment(_Ensemble, name="ensemble", ray_actor_options={"num_cpus": 0}).bind(
-        members, read, digest_of(token) if token else b""
+        members, read, answer, digest_of(token) if token else b""
     )
     there = int(ray.cluster_resources().get("CPU", 0))
     if there < len(builders):

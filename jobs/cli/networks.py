@@ -40,12 +40,24 @@ def export_command(
     int8: Annotated[
         bool, typer.Option("--int8", help="an int8 network for ONNX Runtime: the knee, or with --arch another one")
     ] = False,
+    preprocess: Annotated[
+        bool,
+        typer.Option("--preprocess", help="an ONNX file for images of any size: the knee, or with --arch another one"),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Exports networks as safetensors and ONNX: the knee of the front and the best ensemble, or one network by its name."""
     parsed = None if arch is None else parse_arch(arch)
-    if int8 and (exits is not None or average_macs is not None):
-        raise InputError("ofa export: --int8 goes with neither --exits nor --average-macs")
+    kind = "--int8" if int8 else "--preprocess" if preprocess else ""
+    if kind and (exits is not None or average_macs is not None):
+        raise InputError(f"ofa export: {kind} goes with neither --exits nor --average-macs")
+    if int8 and preprocess:
+        raise InputError("ofa export: --int8 and --preprocess are two files; give one after the other")
+    if preprocess:
+        with open_job(config, store, sets, as_json) as job:
+            from jobs.tools.preprocessing import export_preprocessed
+
+            return export_preprocessed(job, parsed)
     if int8:
         with open_job(config, store, sets, as_json) as job:
             from jobs.tools.int8 import export_int8, text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -89,6 +90,10 @@ def targets_command(
     macs: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="maximum MACs of each target, if there is no latency table")
     ] = None,
+    target: Annotated[
+        list[str],
+        typer.Option(metavar="NAME=N,N,...", help="maximum of any cost, such as params=4e6,5e6; once for each cost"),
+    ] = [],  # noqa: B006
     strategy: Annotated[str, typer.Option(help="shared, independent, top-down or bottom-up")] = "shared",
     evaluations: Annotated[
         int,
@@ -102,10 +107,11 @@ def targets_command(
     as_json: Json = False,
 ) -> None:
     """Finds the network with the best predicted top-1 for each of several limits."""
-    from jobs.tools.targets import targets
+    from jobs.tools.targets import named_targets, targets
 
-    loaded = load_problem(space, tables, predictor, [], at_least, fix, classes, "targets")
-    targets(loaded, latency_ms, macs, strategy, evaluations, seed, out, Reporter("json" if as_json else None))
+    named = named_targets(target)
+    loaded = load_problem(space, tables, predictor, [], at_least, fix, classes, "targets", tuple(named))
+    targets(loaded, latency_ms, macs, named, strategy, evaluations, seed, out, Reporter("json" if as_json else None))
 
 
 @app.command("choose")
@@ -148,10 +154,11 @@ def load_problem(
     fix: list[str],
     classes: int,
     command: str,
+    costs: Sequence[str] = (),
 ) -> Loaded:
-    """The problem that a search without a run works on."""
+    """The problem that a search without a run works on. costs: the names of its costs, if they are not the usual ones."""
     from jobs.tools import inputs as problem
 
     if space is None or predictor is None:
         raise InputError(f"ofa {command}: give --space and --predictor, and --latency-table for latency instead of MACs")
-    return problem.load(space, tables, predictor, at_most, at_least, fix, classes)
+    return problem.load(space, tables, predictor, at_most, at_least, fix, classes, costs)

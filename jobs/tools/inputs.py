@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +17,10 @@ from ofa.genes import Genes
 from ofa.record import Measured
 from ofa.space import Space
 from ofa.spaces import get_space
+from search.costs.devices import MEMORY
 from search.costs.exact import CostTable
 from search.costs.latency import LatencyTable, TableLatency
-from search.objective import LATENCY, MACS, TOP1, Column, Objective
+from search.objective import LATENCY, MACS, OBJECTIVES, PARAMS, TOP1, Column, Objective, objective_named
 from search.predict.predictor import Predictor
 from search.predict.published import PublishedPredictor, is_published
 from search.problem import Limit, Problem, Term
@@ -38,9 +40,12 @@ class Loaded:
         top1_B = self.problem.terms[0].values(genes_BG)
         macs_B, params_B = self.costs(genes_BG)
         ms = {device: table(genes_BG) for device, table in self.latencies.items()}
+        others = [t for t in self.problem.terms if t.objective.field in MEMORY]
+        extra = {t.objective.field: t.values(genes_BG) for t in others}
         members = []
         for i, arch in enumerate(archs):
-            member = Measured(arch, float(top1_B[i]), int(macs_B[i]), int(params_B[i]))
+            more = tuple((name, float(values_B[i])) for name, values_B in extra.items())
+            member = Measured(arch, float(top1_B[i]), int(macs_B[i]), int(params_B[i]), extra=more)
             if ms:
                 known = tuple((device, float(ms_B[i])) for device, ms_B in ms.items())
                 member = replace(
@@ -63,11 +68,12 @@ def tables_of(texts: Sequence[str]) -> dict[str, LatencyTable]:
 
 
 def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequence[str], at_least: Sequence[str],
-         fixed: Sequence[str], classes: int = 1000) -> Loaded:  # fmt: skip
+         fixed: Sequence[str], classes: int = 1000, costs_of: Sequence[str] = ()) -> Loaded:  # fmt: skip
     """The problem of a command line.
 
-    Objectives are the predictor's top-1, and latency on the device of each table, or MACs without a table. The
-    space is restricted to the resolutions that every file has; a run's own predictor also brings the run's choices.
+    Objectives are the predictor's top-1, and the costs named in `costs_of`; if none are named, the latency on the device of
+    each table, or MACs without a table. The space is restricted to the resolutions that every file has; a run's own
+    predictor also brings the run's choices.
     """
     space, data = get_space(space_name), read_bytes(predictor, "a predictor of top-1")
     devices = tables_of(tables)
@@ -89,12 +95,11 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
     _must_be_fractions(column, space, where)
     costs = CostTable(space, classes)
     latencies = {device: TableLatency(table, space) for device, table in devices.items()}
-    terms = [Term(TOP1, column, exact=False)]
-    for device, latency in latencies.items():
-        objective = replace(LATENCY, device=device) if len(latencies) > 1 else LATENCY
-        terms.append(Term(objective, latency, exact=True))
-    if not latencies:
-        terms.append(Term(MACS, lambda genes_BG: costs(genes_BG)[0].astype(np.float64), exact=True))
+    by_name = _costs(space, costs, latencies, classes)
+    named = [_named_cost(name, by_name) for name in costs_of] or [_latency_key(device) for device in latencies] or [MACS.key]
+    if len(set(named)) < len(named):
+        raise InputError(f"of {', '.join(costs_of)} two are the same cost; give each once")
+    terms = [Term(TOP1, column, exact=False), *(by_name[name]() for name in named)]
     objectives = [term.objective for term in terms]
     limits = [_limit(text, objectives, "minimize", "--at-most") for text in at_most]
     limits += [_limit(text, objectives, "maximize", "--at-least") for text in at_least]
@@ -104,6 +109,48 @@ def load(space_name: str, tables: Sequence[str], predictor: str, at_most: Sequen
             raise InputError(f"{option} {twice}: is given twice; give it once")
     pinned = dict(_pinned(text, Genes(space)) for text in fixed)
     return Loaded(Problem(space, tuple(terms), tuple(limits), pinned), latencies, costs)
+
+
+def _costs(
+    space: Space, costs: CostTable, latencies: Mapping[str, TableLatency], classes: int
+) -> dict[str, Callable[[], Term]]:
+    """The costs that are computed exactly, by name: functions that make them."""
+    found: dict[str, Callable[[], Term]] = {}
+    for device, latency in latencies.items():
+        objective = replace(LATENCY, device=device) if len(latencies) > 1 else LATENCY
+        found[_latency_key(device)] = partial(Term, objective, latency, exact=True)
+    for m, objective in enumerate((MACS, PARAMS)):
+        found[objective.key] = partial(Term, objective, partial(_exact, costs, m), exact=True)
+    for name, cost in MEMORY.items():
+        found[name] = partial(_memory, OBJECTIVES[name], cost(classes), space)
+    return found
+
+
+def _memory(objective: Objective, cost: Callable[[Space], Column], space: Space) -> Term:
+    return Term(objective, cost(space), exact=True)
+
+
+def _exact(costs: CostTable, which: int, genes_BG: np.ndarray) -> np.ndarray:
+    return costs(genes_BG)[which].astype(np.float64)
+
+
+def _latency_key(device: str) -> str:
+    return replace(LATENCY, device=device).key
+
+
+def _named_cost(name: str, known: Mapping[str, object]) -> str:
+    """The key of a cost by its name: `latency_ms` is that of the only device."""
+    devices = [key for key in known if key.startswith(f"{LATENCY.field}.")]
+    objective = objective_named(name)
+    key = objective.key if objective is not None else name
+    if key == LATENCY.key and len(devices) == 1:
+        return devices[0]
+    if key not in known:
+        raise InputError(
+            f"{shortened(repr(name))} is no cost that is computed here; there are {', '.join(known)}; latencies come with "
+            "tables"
+        )
+    return key
 
 
 def _must_be_fractions(column: Column, space: Space, where: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from cluster.texts import json_text, machine
 from jobs import files
 from jobs.evaluators import trained_evaluator
+from jobs.export import for_images
 from jobs.job import Job
 from jobs.tools.eval import evaluate_onnx, inputs
 from ofa.arch import Arch
@@ -63,7 +64,7 @@ def made(job: Job, evaluator: Evaluator, arch: Arch) -> tuple[bytes, dict[str, A
         kind: {**tested[kind], "bytes": len(data), "latency_ms": median_ms(data, side, runs)} for kind, data in both.items()
     }
     return small, {
-        **Description.of(config.space, classes, arch, evaluator.scale, side).to_json(),
+        **for_images(job, Description.of(config.space, classes, arch, evaluator.scale, side)).to_json(),
         "device": machine(),
         "same_class": same,
         **networks,

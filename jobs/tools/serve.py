@@ -2,18 +2,22 @@
 
     ofa serve runs/digits-<id>/subnets/ensemble.safetensors --port 8000
 
-Clients send {"images": [N, 3, S, S], colours 0 to 255} and get {"classes": [N], "votes": [N, C]}. It listens on 127.0.0.1
-unless a token is set, which clients then send as `Authorization: Bearer TOKEN`.
+Clients send one image file as the body (`Content-Type: image/jpeg`), or JSON: {"files": [...]}, image files in base64, or
+{"images": [N, 3, S, S]}, colours 0 to 255. They get {"classes": [N], "votes": [N, C]}, and {"names": [N]}, the names of the
+classes, if the exported file has them. Image files are decoded, cropped and resized as for `ofa eval`. It listens on
+127.0.0.1 unless a token is set, which clients then send as `Authorization: Bearer TOKEN`.
 """
 
 from __future__ import annotations
 
+import base64
 import ipaddress
+import json
 import re
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -31,6 +35,7 @@ from cluster.runtime.serving import Predict, RequestError, served
 from cluster.runtime.session import session
 from ensemble.network import EnsembleNetwork, from_safetensors
 from ensemble.rule import RULES
+from ofa.decode import CorruptImage, centre, decode
 from ofa.export import Description
 from ofa.images import resize
 
@@ -133,12 +138,49 @@ def vote_of(network: nn.Module, description: Description, index: int, images_N3S
     return (answer if description.output == "probabilities" else answer.softmax(1)).numpy()
 
 
-def images_of(doc: Any) -> np.ndarray:
-    """The images of a request; raises a `RequestError` with the mistake if there is one."""
-    if not isinstance(doc, dict) or "images" not in doc:
-        raise RequestError("the request has no 'images'; send {\"images\": [N, 3, S, S]}")
+def images_of(description: Description, kind: str, body: bytes) -> np.ndarray:
+    """The images of a request, uint8 [N, 3, S, S]; raises a `RequestError` with the mistake if there is one.
+
+    kind: the content type. body: an image file if the type is that of an image, else JSON.
+    """
+    if kind.startswith("image/"):
+        return decoded(description, [body])
     try:
-        images = np.asarray(doc["images"])
+        doc = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the request is not JSON: {error}; an image file needs the content type image/...") from None
+    if not isinstance(doc, dict) or not {"images", "files"} & doc.keys():
+        raise RequestError('the request has no \'images\'; send {"images": [N, 3, S, S]}, or {"files": [...]} in base64')
+    return decoded(description, _files(doc["files"])) if "files" in doc else _arrays(doc["images"])
+
+
+def decoded(description: Description, files: Sequence[bytes]) -> np.ndarray:
+    """Image files as uint8 [N, 3, S, S], as the images were decoded on which the network was evaluated."""
+    if (decoding := description.decoding) is None:
+        raise RequestError("the served network was exported without the size of decoded images; export it again")
+    images = []
+    for number, data in enumerate(files):
+        try:
+            images.append(centre(decode(data)[0], decoding.side, decoding.crop))
+        except CorruptImage as error:
+            raise RequestError(f"file {number} cannot be decoded: {error}") from None
+    return np.stack(images)
+
+
+def _files(texts: Any) -> list[bytes]:
+    """The files in a request, each in base64."""
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise RequestError("'files' is no list of texts; send image files in base64")
+    try:
+        return [base64.b64decode(text, validate=True) for text in texts]
+    except ValueError as error:
+        raise RequestError(f"'files' is not in base64: {error}") from None
+
+
+def _arrays(rows: Any) -> np.ndarray:
+    """The images in a request as numbers."""
+    try:
+        images = np.asarray(rows)
     except ValueError:  # rows of different lengths
         raise RequestError("images have rows of different lengths; expected whole numbers [N, 3, S, S]") from None
     if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3] or images.dtype.kind not in "iu":
@@ -148,11 +190,19 @@ def images_of(doc: Any) -> np.ndarray:
     return images.astype(np.uint8)
 
 
+def answer_of(names: Sequence[str], votes_NC: np.ndarray) -> dict[str, Any]:
+    """The answer to a request with these votes; names: of the classes, if they are known."""
+    classes = votes_NC.argmax(axis=1).tolist()
+    named = {"names": [names[c] for c in classes]} if names else {}
+    return {"classes": classes, **named, "votes": votes_NC.tolist()}
+
+
 def application(path: str, port: int, name: str = "ensemble", *, host: str = LOOPBACK, token: str = "") -> Any:
     """The exported ensemble as a Ray Serve application, see `cluster.runtime.serving.served`."""
     _, description = from_safetensors(path)
     builders = [partial(member_of, path, index) for index in range(len(description.archs))]
-    return served(builders, images_of, port=port, name=name, host=host, token=token)
+    read, answer = partial(images_of, description), partial(answer_of, description.names)
+    return served(builders, read, answer, port=port, name=name, host=host, token=token)
 
 
 def latency(path: str, ask: Predict) -> Latency:

@@ -71,6 +71,7 @@ NO_PATHS = {
         "fix",
         "latency_ms",
         "macs",
+        "target",
         "strategy",
         "weights",
     ),

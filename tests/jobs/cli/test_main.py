@@ -8,12 +8,15 @@ import sys
 import helpers
 import numpy as np
 import pytest
+from samples import write_predictor, write_table
 
 from cluster.run import Run
 from ensemble.select import ALGORITHMS
 from ensemble.table import Table
+from ofa.cost import cost
+from ofa.memory import peak_bytes
 from ofa.spaces import get_space
-from search.front import hypervolume
+from search.front import Front, hypervolume
 
 TINY = str(helpers.TINY)
 
@@ -259,10 +262,53 @@ def test_targets_on_two_devices_are_kept_in_the_order_given(ofa, published, tmp_
     assert second["top1"] > first["top1"]
 
 
+def test_targets_of_any_costs_are_kept_in_the_order_given(ofa, tmp_path):
+    write_predictor(tmp_path / "p.npz")
+    write_table(tmp_path / "t.json")
+    asked = ["--space", "digits", "--classes", 10, "--predictor", tmp_path / "p.npz", "--latency-table",
+             f"phone={tmp_path / 't.json'}", "--target", "params=9000,20000", "--target", "activation_bytes=10000",
+             "--target", "latency_ms=0.1"]  # fmt: skip
+    code, _, err = ofa("targets", *asked, "--evaluations", 500, "--out", tmp_path)
+    assert code == 0, err
+    members = Front.from_json(json.loads((tmp_path / "targets.json").read_text())).members
+    space = get_space("digits")
+    for member in members:
+        graph = space.graph(member.arch, (), 10)
+        assert member.extra == (("activation_bytes", peak_bytes(graph, member.arch.resolution)),)
+        assert (member.macs, member.params) == cost(space, member.arch, 10)
+    small, large, little, fast = members
+    assert small.params <= 9000 and large.params <= 20000 and large.top1 > small.top1
+    assert little.value("activation_bytes") <= 10000
+    assert fast.latency_ms <= 0.1 and fast.device == "phone"
+
+
+@pytest.mark.parametrize(
+    ("target", "line"),
+    [
+        (["params"], "--target params: expected NAME=N,N,..., such as params=4e6,5e6"),
+        (["params=x"], "--target params: 'x' is no number"),
+        (["params=1", "params=2"], "--target params: is given twice"),
+        (["energy_mj=1"], "'energy_mj' is no cost that is computed here; there are macs, params, activation_bytes, weight_"),
+        (["latency_ms=1"], "latencies come with tables"),
+        (["top1=1"], "'top1' is no cost"),
+        (["params=1"], "no sub-network of digits with params at most 1 among"),
+    ],
+)
+def test_targets_of_what_is_no_cost_are_one_line(ofa, tmp_path, target, line):
+    write_predictor(tmp_path / "p.npz")
+    options = [part for text in target for part in ("--target", text)]
+    asked = "--space", "digits", "--predictor", tmp_path / "p.npz", "--evaluations", 100
+    code, _, err = ofa("targets", *asked, *options, "--out", tmp_path / "out")
+    assert (code, err.strip().count("\n")) == (2, 0), err
+    assert line in err
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
 @pytest.mark.parametrize(
     ("asked", "line"),
     [
         ([], "give --latency-ms with a table, or --macs without"),
+        (["--macs", "1e8", "--target", "macs=1e8"], "give --latency-ms with a table"),
         (["--macs", "1e8"], "--macs 1e8: the costs here are --latency-ms phone=N,N,... --latency-ms cpu=N,N,..."),
         (["--latency-ms", "20"], "--latency-ms 20: the costs here are --latency-ms phone="),
         (["--latency-ms", "phone=20,fast"], "'fast' is no number"),
