@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from importlib import import_module
-from typing import Annotated, Any, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tomli_w
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
@@ -161,10 +161,13 @@ def _explained(error: ValidationError, kind: type, where: str) -> str:
 def _settings(kind: type, path: Sequence[str]) -> list[str]:
     """Names of the settings of the section at `path` of the dataclass `kind`."""
     here: Any = kind
+    named = False
     for part in path:
-        if part.isdigit():  # an entry of a list of sections
+        if part.isdigit() or named:  # an entry of a list, or of a table, of sections
+            named = False
             continue
         hint = get_type_hints(here)[part]
+        named = get_origin(hint) is dict
         here = next((arg for arg in (hint, *get_args(hint)) if is_dataclass(arg)), None)
         assert here is not None, f"{part} of {kind} is not a section"
     return [field.name for field in fields(here)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -30,6 +30,7 @@ from cluster.texts import json_text
 from ensemble.rule import RULES
 from jobs import files
 from jobs.images.source import reader_of_text
+from jobs.settings import PHASES, Value, changed, values_of
 from ofa.arch import Arch, ArchError
 from ofa.draws import Draw, Given, Sandwich, Uniform
 from ofa.meters import ALWAYS, METERS
@@ -95,6 +96,7 @@ FEWEST_ROWS = 3  # that a predictor is fitted to
 SINCE_SEARCH = ("latency_tables", "at_most", "at_least", "sampler")  # no part of the id while they have their defaults
 LONGEST_NAME = 200  # characters; a run's id, which has nine more, is the name of a directory
 HERE = "here"  # the device of `latency_ms.here`: the machine that measures
+TRIALS = ("trials", "concurrent")  # of `tune`, which are no part of the id: more trials continue the same search
 ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
 
 
@@ -328,6 +330,65 @@ class Ensemble:
     chosen_on: Literal["selection", "train"] = "selection"  # train is the published protocol: 50 training images a class
 
 
+def _ranges(doc: Any) -> Any:
+    """Ranges by the name of a setting: `train.phases.lr` may be a table in tables in TOML, and a list is one of values."""
+    if not isinstance(doc, dict):
+        return doc
+    found: dict[str, Any] = {}
+    for name, value in doc.items():
+        if not isinstance(value, dict) or set(value) & {one.name for one in fields(Range)} or not value:
+            found[name] = {"values": value} if isinstance(value, list | tuple) else value
+        else:
+            found |= {f"{name}.{key}": one for key, one in _ranges(value).items()}
+    return found
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that trials give to a setting: numbers from `low` to `high`, or one of `values`."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    low: Annotated[float, Field(ge=-1e18, le=1e18)] = 0.0
+    high: Annotated[float, Field(ge=-1e18, le=1e18)] = 0.0
+    log: bool = False  # uniform in the logarithm
+    relative: bool = False  # the numbers are factors of the value in the config
+    values: tuple[bool | int | float | str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Range:
+        if bool(self.values) == (self.low < self.high):
+            raise ValueError("give low and a higher high, or values")
+        if self.values and (self.log or self.relative):
+            raise ValueError("give log and relative with low and high, not with values")
+        if (self.log or self.relative) and not self.values and self.low < 0:
+            raise ValueError("low is below 0; use a positive number")
+        if self.log and self.low == 0:
+            raise ValueError("low is 0, which has no logarithm; use a positive number")
+        return self
+
+    def ends(self, whole: bool) -> tuple[Value, ...]:
+        """The values between which, or among which, a setting is. whole: of an integer."""
+        if self.values:
+            return self.values
+        return (int(self.low), int(self.high)) if whole and not self.relative else (self.low, self.high)
+
+
+@dataclass(frozen=True)
+class Tune:
+    """The settings that `ofa tune` searches over short runs, and how; no step of the run itself uses this section."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    trials: Count = 20  # in all; not part of the run's id, so more continue the same search
+    concurrent: Processes = 1  # trials at a time, a process each; placement
+    epochs: NotNegativeInt = 0  # of a trial, shared by the phases as in the config; 0: two for each phase
+    grace: Count = 2  # epochs before a trial may be stopped
+    reduction: Annotated[float, Field(ge=1.5, le=1e6)] = 3.0  # of the trials that get so far, one in so many goes on
+    # what is maximised: top-1 of the largest network, of the smallest, of both on average, or of a search on the supernet
+    objectives: Annotated[tuple[Literal["top1", "largest", "smallest", "hypervolume"], ...], Field(min_length=1)] = ("top1",)
+    evaluations: Annotated[int, Field(ge=4, le=MOST)] = 120  # of that search
+    settings: Annotated[dict[str, Range], BeforeValidator(_ranges)] = field(default_factory=dict)  # none: see `ranges`
+
+
 @dataclass(frozen=True)
 class Ray:
     """The placement of the run on Ray; this section is not part of the run's id."""
@@ -357,6 +418,7 @@ class Experiment:
     fit: Fit = field(default_factory=Fit)
     search: Search = field(default_factory=Search)
     ensemble: Ensemble = field(default_factory=Ensemble)
+    tune: Tune = field(default_factory=Tune)
     ray: Ray = field(default_factory=Ray)
     kube: Kube = field(default_factory=Kube)
 
@@ -365,7 +427,8 @@ class Experiment:
         """The run's name in a store, which is the same for the same settings.
 
         Settings of placement are excluded, so a run continues with other workers when the cluster has changed; those of an
-        adaptation are, where there is none, the device of evaluators, unless it is a GPU, and an empty `search.sampler`.
+        adaptation are, where there is none, the device of evaluators, unless it is a GPU, and an empty `search.sampler`. So
+        is `tune` while it has its defaults, and always its number of trials.
         """
         left_out = ("ray", "kube") if self.adapt.iterations else ("ray", "kube", "adapt")
         identity = {key: value for key, value in asdict(self).items() if key not in left_out}
@@ -373,6 +436,9 @@ class Experiment:
         identity["data"] = {key: value for key, value in identity["data"].items() if key not in ELSEWHERE}
         if self.measure.device == "cpu":
             del identity["measure"]["device"]
+        tune, defaults = identity.pop("tune"), asdict(Tune())
+        if differs := {key: value for key, value in tune.items() if key not in TRIALS and value != defaults[key]}:
+            identity["tune"] = differs
         default = asdict(Search())
         added = {name for name in SINCE_SEARCH if identity["search"][name] == default[name]}
         identity["search"] = {key: value for key, value in identity["search"].items() if key not in added}
@@ -387,6 +453,18 @@ class Experiment:
         if self.adapt.iterations:
             return pools + (self.train.least_workers if self.train.device == "cuda" else 0)
         return max(training, pools)
+
+    @cached_property
+    def ranges(self) -> dict[str, Range]:
+        """The settings that trials change: those of `tune.settings`, or rates, distillation weight and weight decay."""
+        if self.tune.settings:
+            return dict(self.tune.settings)
+        found = {f"{PHASES}.lr": Range(0.3, 3.0, log=True, relative=True)}
+        if any(phase.distil for phase in self.train.phases):
+            found[f"{PHASES}.distil"] = Range(0.25, 4.0, log=True, relative=True)
+        if self.train.weight_decay:
+            found["train.weight_decay"] = Range(0.1, 10.0, log=True, relative=True)
+        return found
 
     @property
     def last_phase(self) -> str:
@@ -426,6 +504,53 @@ class Experiment:
         """The training phases, in their order."""
         lr_scale = self.train.batch / self.train.lr_batch if self.train.lr_batch else 1.0
         return tuple(phase.phase(self.search_space, lr_scale) for phase in self.train.phases)
+
+
+def with_settings(experiment: Experiment, settings: Mapping[str, Value]) -> Experiment:
+    """The experiment with these settings, as a trial has them; those with a relative range are factors.
+
+    Raises a `ConfigError` for a value that a setting cannot have.
+    """
+    relative = [name for name, found in experiment.ranges.items() if found.relative]
+    given = ", ".join(f"{name} = {value}" for name, value in settings.items())
+    where = f"tune.settings: {given}"
+    found = config.parse(changed(asdict(experiment), settings, relative), Experiment, where)
+    try:
+        _check(replace(found, tune=Tune()))
+    except (ArchError, ConfigError) as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return found
+
+
+def check_tuning(experiment: Experiment) -> None:
+    """Raises a `ConfigError` for settings that trials cannot change, or values that these cannot have."""
+    tune, doc = experiment.tune, asdict(experiment)
+    if not experiment.train.phases:
+        raise ConfigError("tune: the config has no phases, so there is no training whose settings could be searched")
+    if 0 < tune.epochs < len(experiment.train.phases):
+        raise ConfigError(
+            f"tune.epochs is {tune.epochs}; a trial has all {len(experiment.train.phases)} phases, of one epoch at least"
+        )
+    for name, found in experiment.ranges.items():
+        values = values_of(doc, name)
+        if not found.values and any(isinstance(value, bool | str) for value in values):
+            raise ConfigError(f"tune.settings: {name} is {values[0]!r}, no number; give a list of values")
+        if found.relative and not all(values):
+            raise ConfigError(f"tune.settings: {name} is 0, so no factor changes it; give low and high without relative")
+        for value in found.ends(whole=isinstance(values[0], int)):
+            with_settings(experiment, {name: value})
+        if name.startswith("search.") and "hypervolume" not in tune.objectives:
+            raise ConfigError(
+                f"tune.objectives is {list(tune.objectives)}, on which {name} has no influence; add hypervolume"
+            )
+    if len(set(tune.objectives)) < len(tune.objectives):
+        raise ConfigError(f"tune.objectives is {list(tune.objectives)}; give each of them once")
+    timed = [o.key for o in experiment.objectives if o.exact is None and o.field not in ALWAYS]
+    if "hypervolume" in tune.objectives and timed:
+        raise ConfigError(
+            f"tune.objectives: the hypervolume of a trial needs exact costs, and search.objectives has {timed[0]}; "
+            "set search.objectives to top1, macs or others that are counted"
+        )
 
 
 def narrowed(space: Space, choices: Choices, where: str, settings: Sequence[str] = ()) -> Space:
@@ -500,6 +625,8 @@ def _check(experiment: Experiment) -> None:
     _check_measurements(experiment)
     _check_adaptation(experiment)
     _check_names(experiment)
+    if experiment.tune != Tune():
+        check_tuning(experiment)
 
 
 def _check_elastic(experiment: Experiment) -> None:

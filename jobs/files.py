@@ -23,6 +23,8 @@ VALIDATED = File("validated.json", "validate")
 ENSEMBLES = File("ensembles.json", "ensemble")
 EXITS = File("exits.json", "predict")  # of a space with exits
 REPORT = File("report.html", "report")
+TUNED = File("tuned.toml", "tune")  # the config with the best settings that `ofa tune` found
+TRIALS = File("tune.json", "tune")  # all of its trials
 TARGETS = File("targets.json", "targets")  # result of `ofa targets`, in its --out directory
 IMPORTED = File("weights.safetensors", "import")  # result of `ofa import`, in its --out directory
 
@@ -31,6 +33,7 @@ UNTRAINED = "given"  # in place of a phase, where these weights are searched as 
 SUPERNET = "supernet"  # the folder of weights and checkpoints
 FINETUNED = "finetuned"  # the folder of networks that were fine-tuned in two phases
 SCALE = "partial/scale.json"  # requested evaluators and evaluations of a running search; `ofa scale` writes it
+TUNING = "tune"  # the folder of the trainings of unfinished trials
 ADAPTED = "adapt"  # the folder of an adaptation's trainings
 PREDICTION_PARTS = "partial/predict/"
 
@@ -53,6 +56,11 @@ def finetuned(name: str) -> File:
 def finetuning(name: str) -> str:
     """The folder of a fine-tuning in two phases."""
     return f"{FINETUNED}/{name}"
+
+
+def trial_folder(number: int) -> str:
+    """The folder of the training of a trial (from 0)."""
+    return f"{TUNING}/{number:04d}"
 
 
 def adapted_folder(iteration: int) -> str:

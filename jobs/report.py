@@ -19,6 +19,8 @@ from plotly.subplots import make_subplots
 from ensemble.document import CascadeResult, Ensembles, ExitResult, Exits, ScoredSubset, SubsetFront
 from jobs import files
 from jobs.job import Job
+from jobs.trials import Trials, ordered
+from jobs.trials import shown as of_trial
 from ofa.record import Measured
 from ofa.timings import Validated
 from search.adapt.history import Adaptation
@@ -61,6 +63,9 @@ def report(job: Job) -> None:
     if job.config.adapt.iterations:
         adaptation = Adaptation.from_bytes(step.read(files.ADAPTATION), files.ADAPTATION.key)
         sections.insert(2, ("The adaptation of the supernet", adaptation_text(adaptation), adaptation_figure(adaptation)))
+    if files.TRIALS.key in job.run.recorded():
+        trials = Trials.from_bytes(step.read(files.TRIALS), files.TRIALS.key)
+        sections.append(("The search for settings", tuning_text(trials) + trials_table(trials), tuning_figure(trials)))
     body = [summary(job, front, ensembles, measured, searched)]
     for number, (title, text, figure) in enumerate(sections):
         body.append(f"<h2>{escape(title)}</h2><p>{text}</p>{drawn(figure, f'figure{number}')}")
@@ -356,6 +361,49 @@ def adaptation_figure(found: Adaptation) -> go.Figure:
     figure.update_xaxes(title="evaluations of sub-networks")
     figure.update_yaxes(title="hypervolume", secondary_y=False)
     figure.update_yaxes(title=quality.title, secondary_y=True, showgrid=False)
+    return styled(figure, 380)
+
+
+def tuning_text(found: Trials) -> str:
+    """What the trials of `ofa tune` were, and which one was chosen."""
+    states = [trial.state for trial in found.trials]
+    best = ", ".join(f"{escape(name)} {value:.4f}" for name, value in found.best_trial.values.items())
+    return (
+        f"{len(states)} short runs of {found.epochs} epochs with other settings, on the selection split; trial 0 has those "
+        f"of the config. {states.count('stopped')} were stopped early and {states.count('diverged')} diverged. Trial "
+        f"{found.best} was chosen, with {best}; its settings are in {files.TUNED}. ×: a factor of the config's value."
+    )
+
+
+def trials_table(found: Trials) -> str:
+    """The trials, the best one first, and what ended them."""
+    rows = []
+    for trial in ordered(found):
+        values = [f"{trial.values[name]:.4f}" if trial.values else "" for name in found.objectives]
+        settings = "as in the config" if trial.trial == 0 else of_trial(trial.settings, found.relative)
+        ended = trial.state if trial.state == "complete" else f"{trial.state} after epoch {len(trial.compared)}"
+        cells = [str(trial.trial), *values, ended, settings]
+        rows.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
+    return table("trials", ("trial", *found.objectives, "ended", "settings"), rows)
+
+
+def tuning_figure(found: Trials) -> go.Figure:
+    """The mean top-1 of the largest and the smallest network by epoch, a line for each trial."""
+    figure = go.Figure()
+    for trial in ordered(found)[::-1]:
+        colour = BLUE if trial.trial == found.best else ORANGE if trial.trial == 0 else GREY
+        figure.add_scatter(
+            x=list(range(1, len(trial.compared) + 1)),
+            y=[top1 * 100 for top1 in trial.compared],
+            text=[of_trial(trial.settings, found.relative)] * len(trial.compared),
+            mode="lines+markers",
+            name=f"trial {trial.trial}",
+            showlegend=trial.trial in (0, found.best),
+            line={"color": colour, "width": 1 if colour == GREY else 2},
+            marker={"size": 4},
+        )
+    figure.update_xaxes(title="epoch of the trial")
+    figure.update_yaxes(title="top-1 on the selection split, %")
     return styled(figure, 380)
 
 

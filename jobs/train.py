@@ -19,7 +19,7 @@ from cluster.config import ConfigError
 from cluster.run import DamagedObject, File, Run, Step
 from cluster.runtime.backends import BACKENDS
 from cluster.runtime.machine import require_local_gpus
-from cluster.runtime.workers import Event, Skipped
+from cluster.runtime.workers import EpochDone, Event, Skipped
 from cluster.texts import sha256
 from jobs import files
 from jobs.config import Experiment
@@ -164,6 +164,8 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None =
         def on_event(event: Event) -> None:
             if isinstance(event, Skipped):
                 return job.reporter.say(event.text)
+            if isinstance(event, EpochDone):
+                return None
             if event.resumed:
                 tracker.resumed(event.done)
             return tracker.at(event.done, event.note)

@@ -81,7 +81,11 @@ def _hints(kind: type) -> dict[str, Any]:
 def _parsed(kind: Any, value: Any, where: str) -> Any:
     """`value` converted to the type `kind`."""
     if get_origin(kind) in (Union, types.UnionType):
-        [kind] = [arg for arg in get_args(kind) if arg is not type(None)]
+        kinds = [arg for arg in get_args(kind) if arg is not type(None)]
+        if kinds[1:]:  # of several plain types
+            _must(type(value) in kinds, where, value, "a number, a text, or true or false")
+            return value
+        [kind] = kinds
     if get_origin(kind) is tuple:
         return _tuple(get_args(kind), value, where)
     if get_origin(kind) is dict:

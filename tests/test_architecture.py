@@ -52,7 +52,7 @@ ROOMS = {
     ),
     "jobs": (
         "images/",
-        "files config",
+        "files settings config trials",
         "images/dataset images/streaming",
         "workers/",
         "operate/",
@@ -96,7 +96,7 @@ AT_HOME = {
     "safetensors": ("ofa/export.py", "jobs/"),
     "numba": ("ofa/compiled.py",),
     "PIL": ("ofa/decode.py", "jobs/images/"),
-    "optuna": ("search/islands/",),
+    "optuna": ("search/islands/", "cluster/runtime/tuning.py"),
     "sklearn": ("search/predict/", "jobs/images/"),
     "scipy": ("search/adapt/", "search/algorithms/", "search/predict/", "ensemble/"),
     "pyarrow": ("jobs/images/",),

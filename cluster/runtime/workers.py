@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +27,14 @@ class Skipped:
     text: str
 
 
-Event = Progressed | Skipped
+@dataclass(frozen=True, slots=True)
+class EpochDone:
+    """An epoch is complete; `row` is its report, as in the history of the training."""
+
+    row: Mapping[str, Any]
+
+
+Event = Progressed | Skipped | EpochDone
 
 
 def _never() -> bool:

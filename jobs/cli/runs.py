@@ -19,6 +19,7 @@ from jobs import files
 from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job
 from jobs.job import Job
 from jobs.pipeline import FIRST, STEPS, result, run_steps, wanted_steps
+from jobs.trials import Trials, ordered, shown
 from ofa.spaces import get_space
 from search.objective import objective_named
 
@@ -151,6 +152,46 @@ def measure_command(
         table=latency_table,
         **{name: getattr(found, name) for name in type(found).__slots__},
     )
+
+
+@app.command()
+def tune(
+    config: ConfigPath,
+    store: StoreUrl = DEFAULT_STORE,
+    sets: Sets = [],  # noqa: B006
+    out: Annotated[
+        str | None, typer.Option(metavar="FILE", help="writes the config with the best settings to FILE too")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Searches settings of training and search over short runs; leaves a config with the best ones, tuned.toml."""
+    from jobs.tools.tune import place_of, tune_settings
+
+    place = None if out is None else place_of(out)
+    with open_job(config, store, sets, as_json, begins=True) as job:
+        job.reporter.say(f"run {job.run.id} in {job.run.url}", event="run", run=job.run.id, url=job.run.url)
+        found = tune_settings(job)
+        written = f"{job.run.url}/{files.TUNED}"
+        if place is not None:
+            place.write_bytes(job.run.read(files.TUNED))
+            written = str(out)
+        if as_json:
+            return job.reporter.event("result", tuned=written, **found.to_json())
+        print_trials(found)
+    return print(f"\nsettings  {written}\nrun them  ofa run {shlex.quote(written)} --store {shlex.quote(store)}")
+
+
+def print_trials(found: Trials) -> None:
+    """Prints the trials as a table, the best one first."""
+    table = Table(show_edge=False, pad_edge=False)
+    for head in ("trial", *found.objectives, "ended", "settings"):
+        table.add_column(head)
+    for trial in ordered(found):
+        values = [f"{trial.values[name]:.4f}" if trial.values else "" for name in found.objectives]
+        state = trial.state if trial.state == "complete" else f"{trial.state} after {len(trial.compared)}"
+        settings = "as in the config" if trial.trial == 0 else shown(trial.settings, found.relative)
+        table.add_row(str(trial.trial), *values, state, settings)
+    Console().print(table)
 
 
 @app.command("cite")

@@ -27,7 +27,7 @@ from ofa.arch import ArchError
 from search.front import Front
 
 # Folders in which a step that is not finished may have left objects.
-UNFINISHED = (f"{files.SUPERNET}/", f"{files.ADAPTED}/", f"{files.FINETUNED}/")
+UNFINISHED = (f"{files.SUPERNET}/", f"{files.ADAPTED}/", f"{files.FINETUNED}/", f"{files.TUNING}/")
 MOST_LISTED = 20  # ids in a message
 LARGE_BYTES = 64 * 2**20  # an object that is larger is copied in parts
 

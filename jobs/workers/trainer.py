@@ -19,7 +19,7 @@ from cluster.checkpoint import Checkpoints, Progress
 from cluster.config import ConfigError
 from cluster.errors import Diverged
 from cluster.run import Run
-from cluster.runtime.workers import Progressed, Skipped, Worker
+from cluster.runtime.workers import EpochDone, Progressed, Skipped, Worker
 from cluster.seeds import stream
 from cluster.store import read_object
 from cluster.stores.errors import StoreError
@@ -229,6 +229,8 @@ class Monitor(Observer):
         p.epoch, p.step, p.loss_sum = p.epoch + 1, 0, 0.0
         self.loss_sum.zero_()
         self.mean_loss_sum.zero_()
+        if self.worker.rank == 0:
+            self.worker.report(EpochDone(row))
 
     def ends(self, number: int) -> bool:
         """Whether the phase has had no better epoch for long enough; the first worker, which evaluates, decides."""

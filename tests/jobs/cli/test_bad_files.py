@@ -25,6 +25,7 @@ USES = {
     "adapt": ["{config} --store {store}"],
     "transfer": ["{config} --from {weights} --store {>store}", "{config} --from {run} --store {>store}"],
     "measure": ["{config} --store {store}", "--latency-table {>table} --space digits --runs 4 --networks 3 --resolution 24"],
+    "tune": ["{config} --store {>store} --out {>tuned}"],
     "cite": ["{config}"],
     "search": [
         "{config} --store {store}",
@@ -140,7 +141,7 @@ BAD = {
     **dict.fromkeys(THINGS, (*BAD_FILES, "a directory", "a missing path", "NaN", "a cut file")),
     **dict.fromkeys(DIRECTORIES, (*BAD_FILES, "a directory", "a missing path")),
     **dict.fromkeys((">store", ">out", ">study", ">bundle"), BAD_FILES),
-    ">table": ("a directory", "a long name"),
+    **dict.fromkeys((">table", ">tuned"), ("a directory", "a long name")),
 }
 
 
@@ -248,7 +249,7 @@ def test_what_cannot_be_used_is_one_line_and_nothing_is_written(ofa, valid, bad,
 
 
 # Commands that begin to work on a valid file, which takes minutes or Ray; their files are read as those of the others.
-AT_WORK = ("run", "train", "transfer", "serve", "measure --latency-table")
+AT_WORK = ("run", "train", "transfer", "tune", "serve", "measure --latency-table")
 MARKS = {"UTF-8": "utf-8-sig", "UTF-16": "utf-16"}
 MARKED = [(u, n, m) for u in ALL if not u.startswith(AT_WORK) for n in placeholders(u) if n in TEXTS for m in MARKS]
 
