@@ -93,7 +93,7 @@ NO_PATHS = {
         "namespace",
         "image",
     ),
-    *("context", "output", "role", "group"),
+    *("context", "output", "role", "group", "host"),
 }
 OF_CLUSTERS = {("status", "store"), ("logs", "store"), ("scale", "store"), ("submit", "store"), ("doctor", "store")}
 
