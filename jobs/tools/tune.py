@@ -283,13 +283,13 @@ def run_trial(
             if len(rows) < total:  # the last one is reported with the results
                 report(len(rows), compared(event.row), None)
 
-    loop(plan, config.data if not number else with_settings(config, settings).data, replace(place, folder=folder),
-         Worker(0, 1, on_event), arrays)  # fmt: skip
+    own = with_settings(config, settings) if number else config
+    shards = own.train.most_workers  # a step is then the same as with as many workers
+    loop(plan, own.data, replace(place, folder=folder), Worker(0, 1, on_event, shards), arrays)
     last = rows[-1]
     found = {"top1": compared(last), "largest": float(last["largest"]), "smallest": float(last["smallest"])}
     if "hypervolume" in config.tune.objectives:
         weights = net_tensors(safetensors.torch.load(run.raw(files.supernet(plan.phases[-1].name, folder).key)))
-        own = with_settings(config, settings) if number else config
         found["hypervolume"] = hypervolume(own, data, {name: tensor.numpy() for name, tensor in weights.items()})
     report(total, compared(last), {name: found[name] for name in config.tune.objectives})
 

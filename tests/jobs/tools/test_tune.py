@@ -53,7 +53,7 @@ class TestTheTable:
                 "train.dropout is 0, so no factor",
             ),
             ('tune.settings={"search.algorithm"=["nsga2","random"]}', "search.algorithm has no influence; add hypervolume"),
-            ('tune.settings={"train.batch"=[128,129]}', "train.batch = 129: train.batch is 129, not a multiple of"),
+            ('tune.settings={"train.batch"=[1,128]}', "train.batch = 1: train.batch is 1, less than one image"),
             ("tune.objectives=['top1','top1']", "give each of them once"),
             ("tune.objectives=['accuracy']", "'top1', 'largest', 'smallest' or 'hypervolume'"),
             ("tune.epochs=1", "a trial has all 2 phases"),
