@@ -27,6 +27,7 @@ CUSTOM = {  # kinds that others define, so that no core schema knows them
     ("kueue.x-k8s.io/v1beta2", "ClusterQueue"),
     ("kueue.x-k8s.io/v1beta2", "LocalQueue"),
     ("karpenter.sh/v1", "NodePool"),
+    ("monitoring.coreos.com/v1", "PodMonitor"),
 }
 RENDERED = {  # a golden file: the overlay, and the components on top of it
     "local": ("local",),
@@ -34,6 +35,7 @@ RENDERED = {  # a golden file: the overlay, and the components on top of it
     "gke": ("gke",),
     "eks-gpu-spot-kueue": ("eks", "gpu", "spot", "kueue"),
     "gke-gpu": ("gke", "gpu"),
+    "eks-history-monitoring": ("eks", "history", "monitoring"),
 }
 
 Doc = dict[str, Any]

@@ -296,12 +296,43 @@ def _cluster_mistakes(spec: Doc, where: str, *, of_job: bool) -> Iterator[str]:
         yield f"{where}.rayVersion: is {spec.get('rayVersion', 'missing')!r}; token authentication needs 2.52 or later"
     if auth.get("enableK8sTokenAuth") and of_job:
         yield f"{where}.authOptions.enableK8sTokenAuth: is not for RayJobs"
+    collector = (spec.get("historyServerOptions") or {}).get("collectorOptions")
+    if collector is not None:
+        yield from _collector_mistakes(collector, f"{where}.historyServerOptions.collectorOptions")
+        if _version(spec) < (2, 58):
+            yield f"{where}.rayVersion: is {spec.get('rayVersion', 'missing')!r}; historyServerOptions need 2.58 or later"
     variables = {v.get("name"): v.get("value") for c in _containers(head) for v in c.get("env", [])}
     if "RAY_enable_autoscaler_v2" in variables and (version or not autoscaled):
         yield f"{where}.headGroupSpec: RAY_enable_autoscaler_v2 in env; set autoscalerOptions.version instead"
     for name in ("RAY_REDIS_ADDRESS", "REDIS_PASSWORD"):
         if name in variables:
             yield f"{where}.headGroupSpec: {name} in env; use gcsFaultToleranceOptions"
+
+
+_OF_KUBERAY = (
+    "POD_IP", "FQ_RAY_IP", "RAY_CLUSTER_NAME", "RAY_CLUSTER_NAMESPACE", "RAY_ROLE", "OWNER_KIND", "OWNER_NAME",
+    "EVENTS_PORT",
+)  # fmt: skip
+_BACKENDS = {"S3": "S3_REGION", "GCS": "GCS_BUCKET"}  # of a collector, with the variable that each needs
+
+
+def _collector_mistakes(collector: Doc, where: str) -> Iterator[str]:
+    """The mistakes of the History Server's collector that KubeRay's operator reports."""
+    if not collector.get("image"):
+        yield f"{where}.image: is missing"
+    else:
+        yield from rules.image_mistakes(collector["image"], f"{where}.image")
+    yield from rules.resource_mistakes(collector.get("resources") or {}, f"{where}.resources")
+    given = {v["name"]: v for v in collector.get("env") or []}
+    for name in _OF_KUBERAY:
+        if name in given:
+            yield f"{where}.env: {name} is set by KubeRay; leave it out"
+    backend = str(given.get("STORAGE_BACKEND", {}).get("value", ""))
+    needed = _BACKENDS.get(backend.upper(), "")
+    if not backend:
+        yield f"{where}.env: STORAGE_BACKEND is missing; give it a value"
+    elif needed and not (given.get(needed, {}).get("value") or given.get(needed, {}).get("valueFrom")):
+        yield f"{where}.env: {needed} is missing; STORAGE_BACKEND {backend} needs it"
 
 
 def _version(spec: Doc) -> tuple[int, ...]:

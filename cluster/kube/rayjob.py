@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from cluster.config import STRICT, ConfigError, Count, NotNegative, NotNegativeInt, follows
@@ -34,6 +34,7 @@ TOKEN_SECRET = "ofa-ray-token"
 STORE_SECRET = "ofa-store"
 
 SUBMITTER_CPUS = AUTOSCALER_CPUS = 0.5
+COLLECTOR_CPUS, COLLECTOR_GIB = 0.1, 0.25  # of the History Server's collector, in every pod of Ray
 WAITING_CPUS = 0.2  # of the init container in which each worker waits for the head
 SPOT_LABELS = {  # labels of spot nodes, by cloud
     "ofa-cluster.io/spot": "true",
@@ -84,10 +85,15 @@ class Kube:
     starting_s: NotNegativeInt = 3600  # most seconds for a cluster to start (image pulls, quota, nodes); 0 is no limit
     most_gpu_hours: NotNegative = 0.0  # refuses runs that may use more GPU hours; 0 is no limit
     ttl_s: Count = 600  # seconds after which the cluster of a run that has ended is deleted
+    delete_job_s: NotNegativeInt = 0  # seconds after which the RayJob of an ended run is deleted as well; 0 keeps it
     idle_s: Count = 60  # seconds after which the autoscaler removes an idle worker
     queue: Annotated[str, follows(_if_given(rules.queue_name))] = (
         ""  # a Kueue LocalQueue; with a queue there is no autoscaler, and every group has `max` pods
     )
+    history: Annotated[str, follows(_if_given(rules.image))] = (
+        ""  # image of the collector of KubeRay's History Server, beside every head and worker; none if not given
+    )
+    history_backend: Literal["s3", "gcs"] = "s3"  # how that collector reaches the bucket
     spot: bool = False  # search workers may run on spot nodes
     head: Head = field(default_factory=Head)
     train: Group = field(default_factory=lambda: Group(min=1, max=1))
@@ -153,13 +159,12 @@ def render(
         "entrypoint": entrypoint,
         "submissionMode": "K8sJobMode",
         "backoffLimit": kube.attempts - 1,
-        "shutdownAfterJobFinishes": True,
-        "ttlSecondsAfterFinished": kube.ttl_s,
+        **_deletion(kube),
         **({"activeDeadlineSeconds": kube.deadline_s} if kube.deadline_s else {}),
         **({"preRunningDeadlineSeconds": kube.starting_s} if kube.starting_s else {}),
         **({"runtimeEnvYAML": f"working_dir: {code_url}\n"} if code_url else {}),
         "submitterPodTemplate": _submitter(image, labels),
-        "rayClusterSpec": _cluster(name, image, kube, ray_version, labels),
+        "rayClusterSpec": {**_cluster(name, image, kube, ray_version, labels), **_history(kube, store_url)},
     }
     data = {CONFIG_KEY: config_toml}
     digest = hashlib.sha256(json_text([spec, data], sort_keys=True).encode()).hexdigest()
@@ -220,6 +225,53 @@ def _check_store(url: str) -> None:
     scheme.url(url)  # a bucket that no server can have is refused here
     if not SAFE.fullmatch(url):
         raise ConfigError(f"--store {url}: a shell would read it otherwise; use letters, digits, dots, dashes and slashes")
+
+
+def _deletion(kube: Kube) -> Doc:
+    """When KubeRay deletes the cluster of an ended run: after `ttl_s`, and with `delete_job_s` by rules the RayJob later.
+
+    With rules KubeRay allows neither a pause nor a queue.
+    """
+    if not kube.delete_job_s:
+        return {"shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": kube.ttl_s}
+    ends: tuple[Doc, ...] = ({"jobStatus": "SUCCEEDED"}, {"jobStatus": "FAILED"}, {"jobDeploymentStatus": "Failed"})
+    times = {"DeleteCluster": kube.ttl_s, "DeleteSelf": max(kube.ttl_s, kube.delete_job_s)}
+    rules = [{"policy": policy, "condition": {**end, "ttlSeconds": ttl}} for policy, ttl in times.items() for end in ends]
+    return {"deletionStrategy": {"deletionRules": rules}}
+
+
+def _history(kube: Kube, store_url: str) -> Doc:
+    """The collector, which KubeRay adds to each pod; its credentials are those of the pods."""
+    if not kube.history:
+        return {}
+    bucket = urlsplit(store_url).netloc
+    env: list[Doc] = [{"name": "STORAGE_BACKEND", "value": kube.history_backend},
+                      {"name": "STORAGE_ROOT_DIR", "value": "ray-history"}]  # fmt: skip
+    if kube.history_backend == "gcs":
+        env.append({"name": "GCS_BUCKET", "value": bucket})
+    else:
+        env += [{"name": "S3_BUCKET", "value": bucket}, {"name": "S3FORCE_PATH_STYLE", "value": "true"}]
+        for name, key in _OF_STORE.items():
+            reference = {"name": STORE_SECRET, "key": key, "optional": True}
+            env.append({"name": name, "valueFrom": {"secretKeyRef": reference}})
+    amount = {"cpu": f"{COLLECTOR_CPUS * 1000:.0f}m", "memory": f"{COLLECTOR_GIB * 1024:.0f}Mi"}
+    return {
+        "historyServerOptions": {
+            "collectorOptions": {
+                "image": kube.history,
+                "env": env,
+                "resources": {"requests": amount, "limits": dict(amount)},
+            }
+        }
+    }
+
+
+_OF_STORE = {  # variables of the collector, and their keys in the Secret of the store
+    "S3_REGION": "AWS_REGION",
+    "S3_ENDPOINT": "AWS_ENDPOINT_URL_S3",
+    "AWS_ACCESS_KEY_ID": "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY": "AWS_SECRET_ACCESS_KEY",
+}
 
 
 def _submitter(image: str, labels: Doc) -> Doc:

@@ -150,6 +150,11 @@ def template_mistakes(template: Doc, where: str) -> Iterator[str]:
     yield from _placement_mistakes(spec, here)
 
 
+def image_mistakes(text: Any, where: str) -> Iterator[str]:
+    """The mistakes of the name of a container image."""
+    yield from _wrong(where, text, image)
+
+
 def _container_mistakes(container: Doc, where: str, volumes: set[str]) -> Iterator[str]:
     yield from _wrong(f"{where}.name", container.get("name", ""), dns_label)
     yield from _wrong(f"{where}.image", container.get("image", ""), image)

@@ -337,6 +337,8 @@ def cancel(api: Api, job: Doc, *, now: bool = False) -> str:
     name, status, why = job["metadata"]["name"], job.get("status") or {}, ""
     if state_of(job).ended and not now:
         return f"{name} has ended already: {state_of(job)}"
+    if _is_deleted_by_rules(job):  # no rule is for a stopped job, whose cluster would stay for ever
+        now, why = True, " (its cluster goes with it: kube.delete_job_s is set)"
     if not now and status.get("jobId") and status.get("jobStatus") in ("PENDING", "RUNNING") and (token := ray_token()):
         dashboard = api.path("Service", f"{name}-head-svc:8265", "proxy")
         try:
@@ -346,6 +348,10 @@ def cancel(api: Api, job: Doc, *, now: bool = False) -> str:
             why = f" (its dashboard did not do it: {error})"
     api.delete("RayJob", name)
     return f"{name}: deleted, its results stay{why}"
+
+
+def _is_deleted_by_rules(job: Doc) -> bool:
+    return bool(job["spec"].get("deletionStrategy"))
 
 
 def ray_token() -> str | None:
@@ -363,6 +369,8 @@ def pause(api: Api, job: Doc) -> None:
         raise InputError(f"{name}: Kueue decides when it runs; deactivate its Workload instead (spec.active: false)")
     if state.ended:
         raise InputError(f"{name}: is {state}, there is nothing to pause")
+    if _is_deleted_by_rules(job):
+        raise InputError(f"{name}: KubeRay pauses no run with kube.delete_job_s; `ofa cancel` it, and submit it again later")
     api.merge("RayJob", name, {"spec": {"suspend": True}})
 
 

@@ -26,7 +26,17 @@ from cluster.errors import InputError
 from cluster.kube import lint, rules
 from cluster.kube import runs as kuberay
 from cluster.kube.api import Api, NotThere
-from cluster.kube.rayjob import AUTOSCALER_CPUS, SUBMITTER_CPUS, WAITING_CPUS, Kube, Rendered, refuse_secrets, render
+from cluster.kube.rayjob import (
+    AUTOSCALER_CPUS,
+    COLLECTOR_CPUS,
+    COLLECTOR_GIB,
+    SUBMITTER_CPUS,
+    WAITING_CPUS,
+    Kube,
+    Rendered,
+    refuse_secrets,
+    render,
+)
 from cluster.runtime.machine import GPU_SETTINGS
 from cluster.store import canonical, open_store, scheme_of
 from cluster.texts import json_text
@@ -40,6 +50,7 @@ def rendered(experiment: Experiment, store_url: str, environment: Mapping[str, s
     """The run's objects, linted; settings that cannot work are a `ConfigError` or `LintError`."""
     check_size(experiment)
     check_hours(experiment.kube)
+    check_deletion(experiment.kube)
     check_reach(experiment)
     # on a cluster the driver joins what is there, and what is not there yet the autoscaler brings
     placed = replace(experiment, ray=replace(experiment.ray, autoscales=not experiment.kube.queue))
@@ -101,6 +112,15 @@ def check_hours(kube: Kube) -> None:
         raise ConfigError(
             f"{limit}; this run may use {gpus * longest_h:.4g}: {gpus} GPUs for {longest_h:.4g} hours (kube.deadline_s and "
             "kube.ttl_s); lower them, or the groups' max"
+        )
+
+
+def check_deletion(kube: Kube) -> None:
+    """Raises a `ConfigError` for a queue with deletion by rules."""
+    if kube.delete_job_s and kube.queue:
+        raise ConfigError(
+            "kube.delete_job_s goes with no kube.queue: Kueue pauses runs, which KubeRay does not allow with deletion "
+            "rules; leave one of them out"
         )
 
 
@@ -198,13 +218,16 @@ class Plan:
 def plan(kube: Kube, image: str, api: Api | None) -> Plan:
     """The plan with the containers that KubeRay adds; one that exceeds the namespace's quota is an `InputError`."""
     scaler = 0.0 if kube.queue else AUTOSCALER_CPUS
+    beside, beside_gib = (COLLECTOR_CPUS, COLLECTOR_GIB) if kube.history else (0.0, 0.0)
+    head_cpus, head_gib = kube.head.cpus + scaler + beside, kube.head.memory_gib + scaler + beside_gib
     rows = [
-        Row("head" if kube.queue else "head + autoscaler", 1, 1, kube.head.cpus + scaler, kube.head.memory_gib + scaler),
+        Row("head" if kube.queue else "head + autoscaler", 1, 1, head_cpus, head_gib),
         Row("submitter", 1, 1, SUBMITTER_CPUS, 0.5),
     ]
     for name, group in kube.groups.items():
-        cpus = max(group.cpus, WAITING_CPUS)  # init containers come before, not beside
-        rows.append(Row(f"workers {name}", kube.least(group), group.max, cpus, group.memory_gib, group.gpus))
+        cpus = max(group.cpus + beside, WAITING_CPUS)  # init containers come before, not beside
+        memory = group.memory_gib + beside_gib
+        rows.append(Row(f"workers {name}", kube.least(group), group.max, cpus, memory, group.gpus))
     made = Plan(tuple(rows), image, (), kube.longest_h)
     notes = [] if "@sha256:" in image else [f"image {image} has no digest; in production give image@sha256:..."]
     if api is not None:

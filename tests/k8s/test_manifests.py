@@ -128,6 +128,17 @@ class TestStrictly:
         [said] = objections(doc)
         assert re.search(line, said), said
 
+    def test_the_component_of_metrics_selects_heads_and_workers_at_the_port_that_prometheus_may_reach(self):
+        docs = golden("eks-history-monitoring")
+        [monitor] = of_kind(docs, "PodMonitor").values()
+        assert selects(monitor["spec"]["selector"], HEAD)
+        assert selects(monitor["spec"]["selector"], WORKER)
+        assert set(monitor["spec"]["podTargetLabels"]) <= set(HEAD)
+        [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+        assert endpoint["port"] == "metrics"  # KubeRay's name of 8080
+        [rule] = of_kind(docs, "NetworkPolicy")["ofa-metrics"]["spec"]["ingress"]
+        assert rule["ports"] == [{"protocol": "TCP", "port": 8080}]
+
     def test_a_component_of_kueue_queues_into_a_queue_with_a_flavor_that_is_there(self):
         docs = golden("eks-gpu-spot-kueue")
         [local], queues = of_kind(docs, "LocalQueue").values(), of_kind(docs, "ClusterQueue")
@@ -170,7 +181,9 @@ class TestSecurity:
     @pytest.mark.parametrize("name", RENDERED)
     def test_the_namespace_enforces_restricted_pods(self, name):
         labels = of_kind(golden(name), "Namespace")["ofa"]["metadata"]["labels"]
-        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+        history = "history" in RENDERED[name]
+        assert labels["pod-security.kubernetes.io/enforce"] == ("baseline" if history else "restricted")
+        assert labels["pod-security.kubernetes.io/warn"] == labels["pod-security.kubernetes.io/audit"] == "restricted"
 
     def test_every_pod_is_restricted_and_takes_no_more_than_it_says(self):
         found = [(doc["kind"], pod) for name in RENDERED for doc in golden(name) for _, pod in pods(doc)]

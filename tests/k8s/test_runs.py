@@ -17,6 +17,8 @@ RUNS = {
     "gpus": Kube(train=Group(min=1, max=2, gpus=1)),
     "spot": Kube(spot=True),
     "queued": Kube(queue="ofa"),
+    "deleted": Kube(delete_job_s=3600),
+    "history": Kube(history="quay.io/kuberay/collector:v1.7.0"),
 }
 
 

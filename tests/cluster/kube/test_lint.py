@@ -11,6 +11,7 @@ import pytest
 import yaml
 from helpers import TINY
 
+from cluster.config import ConfigError
 from cluster.kube import lint
 from jobs.config import load
 from jobs.operate.submit import as_text, rendered
@@ -178,6 +179,58 @@ def test_every_shipped_config_gives_a_valid_rayjob(path, settings):
     elsewhere += ["train.weights=s3://bucket/weights.safetensors"] if train.weights else []
     made = rendered(load(str(path), [*settings, *elsewhere, *more]), STORE, {})
     assert list(lint.mistakes(made.job)) == []
+
+
+COLLECTOR = f"{CLUSTER}.historyServerOptions.collectorOptions"
+
+
+@pytest.mark.parametrize("backend", ["s3", "gcs"])
+def test_the_collector_of_the_history_server_has_no_credentials_but_references(backend):
+    sets = ["kube.history=quay.io/kuberay/collector:v1.7.0", f"kube.history_backend={backend}"]
+    job = rendered(load(str(TINY), sets), STORE, {}).job
+    options = job["spec"]["rayClusterSpec"]["historyServerOptions"]["collectorOptions"]
+    env = {variable["name"]: variable for variable in options["env"]}
+    assert env["STORAGE_BACKEND"]["value"] == backend
+    assert env["S3_BUCKET" if backend == "s3" else "GCS_BUCKET"]["value"] == "bucket"
+    assert all("valueFrom" in env[name] for name in env if "KEY" in name)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        (f"{COLLECTOR}.image", "", f"{COLLECTOR}.image: is missing"),
+        (f"{COLLECTOR}.image", "a b", f"{COLLECTOR}.image: 'a b' is refused by Kubernetes"),
+        (f"{COLLECTOR}.securityContext", {}, f"{COLLECTOR}.securityContext: no such field"),
+        (f"{COLLECTOR}.resources.requests.cpu", "2", "resources.requests.cpu: '2' is more than its limit"),
+        (f"{COLLECTOR}.env", [], f"{COLLECTOR}.env: STORAGE_BACKEND is missing"),
+        (f"{COLLECTOR}.env", [{"name": "STORAGE_BACKEND", "value": "s3"}], "S3_REGION is missing; STORAGE_BACKEND s3 needs"),
+        (f"{COLLECTOR}.env[0].name", "RAY_ROLE", "env: RAY_ROLE is set by KubeRay; leave it out"),
+        (f"{CLUSTER}.rayVersion", "2.55.0", "is '2.55.0'; historyServerOptions need 2.58 or later"),
+    ],
+)
+def test_a_mistake_of_the_collector_is_refused_with_its_line(path, value, says):
+    job = rendered(load(str(TINY), ["kube.history=quay.io/kuberay/collector:v1.7.0"]), STORE, {}).job
+    assert any(says in line for line in lint.mistakes(changed(job, path, value)))
+
+
+class TestDeletionByRules:
+    def test_every_end_that_a_rule_can_have_deletes_the_cluster_and_later_the_job(self):
+        spec = rendered(load(str(TINY), ["kube.delete_job_s=3600", "kube.ttl_s=60"]), STORE, {}).job["spec"]
+        assert "shutdownAfterJobFinishes" not in spec
+        found = {}
+        for rule in spec["deletionStrategy"]["deletionRules"]:
+            condition = dict(rule["condition"])
+            found.setdefault((rule["policy"], condition.pop("ttlSeconds")), []).append(condition)
+        ends = [{"jobStatus": "SUCCEEDED"}, {"jobStatus": "FAILED"}, {"jobDeploymentStatus": "Failed"}]
+        assert found == {("DeleteCluster", 60): ends, ("DeleteSelf", 3600): ends}
+
+    def test_the_job_is_never_deleted_before_its_cluster(self):
+        spec = rendered(load(str(TINY), ["kube.delete_job_s=1", "kube.ttl_s=60"]), STORE, {}).job["spec"]
+        assert {rule["condition"]["ttlSeconds"] for rule in spec["deletionStrategy"]["deletionRules"]} == {60}
+
+    def test_a_queue_is_refused(self):
+        with pytest.raises(ConfigError, match=r"kube\.delete_job_s goes with no kube\.queue"):
+            rendered(load(str(TINY), ["kube.delete_job_s=60", "kube.queue=ofa"]), STORE, {})
 
 
 GOLDEN = {

@@ -115,6 +115,21 @@ class TestSubmitting:
         bounded = plan(load(str(TINY), [*sets, "kube.deadline_s=7200", "kube.ttl_s=1800"]).kube, "image", None)
         assert bounded.to_json()["most_hours"] == {"cpus": (3 + 12 + 16) * 2.5, "gpus": 8 * 2.5}
 
+    def test_a_run_that_deletes_its_job_is_not_paused_and_a_cancel_deletes_it(self, api, operator):
+        run = made("kube.delete_job_s=60")
+        kuberay.submit(api, run)
+        until(api, run.name, "Running")
+        with pytest.raises(InputError, match=r"KubeRay pauses no run with kube\.delete_job_s; `ofa cancel` it"):
+            cluster.pause(api, run.name)
+        assert "deleted, its results stay (its cluster goes with it" in cluster.cancel(api, run.name)
+        wait_for(lambda: api.find("RayJob", run.name) is None)
+
+    def test_the_plan_counts_the_collector_of_the_history_server(self):
+        usual, more = (plan(load(str(TINY), sets).kube, "i", None) for sets in ([], ["kube.history=c:1"]))
+        pods = usual.total("pods", most=True) - 1  # all but the submitter
+        assert more.total("cpus", most=True) == pytest.approx(usual.total("cpus", most=True) + 0.1 * pods)
+        assert more.total("memory_gib", most=True) == pytest.approx(usual.total("memory_gib", most=True) + 0.25 * pods)
+
     def test_the_plan_counts_what_kuberay_adds_and_reads_the_quota(self, api, server):
         kube = load(str(TINY), ["kube.search.max=8"]).kube
         quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": "ofa"},
