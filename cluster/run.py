@@ -30,6 +30,7 @@ from cluster.texts import json_lines, jsonl, machine, sha256
 CONFIG = "config.toml"
 DONE = ".done.json"  # the end of a done record's key
 _PARTIAL = "partial"
+PART_S = 1.0  # least seconds between two parts of a ledger that collects rows
 _PART_BYTES = 8 * 2**20  # of an object that are in memory at once while its sha256 is computed
 _WEIGHTS = "/weights.safetensors"  # the end of the keys of a training's weights, <folder>/<phase>/weights.safetensors
 
@@ -359,12 +360,18 @@ class Step:
 
 
 class Ledger:
-    """Rows of an unfinished step, kept in numbered parts that are never rewritten."""
+    """Rows of an unfinished step, kept in numbered parts that are never rewritten.
+
+    `append` publishes rows at once; `collecting` those of a second as one part, so that the rate of requests to the store
+    does not grow with that of rows. Both return when the store has them: nothing is queued for a slow one.
+    """
 
     def __init__(self, run: Run, step: str) -> None:
         self.run = run
         self.prefix = f"{_PARTIAL}/{step}/"
         self.parts = max((int(number) for number in self._numbers()), default=0)
+        self.collected: list[Any] = []
+        self.published = time.monotonic()
 
     def rows(self) -> list[Any]:
         """All appended rows, in order; a `DamagedObject` for a part that is not as it was written."""
@@ -384,6 +391,28 @@ class Ledger:
         """The numbers of the parts, as in their keys; other objects beside them are no parts."""
         names = [key.removeprefix(self.prefix).removesuffix(".jsonl") for key in self.run.keys(self.prefix)]
         return [name for name in names if name.isdecimal()]
+
+    @contextmanager
+    def collecting(self) -> Iterator[Callable[[Any], None]]:
+        """A function that adds a row to the next part; what is left is published at the end, of an error too.
+
+        A part is published once `PART_S` seconds have passed since the last.
+        """
+
+        def collect(row: Any) -> None:
+            self.collected.append(row)
+            if time.monotonic() - self.published >= PART_S:
+                publish()
+
+        def publish() -> None:
+            rows, self.collected = self.collected, []
+            self.append(rows)
+            self.published = time.monotonic()
+
+        try:
+            yield collect
+        finally:
+            publish()
 
     def append(self, rows: Sequence[Any]) -> None:
         """Publishes rows as one part; raises an `InputError` if another process runs the same step."""

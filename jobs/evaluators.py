@@ -95,23 +95,19 @@ def measure_all(
     on_measured: Callable[[Measured], None],
     row_of: Callable[[Measured], Any] = Measured.to_json,
 ) -> list[Measured]:
-    """The observation of every arch: from `known` if present, else measured by the pool, a part of the ledger at a time.
+    """The observation of every arch: from `known` if present, else measured by the pool and kept in the step's ledger.
 
     New observations are added to `known`; `on_measured` is called for each of them. row_of: their rows in the ledger.
     """
     wanted = list({arch.key: arch for arch in archs if arch.key not in known}.values())
-    fresh: list[Measured] = []
     if wanted:
         costs = costs_of(job, step)
         rescale(job)
-        for _, found in evaluators(job).map("measure", wanted):
-            [record] = costs.completed([found])
-            known[record.arch.key] = record
-            fresh.append(record)
-            on_measured(record)
-            rescale(job)
-            if len(fresh) >= 4 * job.config.ray.evaluators:
-                step.ledger.append([row_of(row) for row in fresh])
-                fresh = []
-        step.ledger.append([row_of(row) for row in fresh])
+        with step.ledger.collecting() as collect:
+            for _, found in evaluators(job).map("measure", wanted):
+                [record] = costs.completed([found])
+                known[record.arch.key] = record
+                on_measured(record)
+                collect(row_of(record))
+                rescale(job)
     return [known[arch.key] for arch in archs]

@@ -14,7 +14,6 @@ budget may change: `<run>/partial/scale.json`, which `ofa scale` writes, overrid
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -45,8 +44,6 @@ from search.predict.predictor import Predictor
 from search.predict.terms import predicted_problem
 from search.predicted import Predicted, solve
 from search.problem import Problem, own_limits
-
-SAVE_S = 1.0  # seconds between parts of an asynchronous search's ledger: the work that a kill may lose
 
 
 def search(job: Job) -> None:
@@ -180,24 +177,6 @@ def search_asynchronously(
 ) -> tuple[Measured, ...]:
     """Measures `budget()` archs beyond those of `before`, of which some may be known; adds the new ones to `known`."""
     config = job.config.search
-    unsaved: list[Measured] = []
-    saved = time.monotonic()
-
-    def on_measured(measured: Sequence[Measured]) -> None:
-        nonlocal saved
-        unsaved.extend(measured)
-        for m in measured:
-            known[m.arch.key] = m
-            note(m)
-        if time.monotonic() - saved >= SAVE_S:
-            save()
-
-    def save() -> None:
-        nonlocal saved
-        step.ledger.append([m.to_json() for m in unsaved])
-        unsaved.clear()
-        saved = time.monotonic()
-
     measured_before = {m.arch.key for m in before}
     ports = ExitStack()
 
@@ -207,25 +186,29 @@ def search_asynchronously(
         return opened
 
     resumed = [m for key, m in known.items() if key not in measured_before][: budget()]
-    with ports:
-        try:
-            found = asynchronous.search(
-                job.config.search_space,
-                objectives_of(job, step),
-                PooledEvaluators(job, costs_of(job, step)),
-                algorithm=config.algorithm,
-                sampler=config.sampler,
-                evaluations=lambda: budget() - len(resumed),
-                population=config.population,
-                seed=job.config.seed,
-                islands=config.islands,
-                migrate_every=config.migrate_every,
-                known=[*before, *resumed],
-                open_port=open_port,
-                on_measured=on_measured,
-            )
-        finally:
-            save()
+    with ports, step.ledger.collecting() as collect:
+
+        def on_measured(measured: Sequence[Measured]) -> None:
+            for m in measured:
+                known[m.arch.key] = m
+                note(m)
+                collect(m.to_json())
+
+        found = asynchronous.search(
+            job.config.search_space,
+            objectives_of(job, step),
+            PooledEvaluators(job, costs_of(job, step)),
+            algorithm=config.algorithm,
+            sampler=config.sampler,
+            evaluations=lambda: budget() - len(resumed),
+            population=config.population,
+            seed=job.config.seed,
+            islands=config.islands,
+            migrate_every=config.migrate_every,
+            known=[*before, *resumed],
+            open_port=open_port,
+            on_measured=on_measured,
+        )
     return (*resumed, *found.history)
 
 

@@ -284,7 +284,8 @@ class Pool:
     def _take(self, reference: Any) -> list[tuple[int, Any]]:
         """A finished task's ticket and result; [] if it is not wanted, if an actor was built, or died and is replaced."""
         member, task = self._running.pop(reference)
-        answer, error = None, None
+        answer: Any = None
+        error: RayTaskError | None = None
         try:
             answer = ray.get(reference)
         except (ActorDiedError, ActorUnavailableError, ObjectLostError) as lost:  # a large answer is lost with its node

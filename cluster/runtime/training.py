@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.errors import Final, InputError, StepError
 from cluster.runtime import metrics
-from cluster.runtime.workers import Event, Loop, Worker
+from cluster.runtime.workers import MOST_PENDING, Event, Loop, PendingEvents, Worker
 
 RESIZE_S = 20.0  # between looks for places of further workers; Ray's own view of its nodes is as old
 PLACES_S = "20"  # for which so many places are waited for as the nodes had, a node that has just died among them
@@ -37,7 +37,7 @@ class _Channel:
     """
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events = PendingEvents()
         self.error: InputError | Final | None = None
         self.awaits = False
 
@@ -58,12 +58,11 @@ class _Channel:
 
     def put(self, event: Event) -> bool:
         """Whether a checkpoint is awaited: workers learn it from the events that they send anyway."""
-        self.events.append(event)
+        self.events.add(event)
         return self.awaits
 
     def take(self) -> list[Event]:
-        events, self.events = self.events, []
-        return events
+        return self.events.take()
 
 
 def train_on_ray(
@@ -85,7 +84,8 @@ def train_on_ray(
     """
     # on the driver's node, as Ray Train's controller: the loss of another node must not take the events with it
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    channel: Any = ray.remote(num_cpus=0)(_Channel).options(scheduling_strategy=here).remote()
+    actor: Any = ray.remote(num_cpus=0)(_Channel)
+    channel: Any = actor.options(scheduling_strategy=here, max_pending_calls=MOST_PENDING).remote()
     shared = ray.put(dict(arrays))
     ended = threading.Event()
     delivery = threading.Thread(target=_deliver, args=(channel, on_event, ended), daemon=True)
@@ -191,9 +191,10 @@ def _on_worker(config: dict[str, Any]) -> None:
     answers: list[Any] = []  # at most one, of an event on its way
 
     def report(event: Event) -> None:
-        answer = channel.put.remote(event)
-        if not answers:
-            answers.append(answer)
+        with suppress(ray.exceptions.PendingCallsLimitExceeded):  # the channel is stuck, and so is the driver
+            answer = channel.put.remote(event)
+            if not answers:
+                answers.append(answer)
 
     def awaited() -> bool:
         if not answers or not ray.wait(answers, timeout=0)[0]:

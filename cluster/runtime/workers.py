@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,30 @@ class EpochDone:
 
 
 Event = Progressed | Skipped | EpochDone
+MOST_PENDING = 1000  # events that the driver has not taken; beyond it the oldest are dropped
+
+
+class PendingEvents:
+    """Events on their way to the driver. Progress that the driver has not taken is replaced by later progress."""
+
+    def __init__(self) -> None:
+        self.events: deque[Event] = deque(maxlen=MOST_PENDING)
+
+    def add(self, event: Event) -> None:
+        """Adds an event after the others."""
+        if self.events and _in_between(event) and _in_between(self.events[-1]):
+            self.events.pop()
+        self.events.append(event)
+
+    def take(self) -> list[Event]:
+        """The events since the last call."""
+        events = list(self.events)
+        self.events.clear()
+        return events
+
+
+def _in_between(event: Event) -> bool:
+    return isinstance(event, Progressed) and not event.resumed
 
 
 def _never() -> bool:

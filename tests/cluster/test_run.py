@@ -1,4 +1,5 @@
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -93,6 +94,26 @@ def test_a_ledger_keeps_what_was_appended_until_the_step_is_finished(run):
     again.write(File("a", "one"), b"")
     again.finish(seed=1)
     assert run.keys("partial/") == []
+
+
+def test_rows_of_a_second_are_one_part_of_the_ledger(run, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr("cluster.run.time.monotonic", lambda: now)
+    step = run.begin("one")
+    with step.ledger.collecting() as collect:
+        for row in range(100):
+            now = row / 25
+            collect(row)
+    assert run.keys("partial/one") == [f"partial/one/{part:06d}.jsonl" for part in range(1, 5)]
+    assert run.begin("one").ledger.rows() == list(range(100))
+
+
+def test_rows_that_were_collected_before_an_error_are_in_the_ledger(run):
+    step = run.begin("one")
+    with suppress(ValueError), step.ledger.collecting() as collect:
+        collect({"n": 1})
+        raise ValueError
+    assert run.begin("one").ledger.rows() == [{"n": 1}]
 
 
 def test_two_processes_on_one_step_do_not_mix_their_parts(run):

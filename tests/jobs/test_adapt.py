@@ -140,8 +140,9 @@ def test_a_step_that_is_killed_between_parts_of_its_ledger_ends_with_the_same_ar
             raise Killed
 
     monkeypatch.setattr(Ledger, "append", dying)
+    monkeypatch.setattr("cluster.run.PART_S", 0.0)  # every row is a part
     copied(trained, tmp_path)
-    for count in (3, 8):
+    for count in (3, FIRST + BATCH + 7):
         left = count
         with pytest.raises(Killed), job_on(tmp_path) as job:
             adapt.adapt(job)

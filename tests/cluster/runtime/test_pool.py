@@ -4,6 +4,7 @@ import itertools
 import os
 import signal
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,6 +14,7 @@ from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.exceptions import ObjectLostError
 
 from cluster.errors import InputError, StepError
+from cluster.run import Ledger, Run
 from cluster.runtime import metrics
 from cluster.runtime import pool as pools
 from cluster.runtime.pool import PENDING_PER_ACTOR, Lost, Pool, Remote
@@ -206,12 +208,29 @@ class TestASlowTask:
         (tmp_path / "release").touch()
         while pool.pending:
             found += pool.finished()
-        assert sorted(found) == [(0, 100), *((n, n) for n in range(1, 9))]
+        assert sorted(result for _, result in found) == [*range(1, 9), 100]
         assert len([path for path in tmp_path.iterdir() if "-" in path.name]) == 2
 
 
-def test_a_caller_that_is_slow_to_take_results_slows_the_actors_down(lasting):
-    """As one is that writes them to a slow store: so many tasks are pending at most, and so many results untaken."""
+class SlowStore:
+    """A store whose requests take 20 ms."""
+
+    def __init__(self, store):
+        self.store = store
+
+    def create(self, key, data):
+        time.sleep(0.02)
+        return self.store.create(key, data)
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+
+def test_a_slow_store_slows_the_actors_down_instead_of_filling_memory(lasting, tmp_path, monkeypatch):
+    """So many tasks are pending at most, or have results that are not taken; and so many rows are not in the store."""
+    monkeypatch.setattr("cluster.run.PART_S", 0.0)
+    run = Run.open(str(tmp_path), "r", "title = 1\n", code="test")
+    ledger = Ledger(replace(run, store=SlowStore(run.store)), "measure")
     pool, taken, most, pending = lasting, 0, 0, 0
 
     def arguments():
@@ -220,12 +239,15 @@ def test_a_caller_that_is_slow_to_take_results_slows_the_actors_down(lasting):
             taken += 1
             yield number
 
-    for done, _ in enumerate(pool.map("add", arguments())):
-        time.sleep(0.02)
-        most, pending = max(most, taken - done), max(pending, pool.pending)
-        if done == 40:
-            break
+    with ledger.collecting() as collect:
+        for done, (_, (answer, _)) in enumerate(pool.map("add", arguments())):
+            collect(answer)
+            most, pending = max(most, taken - done), max(pending, pool.pending)
+            assert ledger.collected == []
+            if done == 40:
+                break
     assert pending <= most <= PENDING_PER_ACTOR * 2
+    assert len(Ledger(run, "measure").rows()) == 41
     assert [answer for _, (answer, _) in pool.map("add", [1])] == [11]  # tasks that nobody waits for any more are dropped
 
 
