@@ -187,8 +187,9 @@ class Pool:
         """Returns once all actors are built; no task may be pending."""
         assert not self._tasks
         while building := [reference for reference, (_, task) in self._running.items() if task is None]:
-            ready, _ = ray.wait(building)
-            self._take(ready[0])
+            ready, _ = ray.wait(building, num_returns=len(building))
+            for reference in ready:
+                self._take(reference)
 
     def map(
         self, method: str, arguments: Iterable[Any], further: Mapping[str, np.ndarray] | None = None
