@@ -25,8 +25,9 @@ from cluster.runtime import metrics
 from cluster.runtime.workers import MOST_PENDING, Event, Loop, PendingEvents, Worker
 
 RESIZE_S = 20.0  # between looks for places of further workers; Ray's own view of its nodes is as old
-PLACES_S = "20"  # for which so many places are waited for as the nodes had, a node that has just died among them
+PLACES_S = "10"  # for which all places that the nodes had are waited for, a node that has just died among them
 JOIN_S = 30.0  # most seconds that new workers wait for a checkpoint
+V2: Any = ray.train  # whose types are those of its first version
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 
 
@@ -92,9 +93,8 @@ def train_on_ray(
     delivery.start()
     given = {"loop": loop, "arrays": shared, "channel": channel, "shards": workers, "run": metrics.run_of()}
     elastic = least is not None and least < workers
-    scaling = ray.train.ScalingConfig(
-        num_workers=(least, workers) if elastic else workers, use_gpu=gpu, elastic_resize_monitor_interval_s=RESIZE_S
-    )
+    number: Any = (least, workers) if elastic else workers
+    scaling = V2.ScalingConfig(num_workers=number, use_gpu=gpu, elastic_resize_monitor_interval_s=RESIZE_S)
     try:
         for attempt in range(max_failures + 1):
             trainer = _Trainer(
@@ -102,7 +102,7 @@ def train_on_ray(
                 train_loop_config=given,
                 scaling_config=scaling,
                 torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
-                run_config=ray.train.RunConfig(
+                run_config=V2.RunConfig(
                     storage_path=tempfile.mkdtemp(prefix="ofa-train-"),  # Ray's own files; checkpoints go to our store
                     failure_config=ray.train.FailureConfig(max_failures=max_failures - attempt),
                     callbacks=[_Joining(channel, JOIN_S)] if elastic else None,
@@ -160,7 +160,7 @@ def _environment(name: str, value: str) -> Iterator[None]:
         del os.environ[name]
 
 
-class _Joining(ControllerCallback):  # type: ignore[misc]  # Ray has no types
+class _Joining(ControllerCallback):
     """Lets new workers wait for a checkpoint, so that no step is repeated for them; runs in Ray's controller."""
 
     def __init__(self, channel: Any, longest_s: float) -> None:
@@ -203,7 +203,8 @@ def _on_worker(config: dict[str, Any]) -> None:
 
     def saved() -> None:
         answers.clear()
-        channel.saved.remote()
+        with suppress(ray.exceptions.PendingCallsLimitExceeded):
+            channel.saved.remote()
 
     metrics.of_run(config["run"])
     rank, world = context.get_world_rank(), context.get_world_size()

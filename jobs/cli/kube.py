@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
@@ -115,6 +116,7 @@ def submit(
     api = None if dry_run else connected(experiment.kube.namespace, context)
     image = made.job["spec"]["submitterPodTemplate"]["spec"]["containers"][0]["image"]
     found = submitting.plan(experiment.kube, image, api)
+    found = replace(found, notes=(*found.notes, *submitting.elastic_notes(experiment)))
     print_line(table(found), as_json, event="plan", run=made.name, **found.to_json())
     if api is None:
         return

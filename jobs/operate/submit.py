@@ -100,6 +100,16 @@ def check_size(experiment: Experiment) -> None:
         )
 
 
+def elastic_notes(experiment: Experiment) -> list[str]:
+    """Notes on workers of a training for which the groups have no places at their largest size."""
+    kube, train = experiment.kube, experiment.train
+    resource = "gpus" if train.device == "cuda" else "cpus"
+    places = int(sum(group.max * getattr(group, resource) for group in kube.groups.values()))
+    if train.least_workers <= places < train.most_workers:
+        return [f"train.workers may be {train.most_workers}, the groups have {places} {resource[:-1].upper()}s at most"]
+    return []
+
+
 def check_hours(kube: Kube) -> None:
     """Raises a `ConfigError` for a run that may use more GPU hours than `kube.most_gpu_hours`, if that is set."""
     gpus, longest_h = sum(group.max * group.gpus for group in kube.groups.values()), kube.longest_h

@@ -27,7 +27,7 @@ from jobs.images.dataset import Dataset
 from jobs.images.dataset import load as load_data
 from jobs.job import Job, opened
 from jobs.tools.finetune import tuned
-from jobs.train import _history, check, plan_of, train_supernet
+from jobs.train import _history, check, check_streamed, plan_of, train_supernet
 from jobs.train import train as run_training
 from jobs.workers import trainer
 from jobs.workers.trainer import given_weights, initial, named_state
@@ -571,6 +571,17 @@ def test_a_damaged_description_of_a_phase_is_named(tmp_path, content):
     run.store.write("r/supernet/k/meta.json", content)
     with pytest.raises(DamagedObject, match=r"supernet/k/meta\.json: is no description of a phase; delete .*/supernet"):
         _history(run, "supernet", "k")
+
+
+def test_workers_that_come_and_go_would_take_the_cpus_of_readers():
+    streams, elastic = SimpleNamespace(stored=object()), ["train.workers=[1, 2]"]
+    with pytest.raises(
+        ConfigError, match=r"train\.workers is \[1, 2\], but the training images stream: .*; give one number"
+    ):
+        check_streamed(load(TINY, elastic), streams)
+    check_streamed(load(TINY, elastic), SimpleNamespace(stored=None))
+    check_streamed(load(TINY, [*elastic, "train.device=cuda"]), streams)
+    check_streamed(load(TINY, ["train.workers=2"]), streams)
 
 
 def test_more_workers_than_images_are_refused():

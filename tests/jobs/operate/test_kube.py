@@ -19,7 +19,7 @@ from jobs import files
 from jobs.config import load
 from jobs.operate import kube as cluster
 from jobs.operate.outcome import within
-from jobs.operate.submit import plan, rendered
+from jobs.operate.submit import check_size, elastic_notes, plan, rendered
 
 # a watch that the end of a test cuts off in its TLS handshake
 pytestmark = pytest.mark.filterwarnings("ignore:.*SSLSocket:pytest.PytestUnraisableExceptionWarning")
@@ -129,6 +129,16 @@ class TestSubmitting:
         pods = usual.total("pods", most=True) - 1  # all but the submitter
         assert more.total("cpus", most=True) == pytest.approx(usual.total("cpus", most=True) + 0.1 * pods)
         assert more.total("memory_gib", most=True) == pytest.approx(usual.total("memory_gib", most=True) + 0.25 * pods)
+
+    def test_the_fewest_workers_need_places_and_missing_ones_for_the_most_are_a_note(self):
+        """The groups have 10 CPUs at most."""
+        assert elastic_notes(load(str(TINY), ["train.workers=[1, 10]"])) == []
+        assert elastic_notes(load(str(TINY), ["train.workers=10"])) == []
+        elastic = load(str(TINY), ["train.workers=[1, 64]"])
+        check_size(elastic)
+        assert elastic_notes(elastic) == ["train.workers may be 64, the groups have 10 CPUs at most"]
+        with pytest.raises(InputError, match="10 CPUs at most, this run needs 11"):
+            check_size(load(str(TINY), ["train.workers=[11, 64]"]))
 
     def test_the_plan_counts_what_kuberay_adds_and_reads_the_quota(self, api, server):
         kube = load(str(TINY), ["kube.search.max=8"]).kube
