@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import optuna
@@ -165,7 +165,17 @@ def state_of(past: Past, apart: int | None) -> TrialState:
     return TrialState.COMPLETE if past.state == "complete" else TrialState.PRUNED
 
 
-class Search(OptunaSearch):
+class _OfThisProcess:
+    """Objects that hold the caller's: Ray Tune copies and pickles its own state, in which these are left out."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return object, ()
+
+
+class Search(_OfThisProcess, OptunaSearch):
     """Optuna's search as Ray Tune has it, but for three things.
 
     Trials have numbers and are reported before they begin; a stopped trial has no values, since it has not trained as long;
@@ -201,7 +211,7 @@ class Search(OptunaSearch):
         """Writes nothing: the caller's records are what is resumed from."""
 
 
-class _Callback(ray.tune.Callback):
+class _Callback(_OfThisProcess, ray.tune.Callback):
     """Passes on what Ray Tune reports; the first error ends the search."""
 
     def __init__(self, watcher: Watcher, objectives: Sequence[str]) -> None:
@@ -244,7 +254,7 @@ class _Callback(ray.tune.Callback):
             self.error = error
 
 
-class _Stopper(ray.tune.Stopper):
+class _Stopper(_OfThisProcess, ray.tune.Stopper):
     """Ends the search after an error."""
 
     def __init__(self, callback: _Callback) -> None:

@@ -1,6 +1,7 @@
 """The search for settings: what Optuna and ASHA get back when it is resumed, and Ray Tune with both."""
 
 import itertools
+import threading
 
 import numpy as np
 import optuna
@@ -104,6 +105,7 @@ def trained(number, settings, arrays, report):
 class Notes(Watcher):
     def __init__(self):
         self.begun, self.ended, self.epochs = {}, [], 0
+        self.lock = threading.RLock()  # as a caller may have, which cannot be pickled
 
     def begins(self, number, settings):
         self.begun[number] = settings
