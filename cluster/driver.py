@@ -22,6 +22,7 @@ from cluster.attempts import Lease, driver_log, exit_code, first_start
 from cluster.errors import InputError, StepError
 from cluster.kube.rayjob import job_name, secrets
 from cluster.kube.state import DEADLINE
+from cluster.progress import LOG
 from cluster.store import Store, open_store
 
 UPLOAD_S = 10.0  # seconds between uploads
@@ -161,7 +162,7 @@ def attempt_at(store_url: str, run_id: str, *, deadline_s: int = 0, last: str = 
     except BaseException as error:
         code = exit_code(error)
         why = {"reason": "DeadlineExceeded", "message": str(error)} if isinstance(error, DeadlinePassed) else {}
-        log.add(f"ofa: {'stopped' if code == 130 else str(error) or type(error).__name__}\n")
+        log.add(LOG.error("stopped" if code == 130 else str(error) or type(error).__name__) + "\n")
         raise
     finally:
         ended.set()
@@ -178,4 +179,4 @@ def _upload(log: UploadedLog, ended: threading.Event) -> None:
         except (InputError, StepError) as error:  # the run itself fails when it needs the store
             if time.monotonic() - reported > 300:
                 reported = time.monotonic()
-                log.add(f"ofa: the log could not be uploaded: {error}\n")
+                log.add(LOG.error(f"the log could not be uploaded: {error}") + "\n")

@@ -1,4 +1,8 @@
-"""Progress messages: one live line on a terminal, plain timed lines otherwise, or JSON lines."""
+"""Progress messages: one live line on a terminal, plain timed lines otherwise, or JSON lines.
+
+With `LOG.format` "json", which `ofa --log-format json` sets, lines on stderr are JSON objects with the keys time (ISO 8601,
+UTC), level (info, warning or error), run, step and message, and the numbers of a progress line.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.live import Live
@@ -15,26 +21,55 @@ from rich.text import Text
 from cluster.texts import json_text
 
 OBSERVE_S = 1.0  # least seconds between two observations of a tracker's progress
-Style = Literal["live", "plain", "json"]
+Style = Literal["live", "plain", "json", "log"]
+Level = Literal["info", "warning", "error"]
+
+
+@dataclass
+class Log:
+    """How lines are written to stderr, and the run and the step that they belong to; "" before there is one."""
+
+    format: Literal["text", "json"] = "text"
+    run: str = ""
+    step: str = ""
+
+    def line(self, message: str, level: Level = "info", **facts: object) -> str:
+        """A line of the log: the message, in the format json an object."""
+        if self.format == "text":
+            return message
+        head = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "level": level, "run": self.run}
+        return json_text({**head, "step": self.step, "message": message, **facts}, default=str)
+
+    def error(self, message: str) -> str:
+        """The line of an error that ends a command."""
+        return self.line(f"ofa: {message}" if self.format == "text" else message, "error")
+
+
+LOG = Log()  # of this process
 
 
 class Reporter:
-    """Writes messages and progress in one of three styles: live and plain to stderr, JSON lines to stdout.
+    """Writes messages and progress: live, plain and log (JSON) to stderr, or in the style json events to stdout.
 
     every_s: seconds between progress lines, except in the live style.
     """
 
     def __init__(self, style: Style | None = None, every_s: float = 10.0) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self.style: Style = style or ("live" if self.console.is_terminal else "plain")
+        usual: Style = "log" if LOG.format == "json" else "live" if self.console.is_terminal else "plain"
+        self.style: Style = style or usual
         self.every_s = every_s
         self.started = time.monotonic()
+        self.tracker: Tracker | None = None  # the last one whose progress changed
         self.observe: Callable[[Tracker], None] | None = None  # gets a tracker whose progress changed, at most once a second
 
-    def say(self, text: str, **facts: object) -> None:
-        """Writes one line; in the JSON style an event with the text and `facts`."""
+    def say(self, text: str, level: Level = "info", **facts: object) -> None:
+        """Writes one line; in the JSON styles with `facts`."""
         if self.style == "json":
             self.event(facts.pop("event", "message"), text=text, **facts)
+        elif self.style == "log":
+            facts.pop("event", None)
+            self._log(text, level, **{name: value for name, value in facts.items() if name not in ("run", "step")})
         else:
             self.console.print(f"{self._clock()}  {text}", markup=False)
 
@@ -43,6 +78,17 @@ class Reporter:
         if self.style == "json":
             sys.stdout.write(json_text({"event": event, **facts}, default=str) + "\n")
             sys.stdout.flush()
+
+    def _log(self, text: str, level: Level = "info", **facts: object) -> None:
+        sys.stderr.write(LOG.line(text, level, **facts) + "\n")
+        sys.stderr.flush()
+
+    def progress(self) -> dict[str, Any] | None:
+        """The progress that changed last: title, done, total (0: unknown), unit and note; None before the first."""
+        seen = self.tracker
+        if seen is None:
+            return None
+        return {"title": seen.step, "done": seen.done, "total": seen.total, "unit": seen.unit, "note": seen.note}
 
     @contextmanager
     def track(self, step: str, total: int, unit: str, images: int = 0) -> Iterator[Tracker]:
@@ -87,6 +133,7 @@ class Tracker:
         """Sets the number of completed units."""
         self.done = done
         self.note = self.note if note is None else note
+        self.reporter.tracker = self
         now = time.monotonic()
         if self.reporter.observe is not None and (now - self.observed >= OBSERVE_S or done == self.total):
             self.observed = now
@@ -97,6 +144,9 @@ class Tracker:
         if self.reporter.style == "json":
             facts = {"step": self.step, "done": done, "total": self.total, "unit": self.unit, "note": self.note}
             self.reporter.event("progress", **facts, per_s=self.per_s, eta_s=self.eta_s)
+        elif self.reporter.style == "log":
+            numbers: dict[str, Any] = {"done": self.done, "total": self.total, "unit": self.unit, "note": self.note}
+            self.reporter.say(str(self.line()), **numbers, per_s=self.per_s, eta_s=self.eta_s)
         else:
             self.reporter.say(str(self.line()))
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.config import dump
 from cluster.errors import InputError, StepError
-from cluster.progress import Reporter
+from cluster.progress import LOG, Reporter
 from cluster.run import Run
 from cluster.runtime.machine import check_environment
 from jobs.config import Experiment
@@ -89,7 +89,7 @@ class Job:
 
     def _report_lost(self, error: StepError) -> None:
         """Reports an error as the command line does, from a thread."""
-        print(f"ofa: {error}", file=sys.stderr)
+        print(LOG.error(str(error)), file=sys.stderr)
         self.reporter.event("error", message=str(error), exit=1)
 
     def pool(self, start: Callable[[], Pool]) -> Pool:
@@ -126,6 +126,7 @@ def opened(
     begins: whether the run may be a new one; otherwise it must have begun before.
     """
     check_environment()
+    LOG.run = config.id
     if begins:
         run = Run.open(store_url, config.id, dump(config), code_version(), attempt)
     else:

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from cluster.errors import InputError
+from cluster.progress import LOG
 from ensemble.document import Ensembles, ScoredSubset
 from jobs import files
 from jobs.job import Job
@@ -47,6 +48,7 @@ def run_steps(job: Job, names: Sequence[str]) -> None:
             if len(names) == 1:
                 raise InputError("adapt.iterations is 0, so the supernet is not adapted; set it, for example to 30")
             continue
+        LOG.step = name
         if job.run.finished(name):
             job.run.sweep(name)
             job.reporter.say(f"{name}: finished before, nothing to do", step=name)
@@ -57,6 +59,7 @@ def run_steps(job: Job, names: Sequence[str]) -> None:
         do: Callable[[Job], None] = getattr(import_module(module), function)
         do(job)
         job.reporter.event("finished", step=name)
+    LOG.step = ""
 
 
 def result(job: Job) -> dict[str, Any]:

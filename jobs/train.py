@@ -163,7 +163,7 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None =
 
         def on_event(event: Event) -> None:
             if isinstance(event, Skipped):
-                return job.reporter.say(event.text)
+                return job.reporter.say(event.text, "warning")
             if isinstance(event, EpochDone):
                 return None
             if event.resumed:

@@ -94,6 +94,7 @@ class Kube:
         ""  # image of the collector of KubeRay's History Server, beside every head and worker; none if not given
     )
     history_backend: Literal["s3", "gcs"] = "s3"  # how that collector reaches the bucket
+    log_format: Literal["text", "json"] = "text"  # of the driver's log, as of `ofa --log-format`
     spot: bool = False  # search workers may run on spot nodes
     head: Head = field(default_factory=Head)
     train: Group = field(default_factory=lambda: Group(min=1, max=1))
@@ -338,6 +339,8 @@ def _head(name: str, image: str, kube: Kube, labels: Doc) -> Doc:
     head = kube.head
     container = _container("ray-head", image, head.cpus, head.memory_gib, head.disk_gib, 0)
     container["env"] = [{"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": "45"}]  # seconds from SIGTERM to SIGKILL
+    if kube.log_format != "text":
+        container["env"].append({"name": "OFA_LOG_FORMAT", "value": kube.log_format})
     container["volumeMounts"] = [{"name": "config", "mountPath": MOUNT, "readOnly": True}]
     keep = {"karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false"}
     steady = [{"key": key, "operator": "NotIn", "values": [value]} for key, value in SPOT_LABELS.items()]

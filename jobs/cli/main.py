@@ -6,13 +6,14 @@ import os
 import sys
 import traceback
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from cluster.errors import InputError, StepError
 from cluster.kube.api import Lost
 from cluster.kube.state import LOST
+from cluster.progress import LOG
 from cluster.texts import json_text, one_line
 from ensemble.errors import EnsembleError
 from jobs.cli import ensembles, kube, networks, results, runs, search, streams
@@ -50,8 +51,13 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version and the commit")
     ] = False,
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option(envvar="OFA_LOG_FORMAT", help="of the lines on stderr; json has time, level, run, step and message"),
+    ] = "text",
 ) -> None:
     """Options of `ofa` itself, before any command."""
+    LOG.format = log_format
 
 
 def main() -> None:
@@ -94,7 +100,7 @@ def fail(message: str, code: int, as_json: bool) -> None:
     """Prints an error as one line on stderr (and as a JSON event on stdout) and exits with `code`."""
     message = one_line(message, LONGEST)
     with suppress(OSError):
-        print(f"ofa: {message}", file=sys.stderr)
+        print(LOG.error(message), file=sys.stderr)
     if as_json:
         try:
             print(json_text({"event": "error", "message": message, "exit": code}), flush=True)

@@ -1,7 +1,11 @@
 import json
 import time
+from datetime import datetime
 
-from cluster.progress import Reporter
+import pytest
+
+from cluster import progress
+from cluster.progress import Log, Reporter
 
 
 def test_without_a_terminal_lines_are_plain_and_timed(capsys):
@@ -63,3 +67,44 @@ def test_on_a_terminal_one_line_lives(monkeypatch, capsys):
         tracker.advance(1, "best 7")
         assert str(tracker.line()).startswith("s: 1/3 u")
         assert str(tracker.line()).endswith("best 7")
+
+
+class TestTheLogAsJson:
+    @pytest.fixture
+    def log(self, monkeypatch):
+        monkeypatch.setattr(progress, "LOG", log := Log("json", "digits-1", "fit"))
+        return log
+
+    def test_a_line_is_one_object_on_stderr_with_time_level_run_step_and_message(self, log, capsys):
+        Reporter().say("two of\nthem", "warning", event="left", step="other", images=2)
+        out, err = capsys.readouterr()
+        assert (out, err.count("\n")) == ("", 1)
+        found = json.loads(err)
+        assert datetime.fromisoformat(found.pop("time")).tzinfo is not None
+        assert found == {"level": "warning", "run": "digits-1", "step": "fit", "message": "two of\nthem", "images": 2}
+
+    def test_a_line_of_progress_has_its_numbers(self, log, capsys):
+        with Reporter(every_s=0).track("measure", 4, "archs") as tracker:
+            tracker.at(4, "best 0.5")
+        found = json.loads(capsys.readouterr().err)
+        assert {name: found[name] for name in ("level", "done", "total", "unit", "note")} == {
+            "level": "info", "done": 4, "total": 4, "unit": "archs", "note": "best 0.5",
+        }  # fmt: skip
+        assert found["message"].startswith("measure: 4/4 archs")
+
+    def test_an_error_is_a_line_too(self, log):
+        found = json.loads(log.error("no room"))
+        assert (found["level"], found["message"], found["step"]) == ("error", "no room", "fit")
+        assert Log().error("no room") == "ofa: no room"
+
+    def test_events_on_stdout_stay_as_they_are(self, log, capsys):
+        Reporter("json").say("hello", "warning", step="fit")
+        assert json.loads(capsys.readouterr().out) == {"event": "message", "text": "hello", "step": "fit"}
+
+
+def test_the_progress_that_changed_last_is_known():
+    reporter = Reporter("plain")
+    assert reporter.progress() is None
+    with reporter.track("s", 3, "u") as tracker:
+        tracker.advance(1, "best 7")
+    assert reporter.progress() == {"title": "s", "done": 1, "total": 3, "unit": "u", "note": "best 7"}

@@ -213,6 +213,16 @@ def test_a_mistake_of_the_collector_is_refused_with_its_line(path, value, says):
     assert any(says in line for line in lint.mistakes(changed(job, path, value)))
 
 
+def test_the_format_of_the_log_is_in_the_environment_of_the_driver():
+    def env(*sets):
+        job = rendered(load(str(TINY), list(sets)), STORE, {}).job
+        [head] = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+        return {variable["name"]: variable["value"] for variable in head["env"]}
+
+    assert "OFA_LOG_FORMAT" not in env()
+    assert env("kube.log_format=json")["OFA_LOG_FORMAT"] == "json"
+
+
 class TestDeletionByRules:
     def test_every_end_that_a_rule_can_have_deletes_the_cluster_and_later_the_job(self):
         spec = rendered(load(str(TINY), ["kube.delete_job_s=3600", "kube.ttl_s=60"]), STORE, {}).job["spec"]
