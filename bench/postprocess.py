@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from jobs.tools.postprocess import Tuning
 from ofa.arch import Arch
 
 SUPERNET = "exits and dense, extracted teacher"  # of `bench.ofav2.TRAININGS`
-EXITS = (3, 4, 5)  # the last exits of the chosen networks
+EXITS = (3, 4, 5)  # the last exits of the chosen networks, if none are asked for
 # By name: the optimiser, and the weights of exits; None is a network's own exit alone.
 METHODS: dict[str, tuple[str, str | None]] = {
     "own exit, SGD": ("sgd", None),
@@ -48,13 +49,13 @@ METHODS: dict[str, tuple[str, str | None]] = {
 }
 
 
-def chosen(job: Job) -> dict[Arch, float]:
-    """For each of `EXITS` the best constant sub-network on the selection split, with its test top-1."""
+def chosen(job: Job, exits: Sequence[int]) -> dict[Arch, float]:
+    """For each of the last exits the best constant sub-network on the selection split, with its test top-1."""
     evaluator = trained_evaluator(job, job.run.begin("bench"))
     judges = job.data.selection[:JUDGED]
     archs: list[Arch] = constants(job.config.search_space)
     best = [
-        max((arch for arch in archs if arch.exit == last), key=lambda arch: evaluator.top1(arch, judges)) for last in EXITS
+        max((arch for arch in archs if arch.exit == last), key=lambda arch: evaluator.top1(arch, judges)) for last in exits
     ]
     return {arch: evaluator.top1(arch, job.test) for arch in best}
 
@@ -89,8 +90,9 @@ def study(seed: int, data: Path, store: Path, options: argparse.Namespace) -> No
     rows: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     with opened(config, str(store), Reporter("plain"), "") as job:
         run_steps(job, ["train"])
-        for arch, before in chosen(job).items():
-            for name, (optimizer, exits) in METHODS.items():
+        for arch, before in chosen(job, options.exits).items():
+            for name in options.methods:
+                optimizer, exits = METHODS[name]
                 if any((row["method"], row["exit"]) == (name, arch.exit) for row in rows):
                     continue
                 tuning = Tuning(optimizer=optimizer, exits=exits, epochs=options.epochs, patience=options.patience,
@@ -99,13 +101,14 @@ def study(seed: int, data: Path, store: Path, options: argparse.Namespace) -> No
                 file.write_text(json.dumps(rows, indent=1))
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], exits: Sequence[int], methods: Sequence[str]) -> str:
     """The gain of every method in points: the mean over networks and seeds, and the lowest and highest."""
-    lines = [f"| method | {' | '.join(f'exit {last}' for last in EXITS)} | all | epochs |", "|---" * (len(EXITS) + 3) + "|"]
-    for name in METHODS:
+    rows = [row for row in rows if row["exit"] in exits]
+    lines = [f"| method | {' | '.join(f'exit {last}' for last in exits)} | all | epochs |", "|---" * (len(exits) + 3) + "|"]
+    for name in methods:
         mine = [row for row in rows if row["method"] == name]
         cells = []
-        for part in (*([row for row in mine if row["exit"] == last] for last in EXITS), mine):
+        for part in (*([row for row in mine if row["exit"] == last] for last in exits), mine):
             gains = [100 * (row["test_top1"] - row["before"]) for row in part]
             cells.append(f"{statistics.mean(gains):+.2f} ({min(gains):+.2f} to {max(gains):+.2f})")
         epochs = [row["epochs"] for row in mine]
@@ -125,6 +128,9 @@ def main() -> None:
     parser.add_argument(
         "--set", dest="sets", action="append", default=[], metavar="KEY=VALUE", help="a setting of the supernet"
     )
+    parser.add_argument("--exits", type=int, nargs="+", choices=[1, 2, 3, 4, 5], default=list(EXITS), metavar="N",
+                        help="last exits of the networks")  # fmt: skip
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="NAME")
     parser.add_argument("--at-once", type=int, default=2, help="seeds at once")
     options = parser.parse_args()
     store: Path = options.store
@@ -136,6 +142,7 @@ def main() -> None:
         passed = ["--supernet-epochs", "--epochs", "--patience", "--lr"]
         values = [options.supernet_epochs, options.epochs, options.patience, options.lr]
         same = [str(word) for pair in zip(passed, values, strict=True) for word in pair]
+        same += ["--exits", *map(str, options.exits), "--methods", *options.methods]
         same += [word for setting in options.sets for word in ("--set", setting)]
 
         def finish(seed: int) -> None:
@@ -147,7 +154,7 @@ def main() -> None:
             list(threads.map(finish, options.seeds))
     rows = [row for seed in options.seeds for row in json.loads(kept(store, seed).read_text())]
     print(f"\ngain in test top-1, points, mean (lowest to highest) of {len(options.seeds)} seeds\n")
-    print(table(rows))
+    print(table(rows, options.exits, options.methods))
 
 
 if __name__ == "__main__":

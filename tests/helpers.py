@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 TINY = Path(__file__).parent / "jobs" / "tiny.toml"
 OFA = Path(sys.executable).parent / "ofa"
@@ -31,6 +31,27 @@ class TinyRun:
 
     def read(self, key: str) -> Any:
         return json.loads((self.folder / key).read_text())
+
+
+MOST_PARAMS = 20_000
+
+
+@dataclass
+class ExitsRun(TinyRun):
+    """A run on a space with exits, with every optional step; `arguments` of every command on it."""
+
+    arguments: list[str]
+    space: ClassVar[str] = "ofav2_mbv3_ee_dp_w0.1_32px"
+    settings: ClassVar[tuple[str, ...]] = (
+        f"space={space}", "choices.resolutions=[20]", "train.teacher_exits=ascending",
+        'train.phases=[{name="full",epochs=1,lr=0.1,joint_exits="ascending",exits=[5]},'
+        '{name="all",epochs=1,lr=0.05,distil=1.0,teacher="previous"}]',
+        'search.objectives=["top1","latency_ms.here","params"]', f"search.at_most.params={MOST_PARAMS}",
+        "ensemble.unit=latency_ms.here", "measure.archs=20", "measure.latency_archs=5", "measure.latency_runs=5",
+        "search.evaluations=24", "search.population=8", "search.predicted_evaluations=300", "search.predicted_members=4",
+        "adapt.iterations=1", "adapt.archs=10", "adapt.oversample=1", "adapt.batch=3", "adapt.survivors=5", "adapt.epochs=1",
+        "adapt.subnets=1", "adapt.predicted_evaluations=100", "adapt.candidates=10",
+    )  # fmt: skip
 
 
 def ofa(*arguments: object, **settings: Any) -> subprocess.CompletedProcess:

@@ -82,3 +82,9 @@ def spoilt(count):
         whole = encoded(picture(number % CLASSES, number), "JPEG")
         rows[number] = ((whole[: len(whole) // 2], b"not an image")[number % 2], rows[number][1])
     return rows
+
+
+def spoil(folder):
+    """Replaces every file in a folder by one that is no image."""
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"no image")

@@ -22,9 +22,11 @@ FIXTURES = {
     "server": "server",
     "chromium": "browser",
     "tiny_run": "whole_run",
+    "exits_run": "whole_run",
     "demo": "whole_run",
 }
-SHARED = ("demo", "tiny_run", "radosgw", "ray_cluster")  # made once: who asks for it goes to one process of pytest-xdist
+# Made once: a test that asks for it goes to one process of pytest-xdist.
+SHARED = ("demo", "tiny_run", "exits_run", "radosgw", "ray_cluster")
 REAL_SERVER = (pytest.mark.server, pytest.mark.xdist_group("radosgw"))  # of tests that ask for `radosgw` as they run
 MARKS = tuple(dict.fromkeys(FIXTURES.values()))
 # Commands of ofa that train, or start Ray for a step of a run.

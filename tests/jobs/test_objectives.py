@@ -5,37 +5,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import TINY, TinyRun, run_id
+from helpers import MOST_PARAMS
 from helpers import ofa as command
 
 from ensemble.document import Ensembles
+from jobs.config import load
 from ofa.record import Measured
-from ofa.spaces import get_space
 from search.costs.devices import DeviceCosts
 from search.costs.latency import LatencyTable
 from search.front import Front, hypervolume, nondominated
 from search.history import History
 from search.objective import PARAMS, TOP1, minimised, objective_named, values
 
-pytestmark = pytest.mark.whole_run
 HERE = objective_named("latency_ms.here")
-MOST_PARAMS = 30_000
 OBJECTIVES = (TOP1, HERE, replace(PARAMS, bound=MOST_PARAMS))
-SETTINGS = (
-    'search.objectives=["top1","latency_ms.here","params"]', "ensemble.unit=latency_ms.here",
-    f"search.at_most.params={MOST_PARAMS}", "measure.archs=30", "search.evaluations=40",
-    "search.predicted_evaluations=600", "search.predicted_members=6", "measure.latency_archs=8",
-)  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    store = tmp_path_factory.mktemp("objectives")
-    sets = [part for setting in SETTINGS for part in ("--set", setting)]
-    done = command("run", TINY, "--store", store, *sets)
-    assert done.returncode == 0, done.stderr
-    assert "latency on here" in done.stdout
-    return TinyRun(store, run_id(*SETTINGS))
+@pytest.fixture
+def run(exits_run):
+    return exits_run
 
 
 def rows(run, key):
@@ -55,15 +43,15 @@ def test_the_history_ends_with_the_hypervolume_of_what_was_measured(run):
     history = History.from_bytes((run.folder / "history.json").read_bytes(), "history.json")
     assert [axis.name for axis in history.objectives] == ["top1", "latency_ms on here", "params"]
     measured, predicted = history.searches
-    known, found = rows(run, "measured.jsonl"), rows(run, "search.jsonl")[:40]
+    known, found = rows(run, "measured.jsonl"), rows(run, "search.jsonl")[:24]
     reference = minimised(OBJECTIVES, np.array([axis.reference for axis in history.objectives]))
     known, found = ([m for m in records if m.params <= MOST_PARAMS] for records in (known, found))
     whole = hypervolume(minimised(OBJECTIVES, values(OBJECTIVES, [*known, *found])), reference)
-    assert measured.evaluations == tuple(range(41))
-    assert measured.known == 30
+    assert measured.evaluations == tuple(range(25))
+    assert measured.known == len(rows(run, "measured.jsonl"))
     assert measured.hypervolume[0] == pytest.approx(hypervolume(minimised(OBJECTIVES, values(OBJECTIVES, known)), reference))
     assert measured.hypervolume[-1] == pytest.approx(whole)
-    assert predicted.evaluations[-1] == 600
+    assert predicted.evaluations[-1] == 300
     assert list(predicted.hypervolume) == sorted(predicted.hypervolume)
 
 
@@ -76,18 +64,18 @@ def test_ensembles_cost_what_the_unit_says(run):
 
 def test_every_record_has_the_sum_of_the_table_that_the_run_keeps(run):
     table = LatencyTable.parse(run.read("latency/here.json"), "here.json")
-    costs = DeviceCosts(get_space("digits"), 10, {"here": table})
+    space = load(run.arguments[0], [word for word in run.arguments[3:] if word != "--set"]).search_space
+    costs = DeviceCosts(space, 10, {"here": table})
     assert costs.exact["here"].classes == 10
     for key in ("measured.jsonl", "search.jsonl"):
         records = rows(run, key)
         assert costs.completed([replace(m, latency_ms=None, device="") for m in records]) == records
-    assert json.loads((run.folder / "measure.done.json").read_text())["outputs"].keys() >= {"latency/here.json"}
+    assert json.loads((run.folder / "adapt.done.json").read_text())["outputs"].keys() >= {"latency/here.json"}
     assert "latency/here.json" in json.loads((run.folder / "search.done.json").read_text())["inputs"]
 
 
 def test_ensembles_are_chosen_again_by_another_unit_without_predicting_anew(run, ofa, tmp_path):
-    sets = [part for setting in SETTINGS for part in ("--set", setting)]
-    asked = ("ensemble", TINY, "--store", run.store, *sets, "--unit")
+    asked = ("ensemble", *run.arguments, "--unit")
     assert ofa(*asked, "params", "--out", tmp_path)[0] == 0
     members = Front.from_json(run.read("front.json")).members
     again = Ensembles.from_bytes((tmp_path / "ensembles.json").read_bytes(), "ensembles.json")

@@ -246,7 +246,8 @@ def test_the_same_run_onto_a_real_s3_server_ends_with_the_same_front_and_is_pull
 
 
 @pytest.mark.whole_run
-@pytest.mark.parametrize("signal", [2, pytest.param(15, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("signal", [2, 15])
 def test_a_run_that_is_told_to_stop_says_so(tmp_path, signal):
     """Ctrl-C and SIGTERM, while Ray Train works."""
     running = Running("run", TINY, "--store", tmp_path)

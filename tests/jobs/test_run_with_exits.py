@@ -1,66 +1,28 @@
-"""A whole run on a space with exits: they are in the front, in exits.json, in the report, and are exported.
-
-Its test images are files that are no images, except while `train` checks them and `predict` reads them: no other step can.
-"""
+"""A whole run on a space with exits: they are in the front, in exits.json, in the report, and are exported."""
 
 import json
-import os
-import shutil
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from helpers import TINY, ofa
-from pictures import write_digits
+from helpers import ExitsRun, ofa
 
 from ensemble.network import CascadeNetwork, from_safetensors
-from jobs.config import load
 from ofa.arch import Arch
 from ofa.spaces import get_space
 
-pytestmark = pytest.mark.whole_run
-SPACE = "ofav2_mbv3_ee_dp_w0.1_32px"
-SETTINGS = (
-    f"space={SPACE}", "choices.resolutions=[20]", "train.teacher_exits=ascending",
-    'train.phases=[{name="full",epochs=1,lr=0.1,joint_exits="ascending",exits=[5]},'
-    '{name="all",epochs=1,lr=0.05,distil=1.0,teacher="previous"}]',
-    "measure.archs=20", "measure.latency_archs=5", "measure.latency_runs=5", "search.evaluations=24", "search.population=8",
-    "search.predicted_evaluations=300", "search.predicted_members=4", "adapt.iterations=1", "adapt.archs=10",
-    "adapt.oversample=1", "adapt.batch=3", "adapt.survivors=5", "adapt.epochs=1", "adapt.subnets=1",
-    "adapt.predicted_evaluations=100", "adapt.candidates=10",
-)  # fmt: skip
+SPACE = ExitsRun.space
 
 
-@pytest.fixture(scope="module")
-def arguments(tmp_path_factory):
-    """The arguments of every command on the run, which is there."""
-    store, images = tmp_path_factory.mktemp("exits"), tmp_path_factory.mktemp("images") / "digits"
-    write_digits(images)
-    settings = (*SETTINGS, f"data.source={images}")
-    words = [TINY, "--store", store, *(word for setting in settings for word in ("--set", setting))]
-    test, kept = images / "test", images.parent / "test"
-    shutil.copytree(test, kept)
-    for command, last in (("train", None), ("run", "validate"), ("predict", None), ("run", "report")):
-        if command == "predict":
-            shutil.copytree(kept, test, dirs_exist_ok=True)
-        until = ("--until", last) if last else ()
-        done = ofa(command, *words, *until, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        assert done.returncode == 0, done.stderr
-        spoil(test)
-    return words
+@pytest.fixture
+def arguments(exits_run):
+    return exits_run.arguments
 
 
-def spoil(folder):
-    """Replaces every file in a folder by one that is no image."""
-    for path in folder.rglob("*.png"):
-        path.write_bytes(b"no image")
-
-
-@pytest.fixture(scope="module")
-def folder(arguments):
-    settings = [word for word in arguments[3:] if word != "--set"]
-    return arguments[2] / load(str(TINY), settings).id
+@pytest.fixture
+def folder(exits_run):
+    return exits_run.folder
 
 
 def test_no_step_but_predict_has_read_a_test_image(arguments, folder):

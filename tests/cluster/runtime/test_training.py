@@ -23,7 +23,8 @@ def trained(loop, tmp_path, max_failures):
     return events, starts
 
 
-@pytest.mark.parametrize("kind", [Diverged, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (InputError, NoSpace))])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Diverged, InputError, NoSpace])
 def test_what_no_other_try_mends_ends_training_at_once(tmp_path, kind):
     """With its own line, although other failures would be tried again three times."""
 

@@ -61,7 +61,7 @@ except StepError as error:
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("step", ["train", "pool", pytest.param("tasks", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", ["pool", *(pytest.param(step, marks=pytest.mark.slow) for step in ("train", "tasks"))])
 def test_a_raylet_that_dies_is_one_line_and_exit_code_1(tmp_path, step):
     root = Path(__file__).parents[3]
     program = tmp_path / "program.py"

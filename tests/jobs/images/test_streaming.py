@@ -156,6 +156,7 @@ def test_images_larger_than_the_memory_setting_stream(tmp_path):
 
 
 @pytest.mark.whole_run
+@pytest.mark.slow
 def test_a_supernet_trains_on_a_stream(tmp_path):
     """The command, two workers, each with a Ray Data pipeline of its own; corrupt images on the way."""
     store = open_store(str(tmp_path / "images"))
