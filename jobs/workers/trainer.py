@@ -184,17 +184,16 @@ class Monitor(Observer):
         self.evaluator = data.evaluator(learner.net, plan.calibration_images, plan.evaluation_batch)
         self.selection = data.selection[: plan.validate_images] if "selection" in data.splits else None
         self.cheap = learner.net.device.type == "cpu"  # reading a loss there waits for nothing
+        # of the means over all workers
         self.loss_sum = torch.tensor(progress.loss_sum, dtype=torch.float64, device=learner.net.device)
-        self.mean_loss_sum = self.loss_sum.clone()  # of the means over all workers, for checkpoints
         self.saved = self.reported = time.monotonic()
         self.report(resumed=True)
 
     def step_done(self, number: int, loss: Tensor) -> None:
         self.progress.step += 1
-        self.loss_sum += loss.double()  # stays on the device: reading it would wait for the step
         mean = loss.double().clone()
         self.worker.average(mean)
-        self.mean_loss_sum += mean
+        self.loss_sum += mean  # stays on the device: reading it would wait for the step
         now = time.monotonic()
         if now - self.reported > REPORT_S or self.cheap:
             self.check_loss(number)
@@ -213,7 +212,6 @@ class Monitor(Observer):
         self.check_weights(number)
         p, phase = self.progress, self.plan.phases[number]
         loss = torch.tensor(self.loss_sum.item() / self.per_epoch)
-        self.worker.average(loss)
         lr = self.plan.lr_at(number, (p.epoch + 1) * self.per_epoch - 1, self.per_epoch)
         row: dict[str, Any] = {"phase": phase.name, "epoch": p.epoch + 1, "loss": round(loss.item(), 6), "lr": lr}
         last = p.epoch + 1 == phase.epochs
@@ -228,7 +226,6 @@ class Monitor(Observer):
         p.history.append(row)
         p.epoch, p.step, p.loss_sum = p.epoch + 1, 0, 0.0
         self.loss_sum.zero_()
-        self.mean_loss_sum.zero_()
         if self.worker.rank == 0:
             self.worker.report(EpochDone(row))
 
@@ -268,7 +265,7 @@ class Monitor(Observer):
         self.check_loss(number)
         self.check_weights(number)
         if self.worker.rank == 0:
-            self.progress.loss_sum = self.mean_loss_sum.item()
+            self.progress.loss_sum = self.loss_sum.item()
             name = self.plan.phases[number].name
             self.checkpoints.save(safetensors.torch.save(self.learner.state()), self.progress, name)
             self.worker.saved()

@@ -500,11 +500,10 @@ def test_a_loss_that_is_not_finite_ends_training_and_replaces_no_good_checkpoint
 def test_weights_that_are_not_finite_end_training_although_the_loss_is(tiny, tmp_path, monkeypatch):
     config, (_, arrays) = diverging(FINE), tiny
 
-    def step(learner, *_, **__):
+    def update(learner, *_):
         next(learner.net.parameters()).data.view(-1)[0] = torch.inf
-        return torch.tensor(1.0)
 
-    monkeypatch.setattr(Learner, "step", step)
+    monkeypatch.setattr(Learner, "update", update)
     with pytest.raises(Diverged, match=r"phase 'fine', epoch 1, step 1 of \d+: net\..* has values that are not finite"):
         train(config, arrays, tmp_path)
     assert Checkpoints(Run.at(str(tmp_path), config.id, ""), files.SUPERNET).latest() is None
