@@ -5,11 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from ofa.extract import PlainNet
+from ofa.graph import Node
 from ofa.threads import torch_threads
 
 
@@ -66,6 +69,65 @@ def times_ms(
                     if run >= warm_up:
                         times.append(took_ms)
     return found
+
+
+@torch.inference_mode()
+def node_times_ms(
+    nets: Sequence[tuple[PlainNet, int]],
+    *,
+    runs: int,
+    threads: int,
+    rounds: int = 3,
+    warm_up: int = 3,
+    device: str = "cpu",
+) -> list[dict[str, list[float]]]:
+    """The milliseconds of every node of each network, by its name, in every run of the whole network.
+
+    A node's time is from the end of the node before to its own end, so the times of one run add up to that of the network,
+    and each node finds the caches as its predecessors leave them. nets, the other arguments and turns: as in
+    `measure_latencies`.
+    """
+    found: list[dict[str, list[float]]] = [{node.name: [] for node in net.graph.nodes} for net, _ in nets]
+    cuda = torch.device(device).type == "cuda"
+    with torch_threads(threads):
+        for _ in range(rounds):
+            for (net, resolution), times in zip(nets, found, strict=True):
+                x = torch.zeros(1, 3, resolution, resolution, device=device)
+                for run in range(warm_up + -(-runs // rounds)):
+                    took = _cuda_node_ms(net, x) if cuda else _cpu_node_ms(net, x)
+                    if run >= warm_up:
+                        for name, took_ms in zip(times, took, strict=True):
+                            times[name].append(took_ms)
+    return found
+
+
+def _cpu_node_ms(net: PlainNet, x: torch.Tensor) -> list[float]:
+    ends: list[float] = []
+
+    def timed(node: Node, given: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = net.part(node.name)(given)
+        ends.append(time.perf_counter())
+        return output
+
+    start = time.perf_counter()
+    net.graph.flow(x, timed)
+    return [(end - before) * 1e3 for before, end in pairwise((start, *ends))]
+
+
+def _cuda_node_ms(net: PlainNet, x: torch.Tensor) -> list[float]:
+    ends = [torch.cuda.Event(enable_timing=True)]
+
+    def timed(node: Node, given: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = net.part(node.name)(given)
+        ends.append(torch.cuda.Event(enable_timing=True))
+        ends[-1].record()
+        return output
+
+    torch.cuda.synchronize(x.device)
+    ends[0].record()
+    net.graph.flow(x, timed)
+    torch.cuda.synchronize(x.device)
+    return [float(before.elapsed_time(end)) for before, end in pairwise(ends)]
 
 
 def _cpu_ms(module: nn.Module, x: torch.Tensor) -> float:

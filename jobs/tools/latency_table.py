@@ -2,9 +2,8 @@
 
     ofa measure --latency-table FILE --space ofa_mbv3_w1.0 --resolution 224
 
-Every part of the space's networks, at every given resolution, is timed alone; a network's latency by
-the table is the sum of its parts. The agreement with whole networks is measured too, on random ones, and recorded
-in the file: sums omit the time between parts, so ranks are more reliable than milliseconds.
+Every part of the space's networks, at every given resolution, is timed within whole networks; a network's latency by the
+table is the sum of its parts. The agreement with other whole networks is measured too, and recorded in the file.
 """
 
 from __future__ import annotations
@@ -40,6 +39,7 @@ class Agreement:
     kendall_tau: float
     ratio: float  # median of whole over sum
     error: float  # median of |whole - ratio x sum| / whole
+    farthest: float  # greatest |whole - sum| / whole
 
 
 def measure_table(
@@ -73,7 +73,9 @@ def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
 
     ratio = statistics.median(w / s for w, s in zip(whole_ms, sums_ms, strict=True))
     errors = [abs(w - ratio * s) / w for w, s in zip(whole_ms, sums_ms, strict=True)]
-    return Agreement(len(whole_ms), tau(np.array(whole_ms), np.array(sums_ms)), ratio, statistics.median(errors))
+    farthest = max(abs(w - s) / w for w, s in zip(whole_ms, sums_ms, strict=True))
+    kendall_tau = tau(np.array(whole_ms), np.array(sums_ms))
+    return Agreement(len(whole_ms), kendall_tau, ratio, statistics.median(errors), farthest)
 
 
 def place_of(path: str) -> Path:

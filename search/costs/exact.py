@@ -8,13 +8,14 @@ Shape letters in this file: B archs, G genes, N nodes, R resolutions, X entries 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import product
 
 import numpy as np
 
+from ofa.arch import Arch
 from ofa.compiled import compiled
 from ofa.genes import Genes
 from ofa.graph import Cost, Part, strided
@@ -64,7 +65,7 @@ class NodeTables:
         self.names = sorted(self.decides, key=lambda name: order.get(name, len(order)))
         self._places = {name: self._strides(name) for name in self.names}
         self.entries: dict[str, dict[int, Entry | None]] = {name: {} for name in self.names}
-        for row_G in self._combinations(extremes[0]):
+        for row_G in self._combinations(extremes[0], lambda name, place: place not in self.entries[name]):
             self._enter(row_G)
         for row_G in self.genes.random(_CHECKS, rng):
             there = self._network(row_G)
@@ -85,8 +86,25 @@ class NodeTables:
                     row_G[gene] = choice
                     yield gene, self.genes.canonical(row_G[None])[0]
 
-    def _combinations(self, base_G: np.ndarray) -> Iterator[np.ndarray]:
-        """Archs with every variant of every node: first many nodes at once, then the remaining variants."""
+    def covering(self, label: Callable[[str, Part, int], Hashable]) -> list[Arch]:
+        """Some archs whose networks together have every label of a node, of its part and of the strides before it."""
+        wanted = {label(name, *entry) for name, known in self.entries.items() for entry in filter(None, known.values())}
+
+        def misses(name: str, place: int) -> bool:
+            entry = self.entries[name][place]
+            return entry is not None and label(name, *entry) in wanted
+
+        found = []
+        for row_G in self._combinations(self.genes.encode([self.space.largest()])[0], misses):
+            there = {label(name, *entry) for name, entry in self._network(row_G).items()} & wanted
+            if there:
+                wanted -= there
+                found.append(row_G)
+        assert not wanted, (self.space.name, wanted)
+        return self.genes.decode(np.array(found))
+
+    def _combinations(self, base_G: np.ndarray, misses: Callable[[str, int], bool]) -> Iterator[np.ndarray]:
+        """Archs with every variant of every node: first many nodes at once, then the variants that `misses` finds."""
         each = {name: list(product(*(range(self.genes.sizes_G[g]) for g in self.decides[name]))) for name in self.names}
         for i in range(max(len(combinations) for combinations in each.values())):
             row_G, taken = base_G.copy(), set()
@@ -101,7 +119,7 @@ class NodeTables:
                 row_G = base_G.copy()
                 row_G[self.decides[name]] = combination
                 row_G = self.genes.canonical(row_G[None])[0]
-                if self._place(name, row_G) not in self.entries[name]:
+                if misses(name, self._place(name, row_G)):
                     yield row_G
 
     def _enter(self, row_G: np.ndarray) -> None:

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 from cluster.errors import InputError
 from jobs.cli.main import app
 from jobs.tools.latency_table import CLASSES, compared, measure_table, place_of
+from jobs.workers.parts import covering_archs
 from ofa.genes import Genes
 from ofa.graph import strided
 from ofa.spaces import get_space
@@ -48,11 +49,29 @@ def test_a_measured_table_holds_every_part_and_its_sums_rank_networks():
     assert agreement.ratio > 0
 
 
+@pytest.mark.parametrize("name", ["digits", "ofa_mbv3_w1.0", "ofav2_mbv3_ee_dp_w0.25_32px"])
+def test_the_networks_that_are_timed_have_every_part_of_the_space(name):
+    space = get_space(name)
+    nodes, side = node_tables(space, 10), space.resolutions[-1]
+    every = {
+        keys(node, part, strided(side, stride))[0]
+        for node in nodes.names
+        for part, stride in filter(None, nodes.entries[node].values())
+    }
+    archs = covering_archs(space, 10)
+    graphs = [space.graph(arch, (), 10) for arch in archs]
+    found = {keys(node.name, node.part, size)[0] for g in graphs for node, size in zip(g.nodes, g.sizes(side), strict=True)}
+    assert found == every
+    assert len(archs) < 100
+    assert all(space.contains(arch) for arch in archs)
+
+
 def test_agreement_is_the_rank_the_ratio_and_what_is_left():
     exact = compared([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
     assert (exact.kendall_tau, exact.ratio, exact.error) == (1.0, 2.0, 0.0)
     assert compared([1.0, 2.0, 4.0], [1.0, 2.0, 3.0]).error == pytest.approx(0.0)
     assert compared([1.0, 2.0], [2.0, 1.0]).kendall_tau == -1.0
+    assert compared([1.0, 2.0], [1.25, 2.0]).farthest == pytest.approx(0.2)
 
 
 def test_the_command_writes_the_table_and_says_how_good_sums_are(tmp_path):
@@ -62,7 +81,7 @@ def test_the_command_writes_the_table_and_says_how_good_sums_are(tmp_path):
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["networks"] == 3
-    assert list(json.loads(file.read_text())["_agreement"]) == ["networks", "kendall_tau", "ratio", "error"]
+    assert list(json.loads(file.read_text())["_agreement"]) == ["networks", "kendall_tau", "ratio", "error", "farthest"]
     assert torch.get_num_threads() >= 1
 
 
