@@ -212,6 +212,21 @@ def to_onnx(program: torch.export.ExportedProgram, outputs: Sequence[str] = ("ou
     return model.model_proto.SerializeToString()
 
 
+def to_onnx_of_any_size(module: nn.Module, channels: int, side: int) -> bytes:
+    """`module` as an ONNX model for one input [1, channels, H, W] of any size; side: a possible one, in pixels."""
+    import onnx
+
+    with torch.no_grad():
+        program = torch.export.export(module.eval(), (torch.zeros(1, channels, side, side),))
+    model = onnx.load_from_string(to_onnx(program))
+    for value in (*model.graph.input, *model.graph.output):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if axis >= 2:
+                dim.dim_param = f"{value.name}_{'height' if axis == 2 else 'width'}"
+    del model.graph.value_info[:]  # the shapes of this size
+    return model.SerializeToString()
+
+
 @torch.inference_mode()
 def pt2_difference(file: bytes, network: nn.Module, images: Tensor) -> float:
     """The largest difference between the outputs of an exported program and of `network`, in one batch and singly."""

@@ -92,7 +92,7 @@ AT_HOME = {
         *("jobs/images/", "jobs/workers/", "jobs/tools/", "jobs/evaluators.py"),
         "jobs/export.py",
     ),
-    "onnxruntime": ("ofa/export.py", "ofa/int8.py"),
+    "onnxruntime": ("ofa/export.py", "ofa/int8.py", "jobs/tools/time_parts.py"),
     "safetensors": ("ofa/export.py", "jobs/"),
     "numba": ("ofa/compiled.py",),
     "PIL": ("ofa/decode.py", "jobs/images/"),

@@ -24,6 +24,7 @@ from ofa.spaces import get_space
 from search.objective import objective_named
 
 app = typer.Typer()
+WHOLE_NETWORKS = 3  # that `ofa measure --parts` writes beside the parts
 
 
 Until = Annotated[str | None, typer.Option(metavar="STEP", help="stop after this step")]
@@ -118,9 +119,13 @@ def measure_command(
             metavar="FILE", help="measures a latency table on this machine and writes it to FILE, instead of a step"
         ),
     ] = None,
-    space: Annotated[str | None, typer.Option(help="with --latency-table: a search space")] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="writes each part as an ONNX file to DIR, with a script that times them elsewhere"),
+    ] = None,
+    space: Annotated[str | None, typer.Option(help="with --latency-table or --parts: a search space")] = None,
     resolution: Annotated[
-        list[int], typer.Option(help="with --latency-table: a resolution, may be repeated; all of the space if not given")
+        list[int], typer.Option(help="with these: a resolution, may be repeated; all of the space if not given")
     ] = [],  # noqa: B006
     runs: Annotated[int, typer.Option(min=4, help="with --latency-table: timed runs of each part")] = 30,
     threads: Annotated[int, typer.Option(min=1, help="with --latency-table: CPU threads")] = 1,
@@ -132,8 +137,15 @@ def measure_command(
     as_json: Json = False,
 ) -> None:
     """Runs the measure step of a run; with --latency-table, measures each part's latency on this machine."""
-    if (latency_table is None) == (config is None) or (latency_table is None) != (space is None):
-        raise InputError("ofa measure: give a config file, or --latency-table FILE and --space NAME")
+    if [config, latency_table, parts].count(None) != 2 or (config is None) == (space is None):
+        raise InputError("ofa measure: give a config file, or --latency-table FILE and --space NAME, or --parts DIR and "
+                         "--space NAME")  # fmt: skip
+    if parts is not None:
+        from jobs.tools.device_parts import export_parts
+
+        assert space is not None
+        here, reporter = get_space(space), Reporter("json" if as_json else None)
+        return export_parts(here, resolution or here.resolutions, WHOLE_NETWORKS, parts, reporter)
     if latency_table is None:
         assert config is not None
         with open_job(config, store, sets, as_json) as job:

@@ -46,11 +46,7 @@ def measure_table(
     space: Space, resolutions: Sequence[int], *, runs: int, threads: int, networks: int
 ) -> tuple[dict[str, Any], Agreement]:
     """The table as JSON, and the agreement of its sums with `networks` random networks."""
-    if not has_keys(space):
-        raise InputError(f"ofa measure --latency-table: {space.name} has no published format; use a MobileNetV3 space")
-    if (strange := next((r for r in resolutions if r not in space.resolutions), None)) is not None:
-        listed = ", ".join(str(r) for r in space.resolutions)
-        raise InputError(f"ofa measure --latency-table: resolution {strange} is not in {space.name}; it has {listed}")
+    check(space, resolutions, "--latency-table")
     measured = part_table(space, CLASSES, resolutions, runs, threads)
     table: dict[str, Any] = {"_source": f"ofa measure --latency-table, {space.name}", **measured}
     net = untrained(space, CLASSES)
@@ -65,6 +61,15 @@ def measure_table(
     agreement = compared(sums(Genes(drawn).encode(archs)).tolist(), whole_ms)
     table["_agreement"] = {name: getattr(agreement, name) for name in Agreement.__slots__}
     return table, agreement
+
+
+def check(space: Space, resolutions: Sequence[int], option: str) -> None:
+    """Raises an `InputError` for a space without published keys, and for a resolution that it lacks."""
+    if not has_keys(space):
+        raise InputError(f"ofa measure {option}: {space.name} has no published format; use a MobileNetV3 space")
+    if (strange := next((r for r in resolutions if r not in space.resolutions), None)) is not None:
+        listed = ", ".join(str(r) for r in space.resolutions)
+        raise InputError(f"ofa measure {option}: resolution {strange} is not in {space.name}; it has {listed}")
 
 
 def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:

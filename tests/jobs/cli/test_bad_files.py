@@ -24,7 +24,11 @@ USES = {
     "train": ["{config} --store {>store}"],
     "adapt": ["{config} --store {store}"],
     "transfer": ["{config} --from {weights} --store {>store}", "{config} --from {run} --store {>store}"],
-    "measure": ["{config} --store {store}", "--latency-table {>table} --space digits --runs 4 --networks 3 --resolution 24"],
+    "measure": [
+        "{config} --store {store}",
+        "--latency-table {>table} --space digits --runs 4 --networks 3 --resolution 24",
+        "--parts {>out} --space digits --resolution 24",
+    ],
     "tune": ["{config} --store {>store} --out {>tuned}"],
     "cite": ["{config}"],
     "search": [
@@ -249,7 +253,7 @@ def test_what_cannot_be_used_is_one_line_and_nothing_is_written(ofa, valid, bad,
 
 
 # Commands that begin to work on a valid file, which takes minutes or Ray; their files are read as those of the others.
-AT_WORK = ("run", "train", "transfer", "tune", "serve", "measure --latency-table")
+AT_WORK = ("run", "train", "transfer", "tune", "serve", "measure --latency-table", "measure --parts")
 MARKS = {"UTF-8": "utf-8-sig", "UTF-16": "utf-16"}
 MARKED = [(u, n, m) for u in ALL if not u.startswith(AT_WORK) for n in placeholders(u) if n in TEXTS for m in MARKS]
 
