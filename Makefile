@@ -8,7 +8,7 @@ PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadgroup
 IN_TWO = $(PYTEST) -n 2 --dist loadgroup
 
-.PHONY: setup lock demo test test-unit test-all check docs bench bench-search bench-ensemble bench-gpu bench-chaos services
+.PHONY: setup lock demo horovod test test-unit test-all test-horovod check docs bench bench-search bench-ensemble bench-gpu bench-chaos services
 
 setup: .venv/installed
 
@@ -37,6 +37,10 @@ demo: setup
 services:
 	@tests/services.sh
 
+# Horovod, for train.backend = "horovod": two minutes for the first time, then from a wheel in ~/.cache/ofa-cluster.
+horovod: setup
+	@tools/horovod.sh $(BIN)/python
+
 # Tests are marked by what they use beyond their process (pyproject.toml, tests/uses.py). Those without a mark, in about 6 minutes:
 MARKED := cluster or server or browser or whole_run
 MANY := cluster or browser or whole_run
@@ -52,6 +56,10 @@ test: setup services
 test-all: setup services
 	$(PARALLEL) -m "not ($(MANY))"
 	$(IN_TWO) -m "$(MANY)"
+
+# Those of Horovod, which test-all skips where it is not built.
+test-horovod: horovod
+	$(IN_TWO) -m horovod
 
 check: setup
 	$(BIN)/ruff check .

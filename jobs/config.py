@@ -609,6 +609,10 @@ def _check(experiment: Experiment) -> None:
         raise ConfigError("data: selection and test together leave nothing to train on; lower one of them")
     if train.backend not in BACKENDS:
         raise ConfigError(f"train.backend is {train.backend!r}; there are {', '.join(BACKENDS)}")
+    if train.device == "cuda" and not BACKENDS[train.backend].gpus:
+        raise ConfigError(
+            f"train.device is 'cuda', and train.backend {train.backend!r} is built for CPUs alone; use train.backend 'ray'"
+        )
     of_exits(train.teacher_exits, experiment.search_space, "train.teacher_exits")
     if train.batch < train.most_workers:
         raise ConfigError(

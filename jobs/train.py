@@ -17,6 +17,7 @@ from typing import Any
 from cluster.checkpoint import Checkpoints
 from cluster.config import ConfigError
 from cluster.run import DamagedObject, File, Run, Step
+from cluster.runtime import horovod
 from cluster.runtime.backends import BACKENDS
 from cluster.runtime.machine import require_local_gpus
 from cluster.runtime.workers import EpochDone, Event, Skipped
@@ -58,6 +59,7 @@ class Trained:
 def train_supernet(job: Job) -> None:
     """Runs the step `train`: writes the weights of every phase."""
     config = job.config
+    BACKENDS[config.train.backend].require()
     check(config, job.data.classes, job.data.sizes["train"])
     check_streamed(config, job.data)
     plan, tables = plan_of(config, job.data.classes), given_tables(job)
@@ -131,8 +133,13 @@ def check(config: Experiment, classes: int, images: int) -> None:
 
 
 def check_streamed(config: Experiment, data: Dataset) -> None:
-    """Raises a `ConfigError` if workers could take the CPUs that read the images which they wait for."""
+    """Raises a `ConfigError` if workers could take the CPUs that read the images which they wait for, or have no Ray."""
     train = config.train
+    if data.stored is not None and horovod.launched() is not None:
+        raise ConfigError(
+            "data.memory_mib: the training images are streamed by Ray, in which the processes of horovodrun take no part; "
+            "raise it, or start this command without horovodrun"
+        )
     if data.stored is not None and train.least_workers < train.most_workers and train.device == "cpu":
         raise ConfigError(
             f"train.workers is [{train.least_workers}, {train.most_workers}], but the training images stream: workers on "

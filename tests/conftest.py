@@ -8,6 +8,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         uses.mark(item)
         if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if item.get_closest_marker("horovod") is not None and find_spec("horovod") is None:
+            item.add_marker(pytest.mark.skip(reason="no Horovod; `make horovod` builds it"))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # before a test's time starts

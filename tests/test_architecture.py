@@ -79,6 +79,7 @@ ABOUT_NETWORKS = "ensemble.network"
 # Where each library may be imported: files, or folders with a slash.
 AT_HOME = {
     "ray": ("cluster/runtime/",),
+    "horovod": ("cluster/runtime/",),
     "starlette": ("cluster/runtime/",),
     "boto3": ("cluster/stores/",),
     "botocore": ("cluster/stores/",),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cluster.errors import InputError
+from cluster.runtime import horovod
 from cluster.runtime.workers import Event, Loop, Worker
 
 if TYPE_CHECKING:
@@ -36,11 +37,16 @@ class RunWorkers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A way to run workers; `needs_ray`: only inside a Ray session; `elastic`: their number may change meanwhile."""
+    """A way to run workers; `needs_ray`: only inside a Ray session; `elastic`: their number may change meanwhile.
+
+    gpus: whether workers may have GPUs. require: raises an `InputError` if the backend is not installed.
+    """
 
     run: RunWorkers
     needs_ray: bool = True
     elastic: bool = False
+    gpus: bool = True
+    require: Callable[[], Any] = lambda: None
 
 
 def on_ray(
@@ -75,4 +81,26 @@ def local(
     loop(Worker(0, 1, on_event), arrays)
 
 
-BACKENDS = {"ray": Backend(on_ray, elastic=True), "local": Backend(local, needs_ray=False)}
+def on_horovod(
+    loop: Loop,
+    arrays: Mapping[str, np.ndarray],
+    on_event: Callable[[Event], None],
+    *,
+    workers: int,
+    least: int,
+    max_failures: int,
+    gpu: bool,
+) -> None:
+    """Runs Horovod's workers, data-parallel over gloo: the processes that horovodrun started, else Ray actors."""
+    if (place := horovod.launched()) is not None:
+        return horovod.train_in_processes(loop, arrays, on_event, world=place[1], workers=workers)
+    from cluster.runtime.horovod_ray import train_on_actors  # Ray takes seconds to import
+
+    return train_on_actors(loop, arrays, on_event, workers=workers, max_failures=max_failures)
+
+
+BACKENDS = {
+    "ray": Backend(on_ray, elastic=True),
+    "horovod": Backend(on_horovod, needs_ray=horovod.launched() is None, gpus=False, require=horovod.library),
+    "local": Backend(local, needs_ray=False),
+}

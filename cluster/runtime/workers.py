@@ -70,6 +70,13 @@ def _nothing() -> None:
     return None
 
 
+def all_reduce(tensor: Tensor) -> None:
+    """Replaces `tensor` by its sum over all workers of PyTorch's process group."""
+    import torch.distributed
+
+    torch.distributed.all_reduce(tensor)
+
+
 @dataclass(frozen=True, slots=True)
 class Worker:
     """One of `world` workers that train together; alone it needs no process group.
@@ -84,6 +91,7 @@ class Worker:
     shards: int = 0  # of every batch; 0: one for each worker
     awaited: Callable[[], bool] = _never  # whether others wait for a checkpoint, to join from it
     saved: Callable[[], None] = _nothing  # is called after every checkpoint
+    add: Callable[[Tensor], None] = all_reduce  # replaces a tensor by its sum over all workers
 
     @property
     def own(self) -> range:
@@ -93,9 +101,7 @@ class Worker:
     def average(self, tensor: Tensor) -> None:
         """Replaces `tensor` by its mean over all workers."""
         if self.world > 1:
-            import torch.distributed
-
-            torch.distributed.all_reduce(tensor)
+            self.add(tensor)
             tensor /= self.world
 
 

@@ -18,6 +18,7 @@ from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.reading import parse_json, read_json, shortened
 from cluster.run import File
+from cluster.runtime import horovod
 from jobs import config as configs
 from jobs.job import Job, opened
 from jobs.pipeline import STEPS
@@ -89,10 +90,22 @@ def open_job(
 ) -> Iterator[Job]:  # fmt: skip
     """Opens the job of a command on a run, which must have begun before unless the command begins one.
 
-    reads: an object that the command reads first, for the error about a run that has not begun.
+    reads: an object that the command reads first, for the error about a run that has not begun. Of the processes that
+    horovodrun started only the first opens it; the others train with it, and end here.
     """
     asked = ["--store", store, *(part for setting in sets for part in ("--set", setting))]
+    processes = horovod.launched()
+    if processes is not None:
+        horovod.started()  # before the first process reads images, for which the others would not wait
+        if processes[0] > 0:
+            horovod.follow()
+            raise typer.Exit
     experiment = configs.load(config, sets)
+    if processes is not None and experiment.train.backend != "horovod":
+        raise InputError(
+            f"{config}: train.backend is {experiment.train.backend!r}, and horovodrun started {processes[1]} processes of "
+            "this command; add --set train.backend=horovod, or start it without horovodrun"
+        )
     with ExitStack() as stack:
         attempt = 0
         if in_cluster:

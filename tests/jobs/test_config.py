@@ -255,7 +255,7 @@ def test_the_written_config_is_the_same_run(tmp_path):
         ("train.head=new", "train.head is 'new', but there are no train.weights whose head it could replace"),
         ("train.head=old", "train: head is 'old'; input should be 'kept' or 'new'"),
         ("data.classes=[3, 4]", r"data.classes: 0 is 3; input should be a valid string"),
-        ("train.backend=horses", "train.backend is 'horses'; there are ray, local"),
+        ("train.backend=horses", "train.backend is 'horses'; there are ray, horovod, local"),
         ("train.teacher=train", "train: no setting 'teacher'; here you may set phases, .*teacher_norm"),
         ("train.workers=0", "train: workers is 0; input should be greater than or equal to 1"),
         (
@@ -331,6 +331,11 @@ def test_what_cannot_work_is_one_line_before_anything_starts(setting, says):
         load(TINY, [setting])
     assert str(caught.value).startswith((TINY, f"--set {setting}: "))
     assert "\n" not in str(caught.value)
+
+
+def test_horovod_trains_on_cpus():
+    with pytest.raises(ConfigError, match=r"train.device is 'cuda', and train.backend 'horovod' is built for CPUs alone"):
+        load(TINY, ["train.backend=horovod", "train.device=cuda"])
 
 
 def test_the_settings_of_a_sampler_are_part_of_the_run_where_there_are_some():

@@ -62,7 +62,7 @@ def test_another_failure_is_tried_again_and_events_arrive(tmp_path):
 def test_events_go_through_the_drivers_node(monkeypatch):
     """Where another node is lost, its workers' training goes on, and so must the driver."""
 
-    def options(self, scheduling_strategy):
+    def options(self, scheduling_strategy, **others):
         raise InterruptedError(scheduling_strategy.node_id, scheduling_strategy.soft)
 
     monkeypatch.setattr(ray.actor.ActorClass, "options", options)

@@ -77,6 +77,22 @@ def test_bad_input_is_one_line_and_exit_code_2(ofa, tmp_path, arguments, says):
     assert err.count("\n") == 1
 
 
+def test_a_backend_that_is_not_installed_is_one_line_and_leaves_nothing(ofa, tmp_path, monkeypatch):
+    for name in ("horovod", "horovod.torch"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, _, err = ofa("train", TINY, "--store", tmp_path / "runs", "--set", "train.backend=horovod")
+    assert (code, err) == (2, "ofa: train.backend is 'horovod', which is not installed: make horovod\n")
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_horovodrun_starts_no_other_backend(ofa, tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.runtime.horovod.launched", lambda: (0, 2))
+    monkeypatch.setattr("cluster.runtime.horovod.started", lambda: None)
+    code, _, err = ofa("train", TINY, "--store", tmp_path / "runs")
+    assert code == 2
+    assert "train.backend is 'ray', and horovodrun started 2 processes of this command; add --set train.backend=horov" in err
+
+
 def test_a_record_that_is_none_is_one_line(ofa, tmp_path):
     Run.open(str(tmp_path), helpers.run_id(), helpers.TINY.read_text(), "test").begin("train")
     (tmp_path / helpers.run_id() / "train.done.json").write_text("{}")
