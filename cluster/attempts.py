@@ -152,13 +152,19 @@ def lives(record: dict[str, Any]) -> bool | None:
 class Lease:
     """The right of one driver to work on a run: the record of its attempt, renewed until `end`.
 
-    facts: of the driver, for its record. notify: is called with a line where the claim has to wait.
+    facts: of the driver, for its record. notify: is called with a line where the claim has to wait. progress: how far the
+    work is, for the record, a `cluster.records.Progress`; None if it is not known.
     """
 
     def __init__(
-        self, store: Store, run_id: str, facts: dict[str, object], notify: Callable[[str], None] = lambda _: None
+        self,
+        store: Store,
+        run_id: str,
+        facts: dict[str, object],
+        notify: Callable[[str], None] = lambda _: None,
+        progress: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:
-        self.store, self.run_id, self.notify = store, run_id, notify
+        self.store, self.run_id, self.notify, self.progress = store, run_id, notify, progress
         self.facts = {"began": now(), **facts}
         self.attempt = 0  # until it is claimed
         self._ended = threading.Event()
@@ -227,7 +233,8 @@ class Lease:
         return None
 
     def _write(self, **more: object) -> None:
-        record = {"attempt": self.attempt, **self.facts, **more}
+        progress = self.progress()
+        record = {"attempt": self.attempt, **self.facts, **({"progress": progress} if progress else {}), **more}
         self.store.write(f"{self.run_id}/{attempt_record(self.attempt)}", json_lines(record).encode())
 
     def _renew(self) -> None:

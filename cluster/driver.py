@@ -13,10 +13,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 from cluster.attempts import Lease, driver_log, exit_code, first_start
 from cluster.errors import InputError, StepError
@@ -127,15 +127,24 @@ class Deadline:
 
 
 @contextmanager
-def attempt_at(store_url: str, run_id: str, *, deadline_s: int = 0, last: str = "") -> Iterator[int]:
+def attempt_at(
+    store_url: str,
+    run_id: str,
+    *,
+    deadline_s: int = 0,
+    last: str = "",
+    progress: Callable[[], dict[str, Any] | None] = lambda: None,
+) -> Iterator[int]:
     """Claims and yields the number of this attempt at the run; inside, output is also uploaded to the run's `logs/`.
 
-    deadline_s, last: see `Deadline`; at the deadline the body is interrupted as by SIGTERM, and `DeadlinePassed` is raised.
+    progress: see `Lease`. deadline_s, last: see `Deadline`; at the deadline the body is interrupted as by SIGTERM, and
+    `DeadlinePassed` is raised.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # how Ray and KubeRay stop a job
     store = open_store(store_url)
-    lease = Lease(store, run_id, {"host": platform.node(), "submission": os.environ.get("RAY_JOB_SUBMISSION_ID", "")})
+    facts = {"host": platform.node(), "submission": os.environ.get("RAY_JOB_SUBMISSION_ID", "")}
+    lease = Lease(store, run_id, dict(facts), progress=progress)
     attempt = lease.take()
     # the log belongs to this attempt, so it is written even if a later attempt has begun
     log = UploadedLog(store, f"{run_id}/{driver_log(attempt)}", list(secrets(os.environ).values()))

@@ -66,6 +66,18 @@ class Done:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """How far the work of a step is: `done` of `total` units (0: unknown)."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = CHECKED
+    title: str
+    done: NotNegative
+    total: NotNegative
+    unit: str
+    note: str
+
+
+@dataclass(frozen=True)
 class Attempt:
     """The record of an attempt; without `ended` and `exit` while its driver runs, and if it was killed.
 
@@ -83,6 +95,8 @@ class Attempt:
     machine: str | None = None
     pid: Annotated[int, Field(ge=1)] | None = None
     started: NotNegative | None = None
+    renewed: Time | None = None
+    progress: Progress | None = None  # at the last renewal
 
 
 _adapter = cache(TypeAdapter)

@@ -120,12 +120,14 @@ class Run:
         )
 
     @contextmanager
-    def exclusive(self, notify: Callable[[str], None]) -> Iterator[Run]:
+    def exclusive(
+        self, notify: Callable[[str], None], progress: Callable[[], dict[str, Any] | None] = lambda: None
+    ) -> Iterator[Run]:
         """The run; from its first `begin` on to the end of the block this process alone writes its steps.
 
-        notify: see `Lease`; `begin` raises `Held` if another process works on the run.
+        notify, progress: see `Lease`; `begin` raises `Held` if another process works on the run.
         """
-        lease, error = Lease(self.store, self.id, this_process(), notify), None
+        lease, error = Lease(self.store, self.id, this_process(), notify, progress), None
         try:
             yield replace(self, store=Fenced(self.store, self.id, lease))
         except BaseException as raised:

@@ -133,7 +133,7 @@ def opened(
         run = Run.existing(store_url, config.id, code_version(), attempt)
     with ExitStack() as stack:
         if not attempt:
-            run = stack.enter_context(run.exclusive(reporter.say))
+            run = stack.enter_context(run.exclusive(reporter.say, reporter.progress))
         yield Job(config, run, reporter, asked, stack)
 
 

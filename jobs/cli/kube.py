@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -14,6 +15,7 @@ from cluster.address import shown
 from cluster.errors import InputError
 from cluster.kube.api import Lost
 from cluster.kube.state import LOST, TIMED_OUT
+from cluster.store import scheme_of
 from cluster.texts import json_text
 from jobs import config as configs
 from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from cluster.kube.api import Api
     from cluster.kube.outages import Outage
     from cluster.kube.runs import Seen
+    from cluster.run import Run
 
 app = typer.Typer()
+WATCH_S = 2.0  # seconds between looks at a store
 
 Sets = Annotated[
     list[str],
@@ -195,9 +199,19 @@ def status(
     context: Context = None,
     as_json: Json = False,
 ) -> None:
-    """Shows a run's state and the problems that keep it from running."""
-    from jobs.operate import kube as cluster
+    """Shows a run's state, and on Kubernetes the problems that keep it from running.
 
+    A run that `ofa run` works on, or did, is looked up in its store: --store, or ./runs.
+    """
+    from jobs.operate import kube as cluster
+    from jobs.operate import standing
+    from jobs.operate.results import the_run
+
+    if (local := standing.found_in(store or DEFAULT_STORE, run)) is not None:
+        show_standing(local, watch, as_json)
+        return
+    if store is not None and not scheme_of(store).shared:  # no pod writes there
+        the_run(store, run)  # raises the error that names the runs that there are
     api = connected(namespace, context)
     if watch:
         followed(api, run, as_json)
@@ -218,6 +232,21 @@ def status(
     for pod in found["pods"]:
         print(f"  {pod['phase']:10} {pod['pod']}")
     print(f"  results in {found['results']}")
+
+
+def show_standing(run: Run, watch: bool, as_json: bool) -> None:
+    """Prints the status of a run by its store; with `watch` every change while its driver works."""
+    from jobs.operate import standing
+
+    before: dict[str, Any] = {}
+    while True:
+        found = standing.status(run)
+        if {**found, "renewed": None} != before:
+            print(json_text(found) if as_json else "\n".join(standing.lines(found)), flush=True)
+        before = {**found, "renewed": None}
+        if not watch or found["state"] != standing.RUNNING:
+            return
+        time.sleep(WATCH_S)
 
 
 def end_with(code: int, message: str, as_json: bool) -> NoReturn:

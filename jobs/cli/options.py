@@ -107,12 +107,13 @@ def open_job(
             "this command; add --set train.backend=horovod, or start it without horovodrun"
         )
     with ExitStack() as stack:
-        attempt = 0
+        reporter, attempt = Reporter("json" if as_json else None), 0
         if in_cluster:
             last = f"{list(STEPS)[-1]}.done.json"
             deadline_s = experiment.kube.deadline_s
-            attempt = stack.enter_context(attempt_at(store, experiment.id, deadline_s=deadline_s, last=last))
-        reporter = Reporter("json" if as_json else None)
+            attempt = stack.enter_context(
+                attempt_at(store, experiment.id, deadline_s=deadline_s, last=last, progress=reporter.progress)
+            )
         asked_for = shlex.join([config, *asked])
         try:
             job = stack.enter_context(opened(experiment, store, reporter, asked_for, attempt, begins=begins))
