@@ -18,6 +18,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from cluster.config import dump
 from cluster.progress import Reporter
@@ -29,7 +30,8 @@ from jobs.tools.tune import run_trial
 from jobs.trials import Trials, shown
 from jobs.workers.trainer import Place
 
-OBJECTIVES = ("top1", "largest", "smallest")
+RESTARTS = 6
+OBJECTIVES: Final = ("top1", "largest", "smallest")
 
 
 def ended(folder: Path) -> dict[int, str]:
@@ -52,7 +54,12 @@ def killed_and_resumed(config: Path, store: Path, sets: list[str], folder: Path,
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         print(f"killed after {len(before)} trials, {time.monotonic() - start:.0f} s", flush=True)
-    subprocess.run(command, check=True)
+        (store / "before.json").write_text(json.dumps(before))
+    for _ in range(RESTARTS):  # Ray may not start on a busy machine, and the command says to repeat it
+        if not (code := subprocess.run(command, check=False).returncode):
+            break
+    assert code == 0, f"ofa tune ended with {code}"
+    before = {int(number): record for number, record in json.loads((store / "before.json").read_text()).items()}
     return before, time.monotonic() - start
 
 

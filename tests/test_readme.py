@@ -94,7 +94,7 @@ def test_readme_names_both_set_up_commands():
 
 
 # Runs and trainings of up to a minute each; tests/jobs and the demo have others in every suite.
-LONG = ("--set seed=2", "--set data.source=IMAGES", "ofa finetune")
+LONG = ("--set seed=2", "--set data.source=IMAGES", "ofa finetune", "ofa tune")
 
 
 def test_the_knee_in_int8_is_within_the_interval_of_float32_and_smaller(demo):
@@ -133,6 +133,9 @@ def test_a_command_of_the_readme_works(demo, mock_s3, tmp_path, line):
                  "search.evaluations=12", "search.population=8", "search.predicted_evaluations=100",
                  'train.phases=[{name="largest",epochs=1,lr=0.1}]']  # fmt: skip
         line += "".join(f" --set {shlex.quote(setting)}" for setting in small)
+    if "ofa tune" in line:
+        fill["tuned.toml"] = str(tmp_path / "tuned.toml")
+        line += " --set tune.trials=2 --set tune.epochs=4"
     if "seed=2" in line:
         fill["configs/digits.toml"] = str(TINY)
     if "s3://" in line:

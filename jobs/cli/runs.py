@@ -18,6 +18,7 @@ from jobs import config as configs
 from jobs import files
 from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, open_job
 from jobs.job import Job
+from jobs.operate.places import output_file, write_output
 from jobs.pipeline import FIRST, STEPS, result, run_steps, wanted_steps
 from jobs.trials import Trials, ordered, shown
 from ofa.spaces import get_space
@@ -150,12 +151,12 @@ def measure_command(
         assert config is not None
         with open_job(config, store, sets, as_json) as job:
             return run_steps(job, ["measure"])
-    from jobs.tools.latency_table import measure_table, place_of, write_table
+    from jobs.tools.latency_table import measure_table
 
     assert space is not None
-    here, place = get_space(space), place_of(latency_table)
+    here, place = get_space(space), output_file("--latency-table", latency_table)
     table, found = measure_table(here, resolution or here.resolutions, runs=runs, threads=threads, networks=networks)
-    write_table(place, table)
+    write_output("--latency-table", place, (json_text(table, indent=1) + "\n").encode())
     return Reporter("json" if as_json else None).say(
         f"{latency_table}: {sum(map(len, (table[str(r)] for r in resolution or here.resolutions)))} parts of {space}; "
         f"{found.networks} whole networks take {found.ratio:.2f} times their sums, "
@@ -177,15 +178,15 @@ def tune(
     as_json: Json = False,
 ) -> None:
     """Searches settings of training and search over short runs; leaves a config with the best ones, tuned.toml."""
-    from jobs.tools.tune import place_of, tune_settings
-
-    place = None if out is None else place_of(out)
+    place = None if out is None else output_file("--out", out)
     with open_job(config, store, sets, as_json, begins=True) as job:
+        from jobs.tools.tune import tune_settings  # torch and Ray take seconds to import
+
         job.reporter.say(f"run {job.run.id} in {job.run.url}", event="run", run=job.run.id, url=job.run.url)
         found = tune_settings(job)
         written = f"{job.run.url}/{files.TUNED}"
         if place is not None:
-            place.write_bytes(job.run.read(files.TUNED))
+            write_output("--out", place, job.run.read(files.TUNED))
             written = str(out)
         if as_json:
             return job.reporter.event("result", tuned=written, **found.to_json())

@@ -12,14 +12,9 @@ import random
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from cluster import address
 from cluster.errors import InputError
-from cluster.reading import shortened
-from cluster.stores.directory import check_directory
-from cluster.texts import json_text
 from jobs.workers.parts import SEED, part_table, untrained
 from ofa.extract import extract
 from ofa.genes import Genes
@@ -81,32 +76,3 @@ def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
     farthest = max(abs(w - s) / w for w, s in zip(whole_ms, sums_ms, strict=True))
     kendall_tau = tau(np.array(whole_ms), np.array(sums_ms))
     return Agreement(len(whole_ms), kendall_tau, ratio, statistics.median(errors), farthest)
-
-
-def place_of(path: str) -> Path:
-    """The file that a table will be written to; an `InputError` before anything is measured if it cannot be."""
-    if path and address.split(path)[0]:
-        raise InputError(f"--latency-table {shortened(path)}: is an address; give the path of the file to write")
-    place = address.directory(path)
-    try:
-        if not path or path.endswith("/") or place.is_dir():
-            raise InputError(f"--latency-table {shortened(repr(path))}: is a directory; name the file to write")
-        check_directory(place.parent)
-        place.stat()
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"--latency-table {shortened(path)}: cannot write: {reason}; choose another place") from None
-    return place
-
-
-def write_table(place: Path, table: dict[str, Any]) -> None:
-    """Writes a table as JSON; raises an `InputError` for a file that cannot be written."""
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json_text(table, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"--latency-table {place}: cannot write: {error.strerror}; choose another place") from None

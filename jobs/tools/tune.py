@@ -16,23 +16,19 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
 
-from cluster import address
 from cluster.checkpoint import Checkpoints
 from cluster.config import dump
-from cluster.errors import Diverged, InputError, StepError
+from cluster.errors import Diverged, StepError
 from cluster.progress import Tracker
-from cluster.reading import shortened
 from cluster.run import Run, Step
 from cluster.runtime.tuning import Axis, Budget, Past, Settings, Watcher, tune
 from cluster.runtime.workers import EpochDone, Event, Worker
 from cluster.seeds import stream
-from cluster.stores.directory import check_directory
 from jobs import files
 from jobs.config import Experiment, PhaseConfig, Range, Tune, check_tuning, with_settings
 from jobs.images.dataset import Dataset
@@ -366,20 +362,3 @@ def tuned_text(job: Job, trials: Trials) -> str:
         f"# `ofa tune` of the run {job.run.id}: trial {best.trial} of {len(trials.trials)}, with {results} on the selection "
         f"split.\n# {settings}\n\n{dump(found)}"
     )
-
-
-def place_of(path: str) -> Path:
-    """The file that the best settings will be written to; an `InputError` before any trial if it cannot be."""
-    if path and address.split(path)[0]:
-        raise InputError(f"--out {shortened(path)}: is an address; give the path of the file to write")
-    place = address.directory(path)
-    if not path or path.endswith("/") or place.is_dir():
-        raise InputError(f"--out {shortened(repr(path))}: is a directory; name the file to write")
-    check_directory(place.parent)
-    try:
-        place.stat()
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError) as error:
-        raise InputError(f"--out {shortened(repr(path))}: {getattr(error, 'strerror', None) or error}") from None
-    return place

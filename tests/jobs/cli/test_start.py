@@ -61,7 +61,7 @@ def test_help_version_cost_and_results_load_nothing_heavy(tmp_path):
     assert {arguments[:2] for arguments, (code, _, _) in found.items() if code != 0} == set()
 
 
-@pytest.mark.parametrize("command", ["run", "train", "search", "ensemble", "export"])
+@pytest.mark.parametrize("command", ["run", "train", "tune", "search", "ensemble", "export"])
 def test_a_config_that_cannot_be_used_is_refused_before_anything_heavy_is_loaded(command):
     commands = [[command, "nowhere.toml"], [command, str(helpers.TINY), "--set", "search.trails=3"], [command, "--nothing"]]
     assert [found[:2] for found in loaded(commands).values()] == [[2, []]] * 3

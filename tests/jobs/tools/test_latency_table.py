@@ -6,7 +6,8 @@ from typer.testing import CliRunner
 
 from cluster.errors import InputError
 from jobs.cli.main import app
-from jobs.tools.latency_table import CLASSES, compared, measure_table, place_of
+from jobs.operate.places import output_file
+from jobs.tools.latency_table import CLASSES, compared, measure_table
 from jobs.workers.parts import covering_archs
 from ofa.genes import Genes
 from ofa.graph import strided
@@ -108,8 +109,8 @@ def test_a_table_is_written_where_the_path_says_or_refused(tmp_path, monkeypatch
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     for path, place in {"a#b%20.json": "a#b%20.json", "~/t.json": "home/t.json", "./x//t.json": "x/t.json"}.items():
-        assert place_of(path) == tmp_path / place
+        assert output_file("--latency-table", path) == tmp_path / place
     for path in ("", "t/", "file:///t.json", "s3://bucket/t.json", "a\nb", "x" * 300):
         with pytest.raises(InputError):
-            place_of(path)
+            output_file("--latency-table", path)
     assert list(tmp_path.iterdir()) == []
