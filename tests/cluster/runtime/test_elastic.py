@@ -16,7 +16,8 @@ from kube.local_ray import TOKEN, LocalRay
 
 from cluster.progress import Reporter
 from cluster.run import Run
-from cluster.runtime.workers import Worker
+from cluster.runtime import training as training_on_ray
+from cluster.runtime.workers import Progressed, Worker
 from jobs import files
 from jobs.config import load
 from jobs.images.dataset import load as load_data
@@ -25,7 +26,7 @@ from jobs.workers import trainer
 
 ROOT = Path(__file__).parents[3]
 CHECKPOINT_S = 10.0
-STEP_S = 1.0  # of a step, until all workers are there again
+STEP_S = 1.0  # of a step of two workers, until both are there again
 SETS = ["train.workers=[1, 2]", "train.batch=33", "data.selection=0.4", "data.test=0.4", "train.validate_every=1000",
         f"train.checkpoint_s={CHECKPOINT_S}", 'train.phases=[{name="a",epochs=40,lr=0.001,subnets=1}]']  # fmt: skip
 PROGRAM = """
@@ -63,7 +64,7 @@ def loop(worker, arrays):
                 record(step=self.progress.epoch * self.per_epoch + self.progress.step)
             super().step_done(number, loss)
             if not (Path(folder) / "fast").exists():
-                time.sleep(float(step_s))
+                time.sleep(float(step_s) * (3 - worker.world))  # one worker has two shards
 
         def save(self, number):
             super().save(number)
@@ -115,6 +116,8 @@ class Training:
         end = time.monotonic() + longest_s
         while time.monotonic() < end:
             assert self.driver.poll() is None, (self.folder / "driver.log").read_text()
+            if self.nodes[-1].process.poll() is not None:  # on a busy machine a node does not start in time
+                self.nodes[-1] = self.more()
             if self.worlds == worlds:
                 last = [row for row in self.rows[-200:] if row["world"] == worlds[-1]]
                 if len([row for row in last if "step" in row]) >= steps:
@@ -128,8 +131,76 @@ class Training:
 
     def end(self):
         self.driver.kill()
+        self.driver.wait()
         for node in self.nodes:
             node.kill()
+
+
+class Called:
+    """A method of an actor that is a function of this process."""
+
+    def __init__(self, function):
+        self.remote = function
+
+
+class Channel:
+    """Stands for the actor; the first worker has saved a checkpoint when it was asked `asks` times."""
+
+    def __init__(self, asks):
+        self.asks, self.calls = asks, []
+        self.await_checkpoint = Called(lambda: self.calls.append("await"))
+        self.awaited = Called(self._awaited)
+        self.saved = Called(lambda: self.calls.append("over"))
+
+    def _awaited(self):
+        self.calls.append("awaited")
+        return self.calls.count("awaited") < self.asks
+
+
+class ResizingState:
+    """As in Ray Train's controller, by its name."""
+
+
+class TestNewWorkers:
+    @pytest.fixture(autouse=True)
+    def _here(self, monkeypatch):
+        monkeypatch.setattr(training_on_ray.ray, "get", lambda value: value)
+
+    def test_wait_until_a_checkpoint_is_made_for_them(self):
+        channel = Channel(asks=3)
+        training_on_ray._Joining(channel, 60).after_controller_state_update(None, ResizingState())
+        assert channel.calls == ["await", "awaited", "awaited", "awaited", "over"]
+
+    def test_do_not_wait_for_a_worker_that_makes_none(self):
+        channel, started = Channel(asks=10**6), time.monotonic()
+        training_on_ray._Joining(channel, 0.2).after_controller_state_update(None, ResizingState())
+        assert channel.calls[-1] == "over" and time.monotonic() - started < 5
+
+    def test_do_not_wait_where_none_is_at_work(self):
+        channel = Channel(asks=3)
+        training_on_ray._Joining(channel, 60).after_controller_state_update(ResizingState(), object())
+        assert channel.calls == []
+
+
+def test_the_first_worker_learns_from_its_events_that_a_checkpoint_is_awaited():
+    channel = training_on_ray._Channel()
+    assert channel.put(Progressed(1)) is False
+    channel.await_checkpoint()
+    assert channel.put(Progressed(2)) and channel.awaited()
+    channel.saved()
+    assert not channel.put(Progressed(3)) and not channel.awaited()
+
+
+def test_the_timeout_for_places_is_the_users_where_there_is_one(monkeypatch):
+    name = training_on_ray.START_TIMEOUT
+    monkeypatch.delenv(name, raising=False)
+    with training_on_ray._environment(name, "10"):
+        assert os.environ[name] == "10"
+    assert name not in os.environ
+    monkeypatch.setenv(name, "77")
+    with training_on_ray._environment(name, "10"):
+        assert os.environ[name] == "77"
+    assert os.environ[name] == "77"
 
 
 @pytest.mark.slow
