@@ -227,6 +227,30 @@ def to_onnx_of_any_size(module: nn.Module, channels: int, side: int) -> bytes:
     return model.SerializeToString()
 
 
+def to_executorch(network: nn.Module, resolution: int) -> bytes:
+    """`network` as an ExecuTorch program (.pte) for one image [1, 3, resolution, resolution], with the ops of XNNPACK.
+
+    Needs the package `executorch`, which is no dependency of this one.
+    """
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    with _quiet():
+        program = torch.export.export(network.eval(), (torch.zeros(1, 3, resolution, resolution),))
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        return bytes(lowered.to_executorch().buffer)
+
+
+@torch.inference_mode()
+def executorch_difference(file: bytes, network: nn.Module, images: Tensor) -> float:
+    """The largest difference between the outputs of ExecuTorch's runtime and of PyTorch, one image at a time."""
+    from executorch.runtime import Runtime
+
+    method = Runtime.get().load_program(file).load_method("forward")
+    found = [method.execute([image.contiguous()])[0] for image in images.split(1)]
+    return _largest_difference(torch.cat(found), network(images))
+
+
 @torch.inference_mode()
 def pt2_difference(file: bytes, network: nn.Module, images: Tensor) -> float:
     """The largest difference between the outputs of an exported program and of `network`, in one batch and singly."""

@@ -94,6 +94,7 @@ AT_HOME = {
         "jobs/export.py",
     ),
     "onnxruntime": ("ofa/export.py", "ofa/int8.py", "jobs/tools/time_parts.py"),
+    "executorch": ("ofa/export.py",),
     "safetensors": ("ofa/export.py", "jobs/"),
     "numba": ("ofa/compiled.py",),
     "PIL": ("ofa/decode.py", "jobs/images/"),

@@ -44,15 +44,27 @@ def export_command(
         bool,
         typer.Option("--preprocess", help="an ONNX file for images of any size: the knee, or with --arch another one"),
     ] = False,
+    target: Annotated[
+        Literal["executorch"] | None,
+        typer.Option(help="a program for another runtime: the knee, or with --arch another network"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Exports networks as safetensors and ONNX: the knee of the front and the best ensemble, or one network by its name."""
     parsed = None if arch is None else parse_arch(arch)
-    kind = "--int8" if int8 else "--preprocess" if preprocess else ""
+    kinds = {"--int8": int8, "--preprocess": preprocess, "--target": target is not None}
+    given = [name for name, asked in kinds.items() if asked]
+    kind = given[0] if given else ""
     if kind and (exits is not None or average_macs is not None):
         raise InputError(f"ofa export: {kind} goes with neither --exits nor --average-macs")
-    if int8 and preprocess:
-        raise InputError("ofa export: --int8 and --preprocess are two files; give one after the other")
+    if len(given) > 1:
+        raise InputError(f"ofa export: {' and '.join(given)} are different files; give one after the other")
+    if target is not None:
+        from jobs.tools.executorch import check_package, export_executorch
+
+        check_package()
+        with open_job(config, store, sets, as_json) as job:
+            return export_executorch(job, parsed)
     if preprocess:
         with open_job(config, store, sets, as_json) as job:
             from jobs.tools.preprocessing import export_preprocessed
