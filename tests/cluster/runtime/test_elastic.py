@@ -17,6 +17,7 @@ from kube.local_ray import TOKEN, LocalRay
 from cluster.progress import Reporter
 from cluster.run import Run
 from cluster.runtime import training as training_on_ray
+from cluster.runtime.channel import _Channel
 from cluster.runtime.workers import Progressed, Worker
 from jobs import files
 from jobs.config import load
@@ -183,7 +184,7 @@ class TestNewWorkers:
 
 
 def test_the_first_worker_learns_from_its_events_that_a_checkpoint_is_awaited():
-    channel = training_on_ray._Channel()
+    channel = _Channel()
     assert channel.put(Progressed(1)) is False
     channel.await_checkpoint()
     assert channel.put(Progressed(2)) and channel.awaited()
