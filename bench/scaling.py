@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--generations", action="store_true", help="search by generations, not asynchronously")
     arguments = parser.parse_args()
     row("workers", "s", "evaluations", "wall s", "of ideal", "asks/s", "tells/s", "driver CPU ms", "islands' CPU ms",
-        "RSS MiB", "KiB an evaluation", "ledger parts/s")  # fmt: skip
-    row(*["---"] * 12)
+        "RSS MiB", "KiB an evaluation", "islands' KiB", "ledger parts/s")  # fmt: skip
+    row(*["---"] * 13)
     with session("local", cpus=1, shared_bytes=0):
         for workers in arguments.workers:
             for seconds in arguments.seconds:
@@ -77,7 +77,8 @@ def main() -> None:
                 row(workers, f"{seconds:g}", evaluations, f"{found.wall_s:.1f}", share, f"{found.asked / found.wall_s:.0f}",
                     f"{found.told / found.wall_s:.0f}", f"{1000 * found.driver_s / evaluations:.2f}",
                     f"{1000 * found.islands_s / evaluations:.2f}", f"{found.rss / 2**20:.0f}",
-                    f"{found.grown / 1024 / evaluations:.1f}", f"{found.parts / found.wall_s:.2f}")  # fmt: skip
+                    f"{found.grown / 1024 / evaluations:.1f}", f"{found.islands_grown / 1024 / evaluations:.1f}",
+                    f"{found.parts / found.wall_s:.2f}")  # fmt: skip
 
 
 def row(*cells: object) -> None:
@@ -95,6 +96,7 @@ class Found:
     told: int = 0
     rss: int = 0
     grown: int = 0
+    islands_grown: int = 0
     parts: int = 0
 
 
@@ -120,14 +122,14 @@ class Host:
 
 
 class Timed:
-    """An island that also returns the CPU seconds of its process."""
+    """An island that also returns the CPU seconds and the bytes of its process."""
 
     def __init__(self, build: Callable[[], Any]) -> None:
         self.island = build()
 
-    def exchange(self, *arguments: Any) -> tuple[Any, float]:
-        """The proposals, and the seconds."""
-        return self.island.exchange(*arguments), time.process_time()
+    def exchange(self, *arguments: Any) -> tuple[Any, float, int]:
+        """The proposals, the seconds and the bytes."""
+        return self.island.exchange(*arguments), time.process_time(), _rss()
 
 
 class Method:
@@ -170,14 +172,14 @@ def searched(workers: int, seconds: float, evaluations: int, generations: bool =
     settings += ["search.islands=2", f"search.population={max(20, workers if generations else 50)}"]
     config = load(str(CONFIG), settings)
 
-    islands: dict[object, float] = {}
+    islands: dict[object, tuple[float, int]] = {}
 
     class Counted(step_search.RemotePort):
         """An island's port, which counts."""
 
         def __init__(self, build: Callable[[], Any]) -> None:
             super().__init__(partial(Timed, build))
-            self.first: float | None = None
+            self.first: tuple[float, int] | None = None
             self.call("exchange", [], [], 0)  # the island exists once it replies
             assert self.finished(timeout_s=300) and self.answer() == []
 
@@ -186,9 +188,9 @@ def searched(workers: int, seconds: float, evaluations: int, generations: bool =
             super().call(method, *arguments)
 
         def answer(self) -> Any:
-            proposed, now = super().answer()
-            self.first = now if self.first is None else self.first
-            islands[self] = now - self.first
+            proposed, now, size = super().answer()
+            self.first = self.first or (now, size)
+            islands[self] = (now - self.first[0], size - self.first[1])
             found.asked += len(proposed)
             return proposed
 
@@ -223,7 +225,9 @@ def searched(workers: int, seconds: float, evaluations: int, generations: bool =
                 with mock.patch.object(step_search, "RemotePort", Counted):
                     step_search.search_asynchronously(job, step, [], known, lambda: evaluations, note)
         found.wall_s, found.driver_s = time.monotonic() - pool.began, time.process_time() - cpu
-        found.islands_s, found.rss = sum(islands.values()), _rss()
+        found.islands_s = sum(seconds for seconds, _ in islands.values())
+        found.islands_grown = sum(size for _, size in islands.values())
+        found.rss = _rss()
         found.grown = found.rss - rss
         found.parts = step.ledger.parts
         assert len(known) == evaluations, (len(known), evaluations)
