@@ -71,13 +71,14 @@ check: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
-# Every figure of docs/benchmarks.md; those on CIFAR-10 need its Parquet files: make bench DATA=DIR
+# Every figure of docs/benchmarks.md and docs/scaling.md; those on CIFAR-10 need its Parquet files: make bench DATA=DIR
 DATA ?= data/cifar10
 bench: setup
 	$(BIN)/python -m bench.start
 	$(BIN)/python -m bench.pipeline
 	$(BIN)/python -m bench.supernet_step
 	$(BIN)/python -m bench.draws
+	$(BIN)/python -m bench.scaling
 	$(BIN)/python -m bench.training_rate --data $(DATA)
 	$(BIN)/python -m bench.progressive_shrinking --data $(DATA)
 
