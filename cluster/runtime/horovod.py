@@ -121,7 +121,7 @@ def _lost() -> type[Exception]:
     """What Horovod raises once another process has ended."""
     from horovod.common.exceptions import HorovodInternalError
 
-    return HorovodInternalError  # type: ignore[no-any-return]
+    return HorovodInternalError
 
 
 def _drop(event: Event) -> None:

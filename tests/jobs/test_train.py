@@ -1,8 +1,11 @@
 """Training in this process: the same loop that Ray Train's workers run."""
 
 import json
+import subprocess
+import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
 
@@ -586,3 +589,85 @@ def test_workers_that_come_and_go_would_take_the_cpus_of_readers():
 def test_more_workers_than_images_are_refused():
     with pytest.raises(ConfigError, match=r"train\.workers is 2; there are 1 training images"):
         check(load(TINY), 10, 1)
+
+
+TWO_WORKERS = [
+    *SHORT[:2],
+    "train.workers=2",
+    "train.batch=32",
+    "train.checkpoint_s=0",
+    "train.validate_every=1",
+    'train.phases=[{name="a",epochs=2,lr=0.1},{name="b",epochs=2,lr=0.05,distil=1.0}]',
+]
+
+
+def curve(run):
+    """The losses of all epochs of two workers, and their weights at the end."""
+    losses = [row["loss"] for name in "ab" for row in json.loads(run.read(files.supernet_meta(name)))["history"]]
+    return losses, safetensors.torch.load(run.read(files.supernet("b")))
+
+
+def trained_by_two(backend, store, loop=trainer.loop):
+    """The `curve` of a training on the Ray cluster of tests."""
+    config = load(TINY, [*TWO_WORKERS, f"train.backend={backend}"])
+    with pytest.MonkeyPatch.context() as patch, opened(config, str(store), Reporter("plain"), "") as job:
+        patch.setattr(Job, "need_ray", lambda job, gpus=0: None)  # it is there
+        patch.setattr("jobs.train.loop", loop)
+        train_supernet(job)
+        return curve(job.run)
+
+
+@pytest.fixture(scope="module")
+def on_ray(ray_cluster, tmp_path_factory):
+    return trained_by_two("ray", tmp_path_factory.mktemp("ray"))
+
+
+class TestHorovod:
+    """What its two workers train on the digits, compared with two workers of Ray Train."""
+
+    pytestmark: ClassVar = [pytest.mark.horovod, pytest.mark.slow, pytest.mark.server]
+
+    def test_the_loss_curve_is_that_of_ray_train(self, on_ray, tmp_path):
+        losses, weights = trained_by_two("horovod", tmp_path)
+        assert len(losses) == 4
+        assert losses == pytest.approx(on_ray[0], abs=1e-5)
+        assert same(weights, on_ray[1])
+
+    def test_a_killed_worker_changes_nothing(self, on_ray, tmp_path):
+        def killed_once(plan, images, place, worker, arrays):
+            """The second worker dies within the second epoch, by SIGKILL."""
+            import os
+            import signal
+            from dataclasses import replace
+            from pathlib import Path
+
+            from jobs.workers.trainer import loop
+
+            calls = []
+
+            def add(tensor):
+                calls.append(tensor)
+                if len(calls) == 30 and worker.rank == 1 and not (mark := Path(place.store_url, "killed")).exists():
+                    mark.touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+                worker.add(tensor)
+
+            loop(plan, images, place, replace(worker, add=add), arrays)
+
+        losses, weights = trained_by_two("horovod", tmp_path, killed_once)
+        assert (tmp_path / "killed").exists()
+        assert losses == pytest.approx(on_ray[0], abs=1e-5)
+        assert same(weights, on_ray[1])
+
+    @pytest.mark.whole_run
+    def test_horovodrun_trains_the_same(self, on_ray, tmp_path):
+        sets = [part for setting in [*TWO_WORKERS, "train.backend=horovod"] for part in ("--set", setting)]
+        command = [Path(sys.executable).parent / "horovodrun", "-np", "2", "--gloo", helpers.OFA, "train", TINY]
+        done = subprocess.run(
+            [*map(str, command), "--store", str(tmp_path), *sets], capture_output=True, text=True, check=False, timeout=500
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        run = Run.existing(str(tmp_path), load(TINY, TWO_WORKERS).id, "test")
+        losses, weights = curve(run)
+        assert losses == pytest.approx(on_ray[0], abs=1e-5)
+        assert same(weights, on_ray[1])
