@@ -6,12 +6,13 @@ import signal
 import time
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import ray
 from ray.autoscaler.v2.sdk import get_cluster_status
-from ray.exceptions import ObjectLostError
+from ray.exceptions import ActorDiedError, ObjectLostError, RayTaskError
 
 from cluster.errors import InputError, StepError
 from cluster.run import Ledger, Run
@@ -210,6 +211,155 @@ class TestASlowTask:
             found += pool.finished()
         assert sorted(result for _, result in found) == [*range(1, 9), 100]
         assert len([path for path in tmp_path.iterdir() if "-" in path.name]) == 2
+
+
+class FakeActor:
+    """Records its calls as [method, argument, outcome], which the test sets."""
+
+    def __init__(self):
+        self.building, self.calls = ["ready", None], []
+        self.ready = SimpleNamespace(remote=lambda: Reference(self.building))
+        self.call = SimpleNamespace(remote=self._call)
+
+    def _call(self, method, arguments, *rest):
+        self.calls.append([method, *arguments])
+        return Reference(self.calls[-1])
+
+
+class Reference:
+    """Of a call; it has ended once there is an outcome."""
+
+    def __init__(self, call):
+        self.call = call
+
+
+class FakePool(Pool):
+    """A pool of such actors, with a clock that stands still but for waiting."""
+
+    def __init__(self, workers, patch):
+        self.actors, self.now = [], 0.0
+        patch.setattr(
+            pools, "ray", SimpleNamespace(put=lambda x: x, get=self._get, wait=self._wait, kill=lambda actor: None)
+        )
+        patch.setattr(pools, "time", SimpleNamespace(monotonic=lambda: self.now))
+        super().__init__(None, {}, workers)
+
+    def _actor(self):
+        self.actors.append(FakeActor())
+        return self.actors[-1]
+
+    def _get(self, reference):
+        outcome = reference.call[2]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    def _wait(self, references, num_returns, timeout=None):
+        ended = [reference for reference in references if len(reference.call) == 3][:num_returns]
+        self.now += 0 if ended else timeout
+        return ended, []
+
+    def built(self):
+        """Builds all actors; then each runs three tasks of one second."""
+        for actor in self.actors:
+            actor.building.append(None)
+        self.wait_until_built()
+        for _ in range(3 * len(self.actors)):
+            self.submit("measure", 0)
+            self.end(self.submit_to(), 0)
+        return self
+
+    def submit_to(self):
+        """The call that was begun last."""
+        return next(call for actor in self.actors for call in actor.calls if len(call) == 2)
+
+    def end(self, call, result):
+        call.append((1.0, result))
+        return self.finished()
+
+
+def failed(error):
+    return RayTaskError("measure", str(error), error)
+
+
+class TestOutcomesOfCopies:
+    @pytest.fixture
+    def pool(self, monkeypatch, hedges):
+        pool = FakePool(2, monkeypatch).built()
+        pool.ticket, pool.first = pool.submit("measure", "slow"), pool.submit_to()
+        assert pool.finished(timeout_s=2.9) == []
+        assert "ofa_hedges" not in hedges
+        assert pool.finished(timeout_s=1) == []
+        assert hedges.count("ofa_hedges") == 1
+        [pool.second] = [c for a in pool.actors for c in a.calls if len(c) == 2 and c is not pool.first]
+        assert pool.first == pool.second == ["measure", "slow"]
+        return pool
+
+    def test_a_result_is_returned_once(self, pool):
+        assert pool.end(pool.second, 7) == [(pool.ticket, 7)]
+        pool.first.append((9.0, 7))
+        other = pool.submit("measure", 1)
+        assert pool.end(pool.submit_to(), 8) == [(other, 8)]
+
+    def test_an_exception_that_comes_first_is_raised_and_a_later_result_dropped(self, pool):
+        pool.second.append(failed(InputError("no")))
+        with pytest.raises(InputError, match="no"):
+            pool.finished()
+        pool.first.append((9.0, 7))
+        other = pool.submit("measure", 1)
+        assert pool.end(pool.submit_to(), 8) == [(other, 8)]
+
+    def test_an_exception_after_a_result_is_dropped(self, pool):
+        assert pool.end(pool.second, 7) == [(pool.ticket, 7)]
+        pool.first.append(failed(InputError("no")))
+        other = pool.submit("measure", 1)
+        assert pool.end(pool.submit_to(), 8) == [(other, 8)]
+
+    def test_two_lost_actors_count_as_two_losses_and_the_task_waits_again_once(self, pool):
+        for call in (pool.first, pool.second):
+            call.append(ActorDiedError())
+        assert pool.finished(timeout_s=0) == []
+        assert pool.pending == len(pool._waiting) == 1
+        assert pool._tasks[pool.ticket].lost == 2
+
+
+class TestWhatIsNotHedged:
+    def test_a_task_whose_method_has_not_finished_often_enough(self, monkeypatch, hedges):
+        pool = FakePool(2, monkeypatch).built()
+        pool.submit("latencies", "slow")
+        assert pool.finished(timeout_s=1000) == []
+        assert "ofa_hedges" not in hedges
+
+    def test_a_task_while_others_wait(self, monkeypatch, hedges):
+        pool = FakePool(2, monkeypatch).built()
+        for _ in range(5):
+            pool.submit("measure", "slow")
+        assert pool.finished(timeout_s=1000) == []
+        assert "ofa_hedges" not in hedges
+
+
+class TestActorsThatDieWhileTheyStart:
+    def test_together_as_on_a_lost_node_are_replaced(self, monkeypatch, hedges):
+        pool = FakePool(6, monkeypatch)
+        for actor in pool.actors:
+            actor.building.append(ActorDiedError())
+        ticket = pool.submit("measure", 1)
+        assert pool.finished(timeout_s=0) == []
+        assert (len(pool.actors), pool.workers, hedges.count("ofa_lost_actors")) == (12, 6, 6)
+        for actor in pool.actors[6:]:
+            actor.building.append(None)
+        assert pool.finished(timeout_s=0) == []
+        assert pool.end(pool.submit_to(), 5) == [(ticket, 5)]
+
+    def test_four_times_in_one_place_are_an_error(self, monkeypatch, hedges):
+        pool = FakePool(1, monkeypatch)
+        pool.submit("measure", 1)
+        for _ in range(3):
+            pool.actors[-1].building.append(ActorDiedError())
+            assert pool.finished(timeout_s=0) == []
+        pool.actors[-1].building.append(ActorDiedError())
+        with pytest.raises(StepError, match="starting an evaluator lost its process 4 times"):
+            pool.finished(timeout_s=0)
 
 
 class SlowStore:
