@@ -97,7 +97,7 @@ SINCE_SEARCH = ("latency_tables", "at_most", "at_least", "sampler")  # no part o
 LONGEST_NAME = 200  # characters; a run's id, which has nine more, is the name of a directory
 HERE = "here"  # the device of `latency_ms.here`: the machine that measures
 TRIALS = ("trials", "concurrent")  # of `tune`, which are no part of the id: more trials continue the same search
-ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "readers")  # placement, which is not part of the id
+ELSEWHERE = ("backend", "workers", "max_failures", "checkpoint_s", "tensorboard", "readers")  # no part of the id
 
 
 # Values of some kinds of genes by their plurals, such as `kernels`; each space has its own kinds.
@@ -224,6 +224,7 @@ class Train:
     validate_images: Count = 10000  # most images of the selection split in these evaluations
     checkpoint_s: NotNegative = 10.0  # seconds between checkpoints within a phase
     max_failures: NotNegativeInt = 10  # worker failures after which training fails
+    tensorboard: bool = False  # event files for TensorBoard in the run's logs/tensorboard/
 
     @property
     def least_workers(self) -> int:

@@ -48,6 +48,11 @@ def supernet_meta(phase: str, folder: str = SUPERNET) -> File:
     return File(checkpoint.meta(folder, phase), "train")
 
 
+def events(folder: str, name: str) -> str:
+    """The key of a file of events for TensorBoard, of the training in `folder`; no step records it."""
+    return f"logs/tensorboard/{folder}/{name}"
+
+
 def finetuned(name: str) -> File:
     """The result of a fine-tuning in two phases."""
     return File(f"{finetuning(name)}/result.json", "finetune")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from cluster.runtime.backends import BACKENDS
 from cluster.runtime.machine import require_local_gpus
 from cluster.runtime.workers import EpochDone, Event, Skipped
 from cluster.texts import sha256
-from jobs import files
+from jobs import files, tensorboard
 from jobs.config import Experiment
 from jobs.costs import given_tables, keep_tables
 from jobs.images.dataset import Dataset
@@ -166,13 +167,15 @@ def train(job: Job, plan: Plan, at: str = files.SUPERNET, data: Dataset | None =
         require_local_gpus(job.config.gpus(gpus) if here else gpus)
     total = sum(phase.epochs for phase in plan.phases) * steps_per_epoch(data.sizes["train"], plan.batch)
     place = Place(job.run.store.url, job.run.id, job.run.code, at, job.run.attempt, setting.checkpoint_s)
-    with job.reporter.track(title, total, "steps", images=plan.batch) as tracker:
+    with ExitStack() as stack:
+        tracker = stack.enter_context(job.reporter.track(title, total, "steps", images=plan.batch))
+        events = stack.enter_context(tensorboard.written(job.run, at, plan.phases)) if setting.tensorboard else None
 
         def on_event(event: Event) -> None:
             if isinstance(event, Skipped):
                 return job.reporter.say(event.text, "warning")
             if isinstance(event, EpochDone):
-                return None
+                return events.add(event.row) if events is not None else None
             if event.resumed:
                 tracker.resumed(event.done)
             return tracker.at(event.done, event.note)

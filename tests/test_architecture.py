@@ -57,7 +57,7 @@ ROOMS = {
         "workers/",
         "operate/",
         "job",
-        "costs evaluators exits",
+        "costs evaluators exits tensorboard",
         "train adapt measure fit search validate predict ensemble report export",
         "pipeline",
         "tools/",

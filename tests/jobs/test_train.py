@@ -403,9 +403,12 @@ def test_images_that_have_changed_since_the_training_are_refused(tmp_path, monke
     images = open_store(str(tmp_path / "images"))
     write_folders(images, content(60))
     sets = [*SHORT, "train.backend=local", "train.workers=1", "train.batch=8", f"data.source={images.url}"]
-    config = load(TINY, sets)
+    config = load(TINY, [*sets, "train.tensorboard=true"])
+    assert config.id == load(TINY, sets).id
     with opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job:
         train_supernet(job)
+        [events] = job.run.keys("logs/tensorboard/supernet/")
+        assert b"top1/largest" in job.run.raw(events)
     with opened(config, str(tmp_path / "runs"), Reporter("plain"), "") as job:
         assert job.data.sizes == job.run.done("train")["images"]
     write_folders(images, content(75))
