@@ -9,7 +9,8 @@ processes of a node (another joins 10 s later), to the driver (started again aft
 after 10 s); and for `ANSWERS_S` seconds every answer is 500, 503, slow (3 s) or cut in half.
 
 Every run leaves `<store>/run-<number>.json`, so the same command continues; one without faults comes first, to compare with.
-Wants Debian's radosgw (`make services`). Takes about <two> minutes a run on two idle cores. `--table` prints the table only.
+Wants Debian's radosgw (`make services`). A run takes three minutes on two cores that others use too. With `--table` only the
+table of the runs that are there is printed.
 """
 
 from __future__ import annotations
