@@ -55,6 +55,17 @@ STEPS: dict[str, tuple[str, ...]] = {  # in which steps a fault begins
 }
 ANY = ("train", "measure", "search", "predict", "export")
 TITLES = {EVALUATOR: "ray::_Actor", TRAINER: "ray::RayTrainWorker"}  # of worker processes
+LABELS = {  # in the table
+    EVALUATOR: "an evaluator killed",
+    TRAINER: "a training worker killed",
+    NODE: "a node killed, another joins 10 s later",
+    DRIVER: "the driver killed, started again after 1 s",
+    SERVER: "the S3 server killed, started again after 10 s",
+    "500": "every answer is 500, for 10 s",
+    "503": "every answer is 503, for 10 s",
+    "slow": "every answer takes 3 s longer, for 10 s",
+    "half": "every answer ends halfway, for 10 s",
+}
 FAULTS_A_RUN = 3
 ANSWERS_S = 10.0
 AGAIN_S = {NODE: 10.0, DRIVER: 1.0, SERVER: 10.0}  # until it is started again
@@ -384,7 +395,7 @@ def table(reference: Outcome, outcomes: Sequence[Outcome]) -> list[str]:
         runs = list({one.run: one for one, _ in faults}.values())
         exits = sum(len(one.exits) for one in runs)
         same = sum(not one.differ for one in runs)
-        rows.append(f"| {kind} | {len(faults)} | {statistics.median(lost):.1f} ({lost[0]:.1f} to {lost[-1]:.1f}) | "
+        rows.append(f"| {LABELS[kind]} | {len(faults)} | {statistics.median(lost):.1f} ({lost[0]:.1f} to {lost[-1]:.1f}) | "
                     f"{len(runs)} | {exits} | {same} of {len(runs)} |")  # fmt: skip
     seconds = sorted(one.seconds for one in outcomes)
     good = sum(not one.problems for one in outcomes)

@@ -74,7 +74,7 @@ class TestOutcomes:
     def test_the_table_has_a_row_for_each_kind_that_happened(self):
         rows = table(Outcome(0, 60.0), [self.outcome(NODE, "measure"), self.outcome("500", "train", differ=["front.json"])])
         assert rows[2:4] == [
-            "| node | 1 | 7.5 (7.5 to 7.5) | 1 | 0 | 1 of 1 |",
-            "| 500 | 1 | 7.5 (7.5 to 7.5) | 1 | 0 | 0 of 1 |",
+            "| a node killed, another joins 10 s later | 1 | 7.5 (7.5 to 7.5) | 1 | 0 | 1 of 1 |",
+            "| every answer is 500, for 10 s | 1 | 7.5 (7.5 to 7.5) | 1 | 0 | 0 of 1 |",
         ]
         assert "200 evaluations in ledgers, 0 of them" in rows[-1]
