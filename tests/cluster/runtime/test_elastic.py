@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -243,5 +244,6 @@ def test_two_workers_one_and_two_again_train_every_step_once_but_what_was_not_sa
         json.loads(Run.at(str(store), config.id, "").raw(files.supernet_meta("a").key))["history"]
         for store in (tmp_path, folder / "store")
     )
+    shutil.rmtree(folder)
     assert [row["epoch"] for row in changed] == list(range(1, 41))
     assert [row["loss"] for row in changed] == pytest.approx([row["loss"] for row in straight], abs=1e-3)
