@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         uses.mark(item)
         if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
-        if item.get_closest_marker("horovod") is not None and find_spec("horovod") is None:
+        if item.get_closest_marker("horovod") is not None and not all(map(find_spec, ("horovod", "psutil"))):
             item.add_marker(pytest.mark.skip(reason="no Horovod; `make horovod` builds it"))
 
 
