@@ -84,11 +84,18 @@ class Reporter:
         sys.stderr.flush()
 
     def progress(self) -> dict[str, Any] | None:
-        """The progress that changed last: title, done, total (0: unknown), unit and note; None before the first."""
+        """The progress that changed last: the run's step, title, done, total (0: unknown), unit and note; or None."""
         seen = self.tracker
         if seen is None:
             return None
-        return {"title": seen.step, "done": seen.done, "total": seen.total, "unit": seen.unit, "note": seen.note}
+        return {
+            "step": seen.of_step,
+            "title": seen.step,
+            "done": seen.done,
+            "total": seen.total,
+            "unit": seen.unit,
+            "note": seen.note,
+        }
 
     @contextmanager
     def track(self, step: str, total: int, unit: str, images: int = 0) -> Iterator[Tracker]:
@@ -114,7 +121,7 @@ class Tracker:
     def __init__(self, reporter: Reporter, step: str, total: int, unit: str, images: int = 0) -> None:
         self.reporter = reporter
         self.step, self.total, self.unit, self.images = step, total, unit, images
-        self.done = 0
+        self.done, self.of_step = 0, ""
         self.note = ""
         self.start = self.shown = time.monotonic()
         self.observed = 0.0
@@ -133,7 +140,7 @@ class Tracker:
         """Sets the number of completed units."""
         self.done = done
         self.note = self.note if note is None else note
-        self.reporter.tracker = self
+        self.reporter.tracker, self.of_step = self, LOG.step
         now = time.monotonic()
         if self.reporter.observe is not None and (now - self.observed >= OBSERVE_S or done == self.total):
             self.observed = now

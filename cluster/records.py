@@ -70,6 +70,7 @@ class Progress:
     """How far the work of a step is: `done` of `total` units (0: unknown)."""
 
     __pydantic_config__: ClassVar[ConfigDict] = CHECKED
+    step: str
     title: str
     done: NotNegative
     total: NotNegative

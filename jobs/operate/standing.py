@@ -38,6 +38,7 @@ def status(run: Run) -> dict[str, Any]:
     done = run.steps()
     step = next((name for name in files.STEPS if name not in done), "")
     state, message = _state(record, finished(run))
+    progress = record.get("progress") or {}
     rows = len([key for key in run.keys(f"partial/{step}/") if key.endswith(".jsonl")]) if step else 0
     return {
         "run": run.id,
@@ -47,7 +48,7 @@ def status(run: Run) -> dict[str, Any]:
         "steps": [{"step": name, "seconds": row["seconds"], "finished": row["finished"]} for name, row in done.items()],
         "step": step,
         "parts": rows,
-        "progress": record.get("progress") if step else None,
+        "progress": progress if step and progress.get("step") == step else None,
         "renewed": record.get("renewed"),
         "results": run.url,
     }

@@ -5,7 +5,7 @@ from datetime import datetime
 import pytest
 
 from cluster import progress
-from cluster.progress import Log, Reporter
+from cluster.progress import LOG, Log, Reporter
 
 
 def test_without_a_terminal_lines_are_plain_and_timed(capsys):
@@ -107,4 +107,4 @@ def test_the_progress_that_changed_last_is_known():
     assert reporter.progress() is None
     with reporter.track("s", 3, "u") as tracker:
         tracker.advance(1, "best 7")
-    assert reporter.progress() == {"title": "s", "done": 1, "total": 3, "unit": "u", "note": "best 7"}
+    assert reporter.progress() == {"step": LOG.step, "title": "s", "done": 1, "total": 3, "unit": "u", "note": "best 7"}

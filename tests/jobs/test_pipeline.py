@@ -260,11 +260,15 @@ def test_a_run_that_is_told_to_stop_says_so(tmp_path, signal):
 
 
 @pytest.mark.slow
-def test_another_seed_gives_another_front(tiny_run, tmp_path):
-    done = ofa("run", TINY, "--store", tmp_path, "--set", "seed=2", "--until", "ensemble")
+@pytest.mark.parametrize("setting", ["seed=2", "search.algorithm=optuna:NSGAIISampler"])
+def test_another_seed_or_sampler_gives_another_front(tiny_run, tmp_path, setting):
+    done = ofa("run", TINY, "--store", tmp_path, "--set", setting, "--until", "ensemble")
     assert done.returncode == 0, done.stderr
+    folder = tmp_path / run_id(setting)
     for name in ("front.json", "ensembles.json"):
-        assert (tmp_path / run_id("seed=2") / name).read_bytes() != (tiny_run.folder / name).read_bytes()
+        assert (folder / name).read_bytes() != (tiny_run.folder / name).read_bytes()
+    searched = [len((run / "search.jsonl").read_bytes().splitlines()) for run in (folder, tiny_run.folder)]
+    assert min(searched) > 4  # both are results of a search of the same size, but for archs that it met again
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ def state(run, **record):
 
 def test_a_driver_that_works_is_running_with_its_step_and_its_progress(run, monkeypatch):
     monkeypatch.setattr(attempts, "RENEW_S", 0.01)
-    progress = {"title": "measure", "done": 3, "total": 24, "unit": "archs", "note": "best 0.5"}
+    progress = {"step": "measure", "title": "measure", "done": 3, "total": 24, "unit": "archs", "note": "best 0.5"}
     with run.exclusive(lambda _: None, lambda: progress) as mine:
         step = mine.begin("measure")
         step.ledger.append([1, 2, 3])
@@ -42,6 +42,8 @@ def test_a_driver_that_works_is_running_with_its_step_and_its_progress(run, monk
     assert [row["step"] for row in found["steps"]] == ["train"]
     assert "  measure    measure: 3/24 archs, best 0.5, 1 parts of it are stored" in standing.lines(found)
     assert standing.status(run)["state"] == "Stopped"
+    run.begin("measure").finish(1)
+    assert standing.status(run)["progress"] is None  # that is of a step before
 
 
 class TestHowADriverIsKnown:
