@@ -130,6 +130,10 @@ def write_checkpoint(place, nan=False):
 
 
 # What a use needs: how it is written, and the end of its name.
+def write_token(place, nan=False):
+    place.write_text("0123456789abcdef" * 4)
+
+
 THINGS = {
     "config": (write_config, "toml"),
     "arch": (write_arch, "json"),
@@ -143,4 +147,5 @@ THINGS = {
     "ensemble": (write_ensemble, "safetensors"),
     "weights": (write_weights, "safetensors"),
     "checkpoint": (write_checkpoint, "pth"),
+    "token": (write_token, "txt"),
 }

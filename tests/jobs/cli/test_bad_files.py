@@ -50,7 +50,7 @@ USES = {
     "finetune": ["{config} --store {store} --arch {arch}"],
     "import": ["{checkpoint} --space digits --out {>out}"],
     "cost": ["--space digits --arch {arch}"],
-    "serve": ["{network}", "{ensemble}"],
+    "serve": ["{network}", "{ensemble}", "{network} --token-file {token}"],
     "results list": ["--store {store}"],
     "results show": ["--store {store}"],
     "results verify": ["--store {store}"],
@@ -143,6 +143,7 @@ DIRECTORIES = ("store", "images", "code", "run")
 BAD_FILES = ("an empty file", "a binary file", "a long line", "a long name", "a name of two lines")
 BAD = {
     **dict.fromkeys(THINGS, (*BAD_FILES, "a directory", "a missing path", "NaN", "a cut file")),
+    "token": ("an empty file", "a binary file", "a long name", "a name of two lines", "a directory", "a missing path"),
     **dict.fromkeys(DIRECTORIES, (*BAD_FILES, "a directory", "a missing path")),
     **dict.fromkeys((">store", ">out", ">study", ">bundle"), BAD_FILES),
     **dict.fromkeys((">table", ">tuned"), ("a directory", "a long name")),
