@@ -130,6 +130,7 @@ class Cluster:
         self.environment = {
             **environment, **self.access, "PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT),
             "OMP_NUM_THREADS": "1", "RAY_PRESTART_WORKER_FIRST_DRIVER": "0",
+            "RAY_raylet_start_wait_time_s": "300",  # a node of a busy machine starts slowly
         }  # fmt: skip
         del self.environment["RAY_ADDRESS"]
         self.head = self._node("--head", "--num-cpus=0", "--include-dashboard=false", f"--port={self.port}")
