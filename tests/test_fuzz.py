@@ -45,7 +45,9 @@ from jobs.operate import scale
 from jobs.tools import inputs
 from jobs.tools.choose import choose_from
 from jobs.tools.postprocess import Finetuned
+from jobs.tools.serve import token_of
 from jobs.tools.weights import converted, read_checkpoint
+from jobs.trials import Trials
 from jobs.workers.trainer import given_weights
 from ofa import npz
 from ofa.arch import Arch
@@ -68,7 +70,7 @@ RUN_FILES = {
     "settings": "config.toml",
     "scale": files.SCALE,
 }
-DOCUMENTS = (Ensembles, Exits, History, Validated, Latencies, PredictorQuality, Adaptation, Finetuned)
+DOCUMENTS = (Ensembles, Exits, History, Validated, Latencies, PredictorQuality, Adaptation, Finetuned, Trials)
 
 
 # ---- samples and their readers
@@ -119,6 +121,7 @@ READERS = {
     "network": lambda place: from_safetensors(str(place)),
     "ensemble": lambda place: from_safetensors(str(place)),
     "weights": lambda place: given_weights(str(place), DIGITS, 10),
+    "token": lambda place: token_of(str(place), {}),
     "checkpoint": lambda place: converted(read_checkpoint(str(place)), DIGITS, str(place)),
     "supernet": lambda place: tensors_of(place.read_bytes(), str(place)),
     "parquet": read_parquet,
@@ -334,6 +337,7 @@ MUTATIONS = {
     "parquet": (some_bytes,),
     "image": (some_bytes,),
     "pth": (some_bytes,),
+    "txt": (some_bytes,),
 }
 
 
