@@ -160,4 +160,4 @@ def test_several_outputs_are_not_served_and_a_cascade_is_advised(network, tmp_pa
     path = tmp_path / "net.safetensors"
     path.write_bytes(to_safetensors(network, Description.of(NAME, 10, ARCH, SCALE, 20, EXITS)))
     with pytest.raises(InputError, match="has 3 outputs, one for each exit; serve a cascade"):
-        serve(str(path), 0, "local", Reporter("plain"))
+        serve(str(path), "127.0.0.1", 0, "local", Reporter("plain"))
