@@ -457,9 +457,9 @@ class TestGpus:
         assert set(visible(sharing, 2).values()) == {"0"}
 
 
-def test_workers_are_added_and_leave_while_the_pool_works(pool):
+def test_workers_are_added_and_leave_while_the_pool_works(lasting):
     """Who leaves does first what it has: every task is answered, and answered once."""
-    found, submitted, pids = {}, 0, set()
+    pool, found, submitted, pids = lasting, {}, 0, set()
 
     def work(enough):
         nonlocal submitted
@@ -484,6 +484,7 @@ def test_workers_are_added_and_leave_while_the_pool_works(pool):
     while len(found) < submitted:
         found.update({ticket: number for ticket, (number, _) in pool.finished()})
     assert sorted(found.values()) == list(range(submitted))
+    pool.resize(2)
 
 
 def test_a_pool_that_has_nothing_to_do_says_so_at_once_and_waits_no_longer_than_told(pool):
