@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import uses
+
+from bench.machines import free_port, s3_settings
 
 ROOT = Path(__file__).parent.parent
 pytest_plugins = ["kube.fixtures"]  # an imitation of Kubernetes, for tests of several rooms
@@ -74,26 +75,6 @@ def reference() -> Path:
     return folder
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def s3_environment(port: int) -> dict[str, str]:
-    """What a client needs, the usual AWS way."""
-    return {
-        "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "testkey",
-        "AWS_SECRET_ACCESS_KEY": "testsecret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        # this release of the gateway does not know the checksums that clients send unasked
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-        "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
-    }
-
-
 @pytest.fixture(scope="session")
 def machine() -> uses.Machine:
     """`machine.alone()` for what is measured, or wants all cores."""
@@ -109,7 +90,7 @@ def mock_s3() -> Iterator[dict[str, str]]:
     port = free_port()
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
-    environment = s3_environment(port)
+    environment = s3_settings(port)
     client(boto3, environment).create_bucket(Bucket="results")
     yield environment
     server.stop()
@@ -121,7 +102,7 @@ class Radosgw:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.port = next(port for port in iter(free_port, None) if port < 50000)
-        self.environment = s3_environment(self.port)
+        self.environment = s3_settings(self.port)
 
     def call(self, command: str) -> None:
         done = subprocess.run(

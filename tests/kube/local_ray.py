@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from conftest import free_port
+from bench.machines import free_port
 
 Doc = dict[str, Any]
 ROOT = Path(__file__).parent.parent.parent

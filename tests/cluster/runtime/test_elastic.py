@@ -12,9 +12,9 @@ from pathlib import Path
 
 import helpers
 import pytest
-from conftest import free_port
 from kube.local_ray import TOKEN, LocalRay
 
+from bench.machines import free_port
 from cluster.progress import Reporter
 from cluster.run import Run
 from cluster.runtime import training as training_on_ray
