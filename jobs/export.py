@@ -10,6 +10,8 @@ Every ONNX and .pt2 file was run and agrees with the network.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +74,28 @@ def export(job: Job) -> None:
         f"export: the knee ({cost.text(cost.of(chosen))} {cost.words}, top-1 {chosen.top1:.4f}) and an ensemble "
         f"of {len(archs)} in {job.run.url}/subnets"
     )
+
+
+def export_as(
+    job: Job, arch: Arch | None, kind: str, suffix: str, made: Callable[[Evaluator, Arch, str], tuple[bytes, dict[str, Any]]]
+) -> tuple[str, dict[str, Any]]:
+    """Exports `arch`, or the knee of the front, in another form, `subnets/NAME-KIND`; returns its address and description.
+
+    suffix: of the file. made: gives the file and its description from the supernet's evaluator, the arch and the name; it is
+    not called where they were exported before.
+    """
+    if arch is None:
+        members, objectives = Front.from_json(json.loads(job.run.read(files.FRONT))).members, job.config.objectives
+        arch = members[knee(minimised(objectives, values(objectives, members)))].arch
+    name = f"{job.config.search_space.checked(arch).key}-{kind}"
+    described, step_name = files.subnet(name, ".json"), f"export-{name}"
+    if not job.run.finished(step_name):
+        step = job.run.begin(step_name)
+        content, description = made(trained_evaluator(job, step), arch, name)
+        step.write(files.subnet(name, suffix), content)
+        step.write_json(described, description)
+        step.finish(job.config.seed)
+    return f"{job.run.url}/{files.subnet(name, suffix)}", json.loads(job.run.read(described))
 
 
 def export_arch(job: Job, arch: Arch, exits: str | None = None, average_macs: float | None = None) -> None:

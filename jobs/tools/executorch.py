@@ -9,14 +9,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 from cluster.errors import InputError, StepError
-from jobs import files
-from jobs.evaluators import trained_evaluator
-from jobs.export import TOLERANCE, for_images
+from jobs.export import TOLERANCE, export_as, for_images
 from jobs.job import Job
-from jobs.tools.int8 import knee_of
 from ofa.arch import Arch
+from ofa.evaluate import Evaluator
 from ofa.export import Description, executorch_difference, to_executorch
 from ofa.extract import extract
 
@@ -33,24 +32,20 @@ def check_package() -> None:
 
 def export_executorch(job: Job, arch: Arch | None) -> None:
     """Exports `arch`, or the knee of the front; a `StepError` if the outputs are not those of the network."""
-    chosen = knee_of(job) if arch is None else job.config.search_space.checked(arch)
-    name = f"{chosen.key}-executorch"
-    step_name, where = f"export-{name}", f"{job.run.url}/{files.subnet(name, '.pte')}"
-    if job.run.finished(step_name):
-        return job.reporter.say(f"export: {where} exists already")
-    step = job.run.begin(step_name)
-    evaluator, side = trained_evaluator(job, step), chosen.resolution
-    network = extract(evaluator.net, chosen, evaluator.statistics(chosen))
-    program = to_executorch(network, side)
-    images = next(evaluator.batches(job.data.selection[:IMAGES], side))
-    difference = executorch_difference(program, network, images)
-    if not difference <= TOLERANCE:
-        raise StepError(
-            f"export: {name}: the outputs of ExecuTorch differ by {difference:.2g} from PyTorch's, allowed is "
-            f"{TOLERANCE:g}; install the executorch that was made for this torch"
-        )
-    description = for_images(job, Description.of(job.config.space, job.data.classes, chosen, evaluator.scale, side))
-    step.write(files.subnet(name, ".pte"), program)
-    step.write_json(files.subnet(name, ".json"), {**description.to_json(), "executorch_difference": difference})
-    step.finish(job.config.seed)
-    return job.reporter.say(f"export: {where}; outputs differ by at most {difference:.2g} from PyTorch's")
+
+    def made(evaluator: Evaluator, chosen: Arch, name: str) -> tuple[bytes, dict[str, Any]]:
+        side = chosen.resolution
+        network = extract(evaluator.net, chosen, evaluator.statistics(chosen))
+        program = to_executorch(network, side)
+        images = next(evaluator.batches(job.data.selection[:IMAGES], side))
+        difference = executorch_difference(program, network, images)
+        if not difference <= TOLERANCE:
+            raise StepError(
+                f"export: {name}: the outputs of ExecuTorch differ by {difference:.2g} from PyTorch's, allowed is "
+                f"{TOLERANCE:g}; install the executorch that was made for this torch"
+            )
+        description = for_images(job, Description.of(job.config.space, job.data.classes, chosen, evaluator.scale, side))
+        return program, {**description.to_json(), "executorch_difference": difference}
+
+    where, found = export_as(job, arch, "executorch", ".pte", made)
+    job.reporter.say(f"export: {where}; outputs differ by at most {found['executorch_difference']:.2g} from PyTorch's")

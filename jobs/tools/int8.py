@@ -9,13 +9,10 @@ Ranges of activations are calibrated on training images. `subnets/NAME-int8.json
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from cluster.texts import json_text, machine
-from jobs import files
-from jobs.evaluators import trained_evaluator
-from jobs.export import for_images
+from jobs.export import export_as, for_images
 from jobs.job import Job
 from jobs.tools.eval import evaluate_onnx, inputs
 from ofa.arch import Arch
@@ -23,31 +20,13 @@ from ofa.evaluate import Evaluator
 from ofa.export import Description, to_onnx, to_program
 from ofa.extract import extract
 from ofa.int8 import median_ms, quantised
-from search.front import Front, knee
-from search.objective import minimised, values
 
 CALIBRATION_IMAGES = 512
 
 
 def export_int8(job: Job, arch: Arch | None) -> dict[str, Any]:
     """Exports `arch`, or the knee of the front, in int8; returns what was measured, read again if it was before."""
-    chosen = knee_of(job) if arch is None else job.config.search_space.checked(arch)
-    name = f"{chosen.key}-int8"
-    described, step_name = files.subnet(name, ".json"), f"export-{name}"
-    if not job.run.finished(step_name):
-        step = job.run.begin(step_name)
-        model, doc = made(job, trained_evaluator(job, step), chosen)
-        step.write(files.subnet(name, ".onnx"), model)
-        step.write_json(described, doc)
-        step.finish(job.config.seed)
-    found: dict[str, Any] = json.loads(job.run.read(described))
-    return found
-
-
-def knee_of(job: Job) -> Arch:
-    """The knee of the run's front."""
-    members, objectives = Front.from_json(json.loads(job.run.read(files.FRONT))).members, job.config.objectives
-    return members[knee(minimised(objectives, values(objectives, members)))].arch
+    return export_as(job, arch, "int8", ".onnx", lambda evaluator, chosen, _: made(job, evaluator, chosen))[1]
 
 
 def made(job: Job, evaluator: Evaluator, arch: Arch) -> tuple[bytes, dict[str, Any]]:

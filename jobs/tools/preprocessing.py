@@ -12,18 +12,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
 from cluster.errors import StepError
 from cluster.seeds import stream
-from jobs import files
-from jobs.evaluators import trained_evaluator
-from jobs.export import for_images
+from jobs.export import export_as, for_images
 from jobs.job import Job
-from jobs.tools.int8 import knee_of
 from ofa.arch import Arch
 from ofa.decode import resized
+from ofa.evaluate import Evaluator
 from ofa.export import Description, to_onnx, to_program
 from ofa.extract import extract
 from ofa.images import Split
@@ -35,31 +34,28 @@ LEAST_SAME = 0.9  # share of them that must have the same class
 
 def export_preprocessed(job: Job, arch: Arch | None) -> None:
     """Exports `arch`, or the knee of the front; a `StepError` if its classes are not those of the network."""
-    chosen = knee_of(job) if arch is None else job.config.search_space.checked(arch)
-    name = f"{chosen.key}-preprocess"
-    step_name, where = f"export-{name}", f"{job.run.url}/{files.subnet(name, '.onnx')}"
-    if job.run.finished(step_name):
-        return job.reporter.say(f"export: {where} exists already")
-    step = job.run.begin(step_name)
-    evaluator, side = trained_evaluator(job, step), chosen.resolution
-    network = extract(evaluator.net, chosen, evaluator.statistics(chosen))
-    description = for_images(job, Description.of(job.config.space, job.data.classes, chosen, evaluator.scale, side))
-    decoding = description.decoding
-    assert decoding is not None
-    whole = with_preprocessing(to_onnx(to_program(network, side)), decoding, evaluator.scale, side)
-    images = enlarged(job.data.selection[:IMAGES], stream(job.config.seed, step_name))
-    found = agreement(whole, network, decoding, evaluator.scale, side, images)
-    if not found.same_class >= LEAST_SAME:
-        raise StepError(
-            f"export: {name}: ONNX Runtime gives {found.same_class:.0%} of {found.images} images the class of PyTorch, at "
-            f"least {LEAST_SAME:.0%} are expected; install the onnx and onnxruntime of constraints.txt"
-        )
-    step.write(files.subnet(name, ".onnx"), whole)
-    step.write_json(files.subnet(name, ".json"), {**description.to_json(), "agreement": asdict(found)})
-    step.finish(job.config.seed)
-    return job.reporter.say(
-        f"export: {where}; {found.same_class:.1%} of {found.images} images of odd sizes have the class of the run's own "
-        f"preprocessing, outputs differ by at most {found.difference:.2g} of {found.of:.2g}"
+
+    def made(evaluator: Evaluator, chosen: Arch, name: str) -> tuple[bytes, dict[str, Any]]:
+        side = chosen.resolution
+        network = extract(evaluator.net, chosen, evaluator.statistics(chosen))
+        description = for_images(job, Description.of(job.config.space, job.data.classes, chosen, evaluator.scale, side))
+        decoding = description.decoding
+        assert decoding is not None
+        whole = with_preprocessing(to_onnx(to_program(network, side)), decoding, evaluator.scale, side)
+        images = enlarged(job.data.selection[:IMAGES], stream(job.config.seed, f"export-{name}"))
+        found = agreement(whole, network, decoding, evaluator.scale, side, images)
+        if not found.same_class >= LEAST_SAME:
+            raise StepError(
+                f"export: {name}: ONNX Runtime gives {found.same_class:.0%} of {found.images} images the class of PyTorch, "
+                f"at least {LEAST_SAME:.0%} are expected; install the onnx and onnxruntime of constraints.txt"
+            )
+        return whole, {**description.to_json(), "agreement": asdict(found)}
+
+    where, described = export_as(job, arch, "preprocess", ".onnx", made)
+    found = described["agreement"]
+    job.reporter.say(
+        f"export: {where}; {found['same_class']:.1%} of {found['images']} images of odd sizes have the class of the run's "
+        f"own preprocessing, outputs differ by at most {found['difference']:.2g} of {found['of']:.2g}"
     )
 
 

@@ -12,7 +12,7 @@ from cluster.config import dump
 from cluster.errors import StepError
 from cluster.progress import Reporter
 from cluster.run import Run
-from jobs import files
+from jobs import export, files
 from jobs.config import load
 from jobs.tools import executorch
 from ofa.evaluate import Evaluator
@@ -59,7 +59,7 @@ def job(tmp_path, monkeypatch):
     config = load(str(TINY))
     net = Supernet(SPACE, 10, torch.Generator().manual_seed(0)).eval()
     evaluator = Evaluator(net, Scale((0.5,) * 3, (0.3,) * 3), SPLIT, 16)
-    monkeypatch.setattr(executorch, "trained_evaluator", lambda job, step: evaluator)
+    monkeypatch.setattr(export, "trained_evaluator", lambda job, step: evaluator)
     data = SimpleNamespace(selection=SPLIT, classes=10, description=None)
     run = Run.open(str(tmp_path / "store"), config.id, dump(config), "test")
     return SimpleNamespace(config=config, data=data, run=run, reporter=Reporter())

@@ -11,6 +11,7 @@ from pictures import write_digits
 from cluster.config import dump
 from cluster.progress import Reporter
 from cluster.run import Run
+from jobs import export, files
 from jobs.config import load
 from jobs.images import dataset
 from jobs.tools import preprocessing
@@ -34,14 +35,14 @@ def test_a_network_of_a_run_is_written_once_with_its_agreement(tmp_path, monkeyp
         made.append(step)
         return data.evaluator(Supernet(get_space("digits"), 10, torch.Generator().manual_seed(0)).eval(), 64, 64)
 
-    monkeypatch.setattr(preprocessing, "trained_evaluator", evaluator)
+    monkeypatch.setattr(export, "trained_evaluator", evaluator)
     for _ in range(2):
         preprocessing.export_preprocessed(job, ARCH)
     assert len(made) == 1
-    doc = json.loads(run.read(preprocessing.files.subnet(f"{ARCH.key}-preprocess", ".json")))
+    doc = json.loads(run.read(files.subnet(f"{ARCH.key}-preprocess", ".json")))
     assert doc["names"] == [str(label) for label in range(10)]
     assert doc["decoding"] == {"side": 32, "crop": 0.9}
     assert doc["agreement"]["images"] == 64 and doc["agreement"]["same_class"] >= 0.9
-    session = session_of(run.read(preprocessing.files.subnet(f"{ARCH.key}-preprocess", ".onnx")))
+    session = session_of(run.read(files.subnet(f"{ARCH.key}-preprocess", ".onnx")))
     image = resized(np.arange(192, dtype=np.uint8).reshape(8, 8, 3), 71, 33)
     assert session.run(None, {INPUT: image})[0].shape == (1, 10)
