@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from cluster.address import shown
-from cluster.errors import InputError
+from cluster.errors import InputError, StepError
 from cluster.kube.api import Lost
 from cluster.kube.state import LOST, TIMED_OUT
 from cluster.store import scheme_of
@@ -205,14 +205,23 @@ def status(
     """
     from jobs.operate import kube as cluster
     from jobs.operate import standing
-    from jobs.operate.results import the_run
 
-    if (local := standing.found_in(store or DEFAULT_STORE, run)) is not None:
+    local, unread = None, None
+    try:
+        local = standing.found_in(store or DEFAULT_STORE, run)
+    except (InputError, StepError) as error:
+        unread = error
+    if local is not None:
         show_standing(local, watch, as_json)
         return
-    if store is not None and not scheme_of(store).shared:  # no pod writes there
-        the_run(store, run)  # raises the error that names the runs that there are
-    api = connected(namespace, context)
+    if store is not None and unread is not None and not scheme_of(store).shared:  # no pod writes there
+        raise unread
+    try:
+        api = connected(namespace, context)
+    except InputError:
+        if store is not None and unread is not None:  # the store is what was asked for
+            raise unread from None
+        raise
     if watch:
         followed(api, run, as_json)
         return

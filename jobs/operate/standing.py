@@ -11,7 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.attempts import RENEW_S, attempts, is_local, lives, read_attempt
-from cluster.errors import InputError, StepError
 from cluster.run import Run
 from jobs import files
 from jobs.operate.outcome import finished
@@ -22,13 +21,13 @@ UNKNOWN = "Unknown"
 
 
 def found_in(store: str, run_id: str) -> Run | None:
-    """The run in a store if its last driver was one outside of Kubernetes; None if it has none, or there is no such run."""
-    try:
-        run = the_run(store, run_id)
-        last = max(attempts(run.store, run.id), default=0)
-        return run if not last or is_local(read_attempt(run.store, run.id, last)) else None
-    except (InputError, StepError):
-        return None
+    """The run in a store if its last driver was one outside of Kubernetes, else None.
+
+    Raises an `InputError` if there is no such run, and what the store raises if it cannot be read.
+    """
+    run = the_run(store, run_id)
+    last = max(attempts(run.store, run.id), default=0)
+    return run if not last or is_local(read_attempt(run.store, run.id, last)) else None
 
 
 def status(run: Run) -> dict[str, Any]:

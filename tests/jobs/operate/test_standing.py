@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from cluster import attempts
 from cluster.attempts import claim_attempt, this_process
+from cluster.errors import InputError
 from cluster.run import Run
 from jobs import files
 from jobs.cli.main import app
@@ -88,3 +89,13 @@ class TestTheCommand:
 
 def test_this_process_lives(run):
     assert state(run, **this_process()) == "Running"
+
+    def test_a_bucket_that_cannot_be_read_is_named_where_there_is_no_cluster(self, tmp_path, monkeypatch):
+        for name in ("KUBECONFIG", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+            monkeypatch.setenv(name, str(tmp_path / "none"))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        done = CliRunner().invoke(app, ["status", "digits-1", "--store", "s3://results/runs"])
+        assert isinstance(done.exception, InputError) and "s3://results/runs" in str(done.exception)
+        assert "credentials" in str(done.exception)
