@@ -49,7 +49,9 @@ def train_on_ray(
     elastic = least is not None and least < workers
     number: Any = (least, workers) if elastic else workers
     scaling = V2.ScalingConfig(num_workers=number, use_gpu=gpu, elastic_resize_monitor_interval_s=RESIZE_S)
-    with given_to_workers(loop, arrays, on_event, shards=workers) as given:
+    # Ray's own files, for checkpoints go to our store
+    temporary = tempfile.TemporaryDirectory(prefix="ofa-train-", ignore_cleanup_errors=True)
+    with temporary as folder, given_to_workers(loop, arrays, on_event, shards=workers) as given:
         for attempt in range(max_failures + 1):
             trainer = _Trainer(
                 _on_worker,
@@ -57,7 +59,7 @@ def train_on_ray(
                 scaling_config=scaling,
                 torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if gpu else "gloo"),
                 run_config=V2.RunConfig(
-                    storage_path=tempfile.mkdtemp(prefix="ofa-train-"),  # Ray's own files; checkpoints go to our store
+                    storage_path=folder,
                     failure_config=ray.train.FailureConfig(max_failures=max_failures - attempt),
                     callbacks=[_Joining(given.channel, JOIN_S)] if elastic else None,
                 ),

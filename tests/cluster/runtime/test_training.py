@@ -1,5 +1,7 @@
 """Ray Train's workers, and what ends them."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import ray
@@ -42,7 +44,11 @@ def test_what_no_other_try_mends_ends_training_at_once(tmp_path, kind):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_another_failure_is_tried_again_and_events_arrive(tmp_path):
+def test_another_failure_is_tried_again_and_events_arrive_and_no_folder_is_left(tmp_path, monkeypatch):
+    temporary = tmp_path.with_name("temporary")
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+
     def loop(worker, arrays):
         import pathlib
         import uuid
@@ -57,6 +63,7 @@ def test_another_failure_is_tried_again_and_events_arrive(tmp_path):
     events, starts = trained(loop, tmp_path, max_failures=2)
     assert events == [Progressed(2)]
     assert starts == 2
+    assert not list(temporary.iterdir())
 
 
 def test_events_go_through_the_drivers_node(monkeypatch):
