@@ -265,7 +265,11 @@ def train_phases(
                     own = (shard.number,) if plan.own_draws else ()
                     lessons = phase.lessons(streams("arch", phase.name, epoch, step, *own))
                     dropped = torch_generator(streams("drop", phase.name, epoch, step, shard.number))
-                    loss, count = loss + _add_gradients(learner, lessons, shard, teacher, dropped), len(lessons)
+                    images, labels, soft = _prepared(learner, lessons, shard.images, shard.labels, teacher)
+                    loss = loss + learner.add_gradients(
+                        images, labels, lessons, weight=shard.weight, teacher=soft, generator=dropped
+                    )
+                    count = len(lessons)
                 learner.update(lr, count)
                 observer.step_done(number, loss)
             observer.epoch_done(number)
@@ -300,18 +304,15 @@ def train_step(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Makes one update on the images, resized to the lessons' resolution; returns the mean loss over the lessons."""
-    learner.gradient.zero_()
-    loss = _add_gradients(learner, lessons, Shard(0, images, labels), teacher, generator)
-    learner.update(lr, len(lessons))
-    return loss
+    images, labels, soft = _prepared(learner, lessons, images, labels, teacher)
+    return learner.step(images, labels, lessons, lr, teacher=soft, generator=generator)
 
 
-def _add_gradients(
-    learner: Learner, lessons: Sequence[Lesson], shard: Shard, teacher: Teacher | None, generator: torch.Generator | None
-) -> Tensor:
-    """Adds the gradients of `lessons` on the images of a shard, resized to their resolution; returns the weighted loss."""
+def _prepared(
+    learner: Learner, lessons: Sequence[Lesson], images: Tensor, labels: Tensor, teacher: Teacher | None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Images [N, 3, R, R] at the lessons' resolution, labels [N], the teacher's logits [N, classes] if one needs them."""
     device = learner.net.device
-    images, labels = resize(shard.images.to(device), lessons[0].arch.resolution), shard.labels.to(device)
+    images, labels = resize(images.to(device), lessons[0].arch.resolution), labels.to(device)
     taught = teacher is not None and any(lesson.learns_from == "teacher" for lesson in lessons)
-    soft = teacher(images) if teacher is not None and taught else None
-    return learner.add_gradients(images, labels, lessons, weight=shard.weight, teacher=soft, generator=generator)
+    return images, labels, teacher(images) if teacher is not None and taught else None
