@@ -31,7 +31,7 @@ from ensemble.rule import RULES
 from jobs import files
 from jobs.images.source import reader_of_text
 from jobs.settings import PHASES, Value, changed, values_of
-from ofa.arch import Arch, ArchError
+from ofa.arch import ArchError
 from ofa.draws import Draw, Given, Sandwich, Uniform
 from ofa.meters import ALWAYS, METERS
 from ofa.phases import Phase
@@ -178,7 +178,7 @@ class PhaseConfig:
         smaller = narrowed(space, self.choices, f"train.phases: {self.name!r}", others)
         draw: Draw = Sandwich(self.subnets) if self.sandwich else Uniform(self.subnets, self.largest)
         if self.archs:
-            draw = Given(tuple(smaller.checked(Arch.from_key(name)) for name in self.archs))
+            draw = Given(tuple(smaller.checked(smaller.named(name)) for name in self.archs))
         return Phase(
             name=self.name,
             space=smaller,

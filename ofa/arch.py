@@ -22,7 +22,8 @@ class Arch:
     from 1. Genes that do not matter (`ofa.layout`), such as those of slots past their stage's depth, are set to 0 here, so
     two equal networks are equal values. `resolution` is in pixels. Archs of ResNet-50D have no kernels, but `width`: the
     index of a width multiplier of the space, for the stem's two widths and for each stage; archs of a space of several
-    networks have one `width`, the network's index. A field that a space does not have is empty or 0.
+    networks have one `width`, the network's index. Archs of NAS-Bench-Macro have no kernels either: their expand ratios
+    determine them. A field that a space does not have is empty or 0.
     """
 
     resolution: int
@@ -107,7 +108,8 @@ class Arch:
         if "resolution" not in doc or frozenset(doc) - {"resolution"} not in FORESTS:
             raise ArchError(
                 f"arch: found {shown(sorted(map(str, doc)))}; "
-                "expected exactly resolution, depth, kernel, expand, or width for kernel; level, exit if there are any"
+                "expected exactly resolution, depth, kernel, expand, or width or nothing for kernel; "
+                "level, exit if there are any"
             )
         return cls._of({name: value if name in SCALARS else _listed(name, value) for name, value in doc.items()})
 

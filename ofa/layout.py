@@ -15,6 +15,7 @@ from math import prod
 from typing import Any
 
 BOTTLENECK_SLOTS = (4, 4, 6, 4)  # slots of ResNet-50D's stages; two of each may be unused
+MACRO_SLOTS = (2, 3, 3)  # slots of NAS-Bench-Macro's stages; the first of each is always used
 MAIN_BRANCH = 4  # the bit of a level under which a parallel block has its elastic branch (OFAv2, arXiv:2302.01888)
 
 
@@ -106,6 +107,22 @@ def residual(counts: Mapping[str, int]) -> tuple[Gene, ...]:
     )
 
 
+def macro(counts: Mapping[str, int]) -> tuple[Gene, ...]:
+    """The genes of NAS-Bench-Macro: depth -> expand, where the expand ratio also determines the kernel size."""
+    depths, blocks = counts["depth"], counts["expand"]
+    if (depths, blocks) != (len(MACRO_SLOTS), sum(MACRO_SLOTS)):
+        raise ArchError(
+            f"arch: depth has {depths} entries and expand {blocks} slots; without kernels and widths it is one of "
+            f"NAS-Bench-Macro, which has {len(MACRO_SLOTS)} and {sum(MACRO_SLOTS)}"
+        )
+    slots = [(1 + stage, i + 1) for stage, count in enumerate(MACRO_SLOTS) for i in range(count)]
+    return (
+        Gene("resolution", 0),
+        *(Gene("depth", stage) for stage in range(depths)),
+        *(Gene("expand", i, parent, least) for i, (parent, least) in enumerate(slots)),
+    )
+
+
 # The constructor of the genes of archs with certain fields (beside the resolution), given each field's number of entries.
 FORESTS: dict[frozenset[str], Callable[[Mapping[str, int]], tuple[Gene, ...]]] = {
     **{
@@ -114,6 +131,7 @@ FORESTS: dict[frozenset[str], Callable[[Mapping[str, int]], tuple[Gene, ...]]] =
         for others in combinations(("level", "exit", "width"), count)
     },
     frozenset({"depth", "expand", "width"}): residual,
+    frozenset({"depth", "expand"}): macro,
 }
 
 
@@ -227,6 +245,6 @@ def _forest(counts: tuple[tuple[str, int], ...]) -> Forest:
     if make is None:
         raise ArchError(
             f"arch: found {sorted(field for field, _ in counts)}; "
-            "expected exactly resolution, depth, kernel, expand, or width for kernel"
+            "expected exactly resolution, depth, kernel, expand, or width or nothing for kernel"
         )
     return Forest(counts, make(dict(counts)))

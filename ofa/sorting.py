@@ -17,8 +17,13 @@ def sort_channels(net: Supernet, trained_expands: tuple[float, ...]) -> None:
     channels are sorted only between one trained width and the next.
     Source: Once-for-All, arXiv:1908.09791, sec. 3.3 (channel sorting).
     """
-    for full in net.space.wholes:
-        archs = [replace(full, expand=(expand,) * len(full.expand)) for expand in sorted(trained_expands)]
+    space = net.space
+    choices = space.choices[space.forest.fields.get("expand", slice(0))]  # of every slot, which may lack some of the ratios
+    for full in space.wholes:
+        archs = []
+        for expand in sorted(trained_expands):
+            ratios = zip(choices, full.expand, strict=True)
+            archs.append(replace(full, expand=tuple(expand if expand in here else most for here, most in ratios)))
         trained = [{node.name: node.part for node in net.graph(arch).nodes} for arch in archs]
         for node in net.graph(full).nodes:
-            net.part(node.name).sort([parts[node.name] for parts in trained])
+            net.part(node.name).sort([parts[node.name] for parts in trained if node.name in parts])

@@ -50,13 +50,18 @@ class Space:
         return self.values(gene.field)
 
     @property
+    def kernel_sizes(self) -> tuple[int, ...]:
+        """The kernel sizes in pixels that blocks of elastic kernel may have, ascending."""
+        return tuple(int(size) for size in self.values("kernel"))
+
+    @property
     def whole(self) -> Arch:
-        """The arch that uses all weights, even those that no choice left in this space uses."""
+        """The arch that uses all weights, or most of them, even those that no choice left in this space uses."""
         return self.largest()
 
     @property
     def wholes(self) -> tuple[Arch, ...]:
-        """The archs that use all weights together: more than one if networks of the space share no weights."""
+        """The archs that use all weights together: more than one if there are weights that no network has together."""
         return (self.whole,)
 
     @cached_property
@@ -117,6 +122,14 @@ class Space:
     def sample(self, rng: random.Random) -> Arch:
         """An arch with every choice sampled uniformly."""
         return self.arch([rng.choice(choices) for choices in self.choices])
+
+    def named(self, name: str) -> Arch:
+        """The arch of its key (`Arch.key`), or of a name that only this space has; any other text is an `ArchError`."""
+        return Arch.from_key(name)
+
+    def own_name(self, arch: Arch) -> str | None:
+        """The name that only this space has for an arch, such as a benchmark's; None if it has none."""
+        return None
 
     def contains(self, arch: Arch) -> bool:
         """Whether every choice of `arch` is one of this space's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,9 +35,11 @@ class Supernet(nn.Module):
         self.space = space
         self.classes = classes
         self.parts = nn.ModuleDict()
-        graphs = [self.graph(whole, [int(after) for after in space.values("exit")]) for whole in space.wholes]
+        graphs = self._whole_graphs()
         for graph in graphs:
             for node in graph.nodes:
+                if node.name in graph.heads.intersection(self._modules) or node.name in self.parts:
+                    continue  # several of the networks have it
                 # the head's layers are the network's own: its weights are named `classifier.weight`, not
                 # `parts.classifier...`
                 (self if node.name in graph.heads else self.parts).add_module(node.name, build(node.part, space))
@@ -98,11 +101,15 @@ class Supernet(nn.Module):
 
     @cached_property
     def separate(self) -> tuple[tuple[nn.Parameter, ...], ...]:
-        """The parameters of each network that shares none with another; one entry if all networks share them."""
-        if len(self.space.wholes) == 1:
+        """The parameters of each network that shares none with another; one entry if networks share some."""
+        each = [[node.name for node in graph.nodes] for graph in self._whole_graphs()]
+        if len(each) == 1 or len(set(chain(*each))) < sum(map(len, each)):
             return (tuple(self.parameters()),)
-        graphs = [self.graph(whole, [int(after) for after in self.space.values("exit")]) for whole in self.space.wholes]
-        return tuple(tuple(p for node in graph.nodes for p in self.part(node.name).parameters()) for graph in graphs)
+        return tuple(tuple(p for name in names for p in self.part(name).parameters()) for names in each)
+
+    def _whole_graphs(self) -> list[Graph]:
+        """The networks that use all weights together, with all exits."""
+        return [self.graph(whole, [int(after) for after in self.space.values("exit")]) for whole in self.space.wholes]
 
     @cached_property
     def norm_names(self) -> dict[ElasticNorm, str]:

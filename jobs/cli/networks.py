@@ -13,7 +13,7 @@ from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.texts import json_text
 from jobs import files
-from jobs.cli.options import DEFAULT_STORE, Classes, ConfigPath, Json, Sets, StoreUrl, open_job, parse_arch
+from jobs.cli.options import DEFAULT_STORE, Classes, ConfigPath, Json, Sets, StoreUrl, named_in, open_job, parse_arch
 from jobs.job import Job
 from jobs.pipeline import run_steps
 from ofa.arch import Arch, ArchError
@@ -51,7 +51,7 @@ def export_command(
     as_json: Json = False,
 ) -> None:
     """Exports networks as safetensors and ONNX: the knee of the front and the best ensemble, or one network by its name."""
-    parsed = None if arch is None else parse_arch(arch)
+    parsed = None if arch is None else parse_arch(arch, named_in(config, sets))
     kinds = {"--int8": int8, "--preprocess": preprocess, "--target": target is not None}
     given = [name for name, asked in kinds.items() if asked]
     kind = given[0] if given else ""
@@ -101,7 +101,7 @@ def eval_command(
     """Evaluates the top-1 of any sub-networks of a trained run, with its 95 % interval."""
     from jobs.tools.eval import evaluate, evaluate_finetuned
 
-    archs = [parse_arch(text) for text in arch]
+    archs = [parse_arch(text, named_in(config, sets)) for text in arch]
     if not archs and not finetuned:
         raise InputError("ofa eval: give networks, --arch NAME or --finetuned NAME")
     with open_job(config, store, sets, as_json) as job:
@@ -162,7 +162,7 @@ def finetune_command(
     With --two-phase, fine-tunes networks on training and selection images, for as many epochs as are best on the selection
     split; the results are in the run. Neither reads the test split: `ofa eval --split test` does.
     """
-    archs = [parse_arch(text) for text in arch]
+    archs = [parse_arch(text, named_in(config, sets)) for text in arch]
     only = {"--front": front or None, "--patience": patience, "--exits": exits, "--weights": weights,
             "--optimizer": optimizer, "--weight-decay": weight_decay, "--batch": batch}  # fmt: skip
     if two_phase:
@@ -248,15 +248,19 @@ def cost_command(
 ) -> None:
     """Counts the exact multiply-accumulates and parameters of a sub-network."""
     here = get_space(space)
-    parsed = parse_arch(arch)
+    parsed = parse_arch(arch, here.named)
     # costs are exact at any resolution
     if (objection := here.shape_objection(parsed) or here.at([parsed.resolution]).objection(parsed)) is not None:
         raise ArchError(f"{parsed.key} is not in the space {space}: {objection}")
     macs, params = cost(here, parsed, classes)
+    name = here.own_name(parsed)
     if as_json:
-        print(json_text({"space": space, "arch": parsed.to_json(), "classes": classes, "macs": macs, "params": params}))
+        names = {} if name is None else {"name": name}
+        found = {"space": space, "arch": parsed.to_json(), **names, "classes": classes, "macs": macs, "params": params}
+        print(json_text(found))
     else:
-        print(f"{parsed.key}: {macs:,} MACs, {params:,} params, with {classes} classes")
+        also = "" if name is None else f" ({name})"
+        print(f"{parsed.key}{also}: {macs:,} MACs, {params:,} params, with {classes} classes")
 
 
 @app.command("serve")

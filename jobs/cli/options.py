@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -124,15 +124,23 @@ def open_job(
         yield job
 
 
-def parse_arch(text: str) -> Arch:
-    """The arch of a name, of JSON, or of a file with JSON, such as the one that an export writes beside a network."""
+def named_in(config: str, sets: list[str]) -> Callable[[str], Arch]:
+    """The function that finds the arch of a name in the space of a config, which it loads for that."""
+    return lambda name: configs.load(config, sets).search_space.named(name)
+
+
+def parse_arch(text: str, named: Callable[[str], Arch] = Arch.from_key) -> Arch:
+    """The arch of a name, of JSON, or of a file with JSON, such as the one that an export writes beside a network.
+
+    named: finds the arch of a name.
+    """
     where = "--arch"
     if text.lstrip().startswith("{"):
         doc = parse_json(text, where, _ARCH)
     elif _names_a_file(text):
         where, doc = shortened(text), read_json(text, _ARCH)
     else:
-        return Arch.from_key(text)
+        return named(text)
     if isinstance(doc, dict) and "archs" in doc:
         if not isinstance(doc["archs"], list) or len(doc["archs"]) != 1:
             found = f"{len(doc['archs'])} networks" if isinstance(doc["archs"], list) else shown(doc["archs"])

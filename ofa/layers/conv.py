@@ -13,26 +13,28 @@ from ofa.space import Space
 
 
 class ElasticUnit(Layer[Conv]):
-    """A convolution with or without norm, and an activation."""
+    """A convolution with or without norm and activation."""
 
     def __init__(self, largest: Conv, space: Space) -> None:
         super().__init__()
         self.conv = ElasticConv(largest.in_channels, largest.out_channels, largest.kernel, largest.stride)
         self.norm = ElasticNorm(largest.out_channels, space.eps) if largest.norm else None
-        self.act = ACTIVATIONS[largest.act]()
+        self.act = ACTIVATIONS[largest.act]() if largest.act else None
 
     def forward(self, x_NIHW: Tensor, part: Conv, norm: Norm) -> Tensor:
         y = self.conv(x_NIHW, part.out_channels)
         if self.norm is not None:
             y = norm(self.norm, y)
-        y = self.act(y)
+        if self.act is not None:
+            y = self.act(y)
         return x_NIHW + y if part.residual else y
 
     def plain(self, part: Conv, norm: PlainNorm) -> PlainBlock:
         layers: dict[str, nn.Module] = {"conv": self.conv.plain(part.in_channels, part.out_channels)}
         if self.norm is not None:
             layers["norm"] = norm(self.norm, part.out_channels)
-        layers["act"] = type(self.act)()
+        if self.act is not None:
+            layers["act"] = type(self.act)()
         return PlainBlock(layers, residual=part.residual)
 
 

@@ -58,7 +58,7 @@ class ElasticInverted(Layer[Inverted]):
     def __init__(self, largest: Inverted, space: Space) -> None:
         super().__init__()
         mid, eps = largest.mid, space.eps
-        kernels = tuple(int(k) for k in space.values("kernel")) if largest.widens else (largest.kernel,)
+        kernels = space.kernel_sizes if largest.widens else (largest.kernel,)
         self.act = ACTIVATIONS[largest.act]()
         self.widen = ElasticConv(largest.in_channels, mid) if largest.widens else None
         self.widen_norm = ElasticNorm(mid, eps) if largest.widens else None

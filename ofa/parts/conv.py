@@ -26,13 +26,13 @@ def conv_cost(
 
 @dataclass(frozen=True, slots=True)
 class Conv:
-    """A convolution with or without norm, and an activation; added to its input if residual."""
+    """A convolution with or without norm and activation; added to its input if residual."""
 
     in_channels: int
     out_channels: int
     kernel: int
     stride: int
-    act: Activation
+    act: Activation | None
     norm: bool = True
     residual: bool = False
 

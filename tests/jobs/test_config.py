@@ -31,7 +31,7 @@ def test_every_shipped_config_is_valid_and_its_phases_only_widen(path):
         return
     assert len(phases) >= 2
     for before, after in pairwise(phases):
-        for name in ("resolutions", "depths", "kernels", "expands"):
+        for name in before.space.choice_names:
             assert set(getattr(before.space, name)) <= set(getattr(after.space, name)), (before.name, after.name, name)
     assert phases[-1].space == load(str(path)).search_space
 
@@ -354,6 +354,12 @@ def test_choices_and_phases_take_any_gene_of_the_space():
     )
     assert config.search_space == get_space("ofa_resnet50").only(widths=(0, 2), expands=(0.2, 0.35))
     assert config.phases[0].space == config.search_space.only(widths=(2,), depths=(1, 2))
+
+
+def test_phases_take_the_names_that_only_the_space_has():
+    phase = 'train.phases=[{name="a",epochs=1,lr=1,archs=["02012100"]}]'
+    config = load(TINY, ["space=nas_bench_macro", "choices={resolutions=[16]}", phase])
+    assert [arch.key for arch in config.phases[0].draw.archs] == ["r16-d231-e16.136.300"]
 
 
 def test_every_setting_is_documented():

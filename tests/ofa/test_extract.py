@@ -70,6 +70,7 @@ SPACES = [
     "ofa_mbv3_w0.35_64px",
     "ofa_proxyless_w1.3",
     "ofa_resnet50",
+    "nas_bench_macro",
 ]
 
 

@@ -6,7 +6,7 @@ import pytest
 from ofa.genes import Genes
 from ofa.spaces import get_space
 
-NAMES = ["digits", "ofa_mbv3_w1.0", "ofa_proxyless_w1.3", "ofa_resnet50"]
+NAMES = ["digits", "ofa_mbv3_w1.0", "ofa_proxyless_w1.3", "ofa_resnet50", "nas_bench_macro"]
 
 
 @pytest.mark.parametrize("name", NAMES)

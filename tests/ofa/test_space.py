@@ -108,7 +108,8 @@ def test_an_arch_of_another_space_is_told_why():
 def test_an_unknown_space_is_answered_with_those_there_are():
     with pytest.raises(
         ArchError,
-        match=r"no space is called 'digit'; there are digits, ofa_mbv3_w0.5_32px .*ofa_mbv3_w1.0, .*ofa_mbv3_w1.2, ofa_prox",
+        match=r"no space is called 'digit'; there are digits, nas_bench_macro, ofa_mbv3_w0.5_32px .*"
+        r"ofa_mbv3_w1.0, .*ofa_mbv3_w1.2, ofa_prox",
     ):
         get_space("digit")
 

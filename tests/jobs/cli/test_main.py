@@ -375,3 +375,21 @@ def test_a_front_that_is_none_is_one_line_with_its_path(ofa, tmp_path):
     assert code == 2
     assert err.startswith(f"ofa: {tmp_path / 'front.json'}: a front is")
     assert err.count("\n") == 1
+
+
+def test_cost_takes_the_keys_of_nas_bench_macro_and_prints_them(ofa):
+    at = ("cost", "--space", "nas_bench_macro", "--classes", 10)
+    code, out, _ = ofa(*at, "--arch", "02012100")
+    assert (code, out) == (0, "r32-d231-e16.136.300 (02012100): 47,327,744 MACs, 890,666 params, with 10 classes\n")
+    [first, second] = [json.loads(ofa(*at, "--json", "--arch", key)[1]) for key in ("20001201", "20010210")]
+    assert first == second and first["name"] == "20010210"
+    assert ofa(*at, "--arch", json.dumps(first["arch"]), "--json")[1] == json.dumps(first) + "\n"
+    code, _, err = ofa(*at, "--arch", "0201")
+    assert (code, err) == (2, "ofa: '0201' is no key of nas_bench_macro; one has 8 digits from 0 to 2, such as 02012100\n")
+
+
+def test_commands_of_a_run_take_the_names_of_its_space(ofa, tmp_path):
+    phases = 'train.phases=[{name="a",epochs=1,lr=1}]'
+    sets = [part for setting in ("space=nas_bench_macro", "choices={}", phases) for part in ("--set", setting)]
+    code, _, err = ofa("export", TINY, "--store", tmp_path, "--arch", "0201", *sets)
+    assert (code, err.count("\n")) == (2, 1) and "no key of nas_bench_macro" in err
