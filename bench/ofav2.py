@@ -85,7 +85,8 @@ def judged(config: Experiment, run: Run, data: Dataset, test: Split) -> Iterator
     net = Supernet(config.search_space, data.classes)
     for phase in config.phases:
         net.load_state_dict(net_tensors(safetensors.torch.load(run.raw(files.supernet(phase.name).key))))
-        evaluator = data.evaluator(net, config.measure.calibration_images, config.measure.batch)
+        setting = config.measure
+        evaluator = data.evaluator(net, setting.calibration_images, setting.fixed_batch, setting.norm_batch)
         found = {arch: evaluator.top1(arch, data.selection[:JUDGED]) for arch in constants(phase.space)}
         best = max(found, key=lambda arch: found[arch])
         row = {"arch": best.key, "exit": best.exit, "top1": found[best], "test_top1": evaluator.top1(best, test)}

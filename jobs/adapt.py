@@ -21,6 +21,7 @@ import numpy as np
 from cluster.run import Step
 from cluster.texts import jsonl
 from jobs import files
+from jobs.batches import batch_of
 from jobs.costs import objectives_of
 from jobs.evaluators import evaluators, measure_all, tensors_of
 from jobs.job import Job
@@ -50,6 +51,7 @@ def adapt(job: Job) -> None:
     objectives = objectives_of(job, step)
     trained = files.supernet(job.config.last_phase)
     step.read(trained)  # records it as an input
+    batch_of(job, step)
     work = Work(job, step)
     archive = first_archive(job, work)
     reference = reference_point(objectives, values(objectives, archive))

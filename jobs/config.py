@@ -62,7 +62,17 @@ def _workers(given: Any, parsed: ValidatorFunctionWrapHandler) -> Any:
     return found
 
 
+def _batch(given: Any, parsed: ValidatorFunctionWrapHandler) -> Any:
+    """A number of images, or `AUTO`."""
+    try:
+        return parsed(given)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ValueError(reason if isinstance(given, int | float) else f"give a number, or {AUTO!r}") from None
+
+
 Workers = Annotated[Processes | tuple[Processes, Processes], WrapValidator(_workers)]
+Batch = Annotated[Count | Literal["auto"], WrapValidator(_batch)]
 Gpus = Annotated[float, Field(ge=0, le=1024)]
 ExitWeights = Annotated[str, one_of("ofa.exits", "WEIGHTS")]
 CostRule = Annotated[str, one_of("ensemble.rule", "RULES")]
@@ -93,7 +103,10 @@ Address = Annotated[str, AfterValidator(address.portable)]
 FEWEST_ARCHS = 10  # that are measured
 FEWEST_ROWS = 3  # that a predictor is fitted to
 
-SINCE_SEARCH = ("latency_tables", "at_most", "at_least", "sampler")  # no part of the id while they have their defaults
+# Settings that were added later, by section: they are no part of the id while they have their defaults.
+LATER = {"search": ("latency_tables", "at_most", "at_least", "sampler"), "measure": ("calibration_batch",)}
+AUTO = "auto"  # the batch size of evaluators is chosen by measurement
+FIXED_BATCH = 128  # where it is, images per batch of all else
 LONGEST_NAME = 200  # characters; a run's id, which has nine more, is the name of a directory
 HERE = "here"  # the device of `latency_ms.here`: the machine that measures
 TRIALS = ("trials", "concurrent")  # of `tune`, which are no part of the id: more trials continue the same search
@@ -268,11 +281,22 @@ class Measure:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     archs: Annotated[int, Field(ge=FEWEST_ARCHS, le=MOST)] = 240  # the smallest sub-network, the largest and random ones
     calibration_images: Count = 512  # training images for the batch-norm calibration of each arch
-    batch: Count = 128  # images per batch of an evaluation
+    batch: Batch = FIXED_BATCH  # images per batch of an evaluation; auto: the fastest one, by measurement
+    calibration_batch: NotNegativeInt = 0  # images per batch of the calibration; 0: as `batch`, 128 where that is auto
     device: Literal["cpu", "cuda"] = "cpu"  # of evaluators: they evaluate, predict and time networks on it
     latency_archs: Annotated[int, Field(ge=5, le=MOST)] = 40  # the first of them, which are also timed
     latency_runs: Annotated[int, Field(ge=5, le=MOST)] = 30  # timed runs of each
     latency_threads: Threads = 1  # CPU threads while timing
+
+    @property
+    def fixed_batch(self) -> int:
+        """Images per batch of evaluations that the evaluators do not do: in training, and in the command's own process."""
+        return FIXED_BATCH if isinstance(self.batch, str) else self.batch
+
+    @property
+    def norm_batch(self) -> int:
+        """Images per batch of the batch-norm calibration, on which its statistics depend."""
+        return self.calibration_batch or self.fixed_batch
 
 
 @dataclass(frozen=True)
@@ -428,8 +452,8 @@ class Experiment:
         """The run's name in a store, which is the same for the same settings.
 
         Settings of placement are excluded, so a run continues with other workers when the cluster has changed; those of an
-        adaptation are, where there is none, the device of evaluators, unless it is a GPU, and an empty `search.sampler`. So
-        is `tune` while it has its defaults, and always its number of trials.
+        adaptation are, where there is none, the device of evaluators, unless it is a GPU, and those of `LATER`. So is `tune`
+        while it has its defaults, and always its number of trials.
         """
         left_out = ("ray", "kube") if self.adapt.iterations else ("ray", "kube", "adapt")
         identity = {key: value for key, value in asdict(self).items() if key not in left_out}
@@ -440,9 +464,9 @@ class Experiment:
         tune, defaults = identity.pop("tune"), asdict(Tune())
         if differs := {key: value for key, value in tune.items() if key not in TRIALS and value != defaults[key]}:
             identity["tune"] = differs
-        default = asdict(Search())
-        added = {name for name in SINCE_SEARCH if identity["search"][name] == default[name]}
-        identity["search"] = {key: value for key, value in identity["search"].items() if key not in added}
+        for section, default in (("search", asdict(Search())), ("measure", asdict(Measure()))):
+            added = {name for name in LATER[section] if identity[section][name] == default[name]}
+            identity[section] = {key: value for key, value in identity[section].items() if key not in added}
         return f"{self.name}-{hashlib.sha256(json_text(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
     def gpus(self, training: int) -> int:

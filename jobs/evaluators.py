@@ -14,6 +14,7 @@ from cluster.errors import Diverged
 from cluster.run import DamagedObject, File, Step
 from cluster.runtime.pool import Pool
 from jobs import files
+from jobs.batches import batch_of
 from jobs.config import Experiment
 from jobs.costs import costs_of
 from jobs.job import Job
@@ -60,7 +61,7 @@ def trained_evaluator(job: Job, step: Step) -> Evaluator:
 def evaluator_of(job: Job, weights: Mapping[str, np.ndarray]) -> Evaluator:
     """An evaluator of a supernet with these tensors, in this process."""
     net, setting = load_supernet(job.config, job.data.classes, weights), job.config.measure
-    return job.data.evaluator(net, setting.calibration_images, setting.batch)
+    return job.data.evaluator(net, setting.calibration_images, setting.fixed_batch, setting.norm_batch)
 
 
 def evaluators(job: Job, given: Mapping[str, np.ndarray] | None = None) -> Pool:
@@ -73,7 +74,8 @@ def evaluators(job: Job, given: Mapping[str, np.ndarray] | None = None) -> Pool:
     def start() -> Pool:
         weights = given if given is not None else read_weights(Step(job.run, "evaluate"), job.config)
         meters = {o.field: METERS[o.field] for o in job.config.objectives if o.field in METERS}
-        build, setting = partial(EvaluationWorker, job.config, meters), job.config.ray
+        batch = job.batches.fastest.batch if job.batches else batch_of(job, Step(job.run, "evaluate"))
+        build, setting = partial(EvaluationWorker, job.config, meters, batch), job.config.ray
         return Pool(build, shared_arrays(weights, job.data), setting.evaluators, setting.evaluator_gpus)
 
     return job.pool(start)

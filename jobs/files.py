@@ -12,6 +12,7 @@ ADAPTATION = File("adapt.json", "adapt")  # of a run whose supernet is adapted t
 ARCHIVE = File("archive.jsonl", "adapt")
 MEASURED = File("measured.jsonl", "measure")
 LATENCY = File("latency.json", "measure")
+BATCHES = "batch.json"  # of a run whose evaluators' batch size is chosen by measurement
 LATENCY_TABLES = "latency"  # the folder of the devices' latency tables
 PREDICTOR = File("predictor/accuracy.npz", "fit")
 LATENCY_PREDICTOR = File("predictor/latency.npz", "fit")
@@ -106,6 +107,11 @@ def prediction_part(split: str, digest: str, start: int) -> str:
 def latency_table(device: str, step: str) -> File:
     """The latency table of a device, written by the step that needs it first."""
     return File(f"{LATENCY_TABLES}/{device}.json", step)
+
+
+def batches(step: str) -> File:
+    """The times by which the evaluators' batch size is chosen, written by the step that evaluates first."""
+    return File(BATCHES, step)
 
 
 def subnet(name: str, suffix: str) -> File:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # commands that open a run without working on it load neither
     from cluster.runtime.pool import Pool
     from jobs.images.dataset import Dataset
     from ofa.images import Split
+    from ofa.timings import BatchTimes
     from search.costs.devices import DeviceCosts
 
 
@@ -106,6 +107,7 @@ class Job:
         return Scale(self.run)
 
     costs: DeviceCosts | None = field(default=None, init=False)  # by the run's latency tables; see `jobs.costs`
+    batches: BatchTimes | None = field(default=None, init=False)  # of evaluations; see `jobs.batches`
     _connected: bool = field(default=False, init=False)
     _pool: Pool | None = field(default=None, init=False)
 

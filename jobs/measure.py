@@ -14,6 +14,7 @@ import json
 from cluster.seeds import stream
 from cluster.texts import jsonl
 from jobs import files
+from jobs.batches import batch_of
 from jobs.costs import costs_of
 from jobs.evaluators import evaluators, measure_all, read_weights
 from jobs.job import Job
@@ -27,6 +28,7 @@ def measure(job: Job) -> None:
     """Evaluates random sub-networks and the extremes, and times some of them."""
     config, step = job.config, job.run.begin("measure")
     read_weights(step, config)  # the objects that the evaluators hold
+    batch_of(job, step)  # it is chosen here, unless the run has a fixed one
     archs = archs_to_measure(config.search_space, config.measure.archs, config.seed)
     known = {m.arch.key: m for m in map(Measured.from_json, step.ledger.rows())}
     if config.adapt.iterations:  # the archive was evaluated with the same weights

@@ -23,7 +23,7 @@ from cluster.texts import sha256
 from ensemble.assemble import Assembly, part_images
 from ensemble.table import Table
 from jobs import files
-from jobs.config import Experiment
+from jobs.batches import batch_of
 from jobs.evaluators import evaluators, read_weights, trained_evaluator, weights_file
 from jobs.exits import Predictions, exit_results, network_of
 from jobs.job import Job
@@ -58,12 +58,13 @@ def predict(job: Job) -> None:
     config, step = job.config, job.run.begin("predict")
     front = Front.from_json(step.read_json(files.FRONT))
     read_weights(step, config)  # the objects that the evaluators hold
+    batch = batch_of(job, step)
     weights = step.inputs[weights_file(config).key]
     k = min(config.ensemble.top_k or job.data.classes, job.data.classes)
     splits = (config.ensemble.chosen_on, "test")
     images = {split: job.test if split == "test" else predicted_split(job.data, split) for split in splits}
     sizes = {split: len(images[split]) for split in splits}
-    parts = [(part, group) for split in splits for part, group in parts_of(front.members, split, sizes[split], k, config)]
+    parts = [(part, group) for split in splits for part, group in parts_of(front.members, split, sizes[split], k, batch)]
     wanted = [Wanted(part, group, weights) for part, group in parts]
     cost_M = costs_of_members(front.members, config.ensemble.unit)
     predict_parts(job, wanted, images)
@@ -84,7 +85,7 @@ def costs_of_members(members: Sequence[Measured], unit: str) -> np.ndarray:
 
 
 def parts_of(
-    members: Sequence[Measured], split: str, images: int, k: int, config: Experiment
+    members: Sequence[Measured], split: str, images: int, k: int, batch: int
 ) -> Iterator[tuple[Part, tuple[int, ...]]]:
     """The parts of one table: each of members of one resolution, some at a time, on some whole batches."""
     for resolution in sorted({member.arch.resolution for member in members}):
@@ -92,7 +93,7 @@ def parts_of(
         for at in range(0, len(alike), _TOGETHER):
             group = tuple(alike[at : at + _TOGETHER])
             archs = tuple(members[index].arch for index in group)
-            step = part_images(len(group), k, config.measure.batch)
+            step = part_images(len(group), k, batch)
             for start in range(0, images, step):
                 yield Part(archs, split, start, min(start + step, images), k), group
 

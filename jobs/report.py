@@ -16,13 +16,17 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
+from cluster.run import Step
 from ensemble.document import CascadeResult, Ensembles, ExitResult, Exits, ScoredSubset, SubsetFront
 from jobs import files
+from jobs.batches import shown as shown_times
+from jobs.batches import times_file
+from jobs.config import AUTO
 from jobs.job import Job
 from jobs.trials import Trials, ordered
 from jobs.trials import shown as of_trial
 from ofa.record import Measured
-from ofa.timings import Validated
+from ofa.timings import BatchTimes, Validated
 from search.adapt.history import Adaptation
 from search.front import Front
 from search.history import History
@@ -67,10 +71,11 @@ def report(job: Job) -> None:
         trials = Trials.from_bytes(step.read(files.TRIALS), files.TRIALS.key)
         sections.append(("The search for settings", tuning_text(trials) + trials_table(trials), tuning_figure(trials)))
     body = [summary(job, front, ensembles, measured, searched)]
+    evaluations = evaluations_text(job, step)
     for number, (title, text, figure) in enumerate(sections):
         body.append(f"<h2>{escape(title)}</h2><p>{text}</p>{drawn(figure, f'figure{number}')}")
         if number == 0:
-            body += [front_table(job, front, ensembles, validated), ensemble_table(ensembles)]
+            body += [front_table(job, front, ensembles, validated), evaluations, ensemble_table(ensembles)]
     page = PAGE.format(title=escape(job.run.id), plotly=get_plotlyjs(), body="\n".join(body))
     step.write(files.REPORT, page.encode())
     step.finish(job.config.seed)
@@ -519,6 +524,14 @@ def front_table(job: Job, front: Front, ensembles: Ensembles, validated: Validat
     heads = ("", "pixels", *costs, "selection %", "test % [95 %]", "ms", "export")
     where = f"{escape(validated.device)}, {validated.threads} thread, one image"
     return table("front", heads, rows) + f'<p class="made">ms: median and half the interquartile range, {where}.</p>'
+
+
+def evaluations_text(job: Job, step: Step) -> str:
+    """The evaluators' batch size and the times by which it was chosen, where it was."""
+    if job.config.measure.batch != AUTO:
+        return ""
+    times = BatchTimes.from_bytes(step.read(times_file(job.config)), files.BATCHES)
+    return f'<p class="made">Evaluations: {escape(shown_times(times))}.</p>'
 
 
 def ensembles_text(ensembles: Ensembles) -> str:

@@ -26,6 +26,7 @@ from cluster.runtime import pool as pools
 from cluster.runtime.tasks import ray_map
 from cluster.texts import jsonl
 from jobs import files
+from jobs.batches import batch_of
 from jobs.config import Experiment
 from jobs.costs import costs_of, objectives_of
 from jobs.evaluators import evaluators, measure_all, read_weights, rescale
@@ -51,6 +52,7 @@ def search(job: Job) -> None:
     config, step, space = job.config, job.run.begin("search"), job.config.search_space
     objectives = objectives_of(job, step)
     read_weights(step, config)  # the objects that the evaluators hold
+    batch_of(job, step)
     rows = step.read(files.MEASURED).splitlines()
     before = [Measured.from_json(json.loads(row)) for row in rows]
     predictor = Predictor.from_npz(step.read(files.PREDICTOR), space, "top1", files.PREDICTOR.key)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from cluster.errors import StepError
 from jobs import files
+from jobs.batches import batch_of
 from jobs.evaluators import evaluators, read_weights
 from jobs.job import Job
 from ofa.genes import Genes
@@ -31,6 +32,7 @@ def validate(job: Job) -> None:
     ]
     predicted_top1, predicted_ms = (predictor.predict(rows_BG).tolist() for predictor in predictors)
     read_weights(step, config)  # the objects that the evaluators hold
+    batch_of(job, step)
     with job.reporter.track("validate", len(archs), "networks") as tracker:
         for index, found in evaluators(job).map("extracted", archs):
             _must_agree(front.members[index], found)

@@ -23,12 +23,17 @@ class NotFinite(ArithmeticError):
 
 @dataclass(frozen=True, slots=True)
 class Evaluator:
-    """Evaluates archs of `net`; `calibration` are the training images for batch-norm calibration."""
+    """Evaluates archs of `net`, `batch` images at a time.
+
+    calibration: the training images for batch-norm calibration. calibration_batch: how many of them are taken at a time,
+    since statistics are means over batches; 0 is `batch`.
+    """
 
     net: Supernet
     scale: Scale
     calibration: Split
     batch: int
+    calibration_batch: int = 0
     _known: dict[tuple[Arch, tuple[int, ...]], tuple[int, Statistics]] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -43,7 +48,8 @@ class Evaluator:
         if key not in self._known or self._known[key][0] != version:
             while len(self._known) >= REMEMBERED:
                 del self._known[next(iter(self._known))]
-            found = calibrate(self.net, arch, self.batches(self.calibration, arch.resolution), exits)
+            batches = self.batches(self.calibration, arch.resolution, self.calibration_batch)
+            found = calibrate(self.net, arch, batches, exits)
             self._known[key] = (version, found)
         return self._known[key][1]
 
@@ -88,10 +94,11 @@ class Evaluator:
         """
         return top1(self.summed_logits(arch, summed_exits, split), split.labels)
 
-    def batches(self, split: Split, resolution: int) -> Iterator[Tensor]:
-        """Images as network inputs, `batch` at a time."""
-        for start in range(0, len(split), self.batch):
-            yield resize(self.scale(split.pixels[start : start + self.batch]).to(self.net.device), resolution)
+    def batches(self, split: Split, resolution: int, batch: int = 0) -> Iterator[Tensor]:
+        """Images as network inputs, `batch` at a time; 0 is the evaluator's own."""
+        batch = batch or self.batch
+        for start in range(0, len(split), batch):
+            yield resize(self.scale(split.pixels[start : start + batch]).to(self.net.device), resolution)
 
 
 def top1(logits_NC: Tensor, labels_N: Tensor) -> float:

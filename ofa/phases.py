@@ -138,10 +138,16 @@ class Plan:
     teacher_exits: str = "last"  # see `ofa.teacher.Teacher`
     calibration_images: int = 512  # images of the training split for batch-norm calibration
     evaluation_batch: int = 128
+    calibration_batch: int = 0  # of the calibration images; 0: as evaluation_batch
     validate_every: int = 5  # epochs between evaluations on the selection split
     validate_images: int = 10000  # images of the selection split for an evaluation, at most
     device: str = "cpu"
     threads: int = 1  # CPU threads of each worker
+
+    @property
+    def evaluation(self) -> tuple[int, int, int]:
+        """The calibration images, and the images per batch of an evaluation and of the calibration."""
+        return self.calibration_images, self.evaluation_batch, self.calibration_batch or self.evaluation_batch
 
     def lr_at(self, number: int, step: int, steps_per_epoch: int) -> float:
         """The learning rate at `step` (from 0) of phase `number`."""

@@ -1,4 +1,4 @@
-"""`latency.json` and `validated.json`: latencies of a run's networks on a device, in milliseconds for one image."""
+"""`latency.json`, `validated.json` and `batch.json`: times of a run's networks on a device, in ms for one image."""
 
 from __future__ import annotations
 
@@ -48,3 +48,25 @@ class Validated(Document):
     threads: int
     batch: int
     members: tuple[ValidatedMember, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchTime(Document):
+    """The median milliseconds for one image where an evaluation takes `batch` images at a time."""
+
+    batch: int
+    image_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchTimes(Document):
+    """The times of an evaluation of one sub-network on one device, by the images that it takes at a time."""
+
+    device: str
+    arch: Arch
+    rows: tuple[BatchTime, ...]  # ascending sizes, at least one
+
+    @property
+    def fastest(self) -> BatchTime:
+        """The row with the lowest time; of equal ones that with the smallest batch."""
+        return min(self.rows, key=lambda row: row.image_ms)

@@ -48,6 +48,7 @@ class ExitsRun(TinyRun):
         '{name="all",epochs=1,lr=0.05,distil=1.0,teacher="previous"}]',
         'search.objectives=["top1","latency_ms.here","params"]', f"search.at_most.params={MOST_PARAMS}",
         "ensemble.unit=latency_ms.here", "measure.archs=20", "measure.latency_archs=5", "measure.latency_runs=5",
+        "measure.batch=auto",
         "search.evaluations=24", "search.population=8", "search.predicted_evaluations=300", "search.predicted_members=4",
         "adapt.iterations=1", "adapt.archs=10", "adapt.oversample=1", "adapt.batch=3", "adapt.survivors=5", "adapt.epochs=1",
         "adapt.subnets=1", "adapt.predicted_evaluations=100", "adapt.candidates=10",

@@ -20,8 +20,8 @@ ROOMS = {
         "parts/ memory",
         "spaces/",
         "layers/",
-        "norms supernet extract sorting images decode evaluate latency energy meters threads export int8 preprocessing "
-        "published",
+        "norms supernet extract sorting images decode evaluate batches latency energy meters threads export int8 "
+        "preprocessing published",
         "phases draws losses teacher train",
     ),
     "cluster": (
@@ -57,7 +57,7 @@ ROOMS = {
         "workers/",
         "operate/",
         "job",
-        "costs evaluators exits tensorboard",
+        "costs batches evaluators exits tensorboard",
         "train adapt measure fit search validate predict ensemble report export",
         "pipeline",
         "tools/",

@@ -54,7 +54,7 @@ from ofa.arch import Arch
 from ofa.decode import CorruptImage, decode
 from ofa.documents import Document
 from ofa.record import Measured
-from ofa.timings import Latencies, Validated
+from ofa.timings import BatchTimes, Latencies, Validated
 from search.adapt.history import Adaptation
 from search.costs.latency import LatencyTable, TableLatency
 from search.history import History
@@ -70,7 +70,7 @@ RUN_FILES = {
     "settings": "config.toml",
     "scale": files.SCALE,
 }
-DOCUMENTS = (Ensembles, Exits, History, Validated, Latencies, PredictorQuality, Adaptation, Finetuned, Trials)
+DOCUMENTS = (Ensembles, Exits, History, Validated, Latencies, BatchTimes, PredictorQuality, Adaptation, Finetuned, Trials)
 
 
 # ---- samples and their readers

@@ -192,9 +192,9 @@ class Dataset:
         area, flip = (images.min_crop, images.flip) if crop else (1.0, False)
         return Augment(area, flip, crop, colours, images.randaugment, images.magnitude)
 
-    def evaluator(self, net: Supernet, calibration_images: int, batch: int) -> Evaluator:
+    def evaluator(self, net: Supernet, calibration_images: int, batch: int, calibration_batch: int = 0) -> Evaluator:
         """Evaluates sub-networks of `net`, each with batch-norm statistics from the first training images."""
-        return Evaluator(net, self.scale, self.sample[:calibration_images], batch)
+        return Evaluator(net, self.scale, self.sample[:calibration_images], batch, calibration_batch)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """The images as arrays, to share between processes; without the test split."""

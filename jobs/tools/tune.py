@@ -296,7 +296,8 @@ def hypervolume(config: Experiment, data: Dataset, weights: Mapping[str, np.ndar
     The reference point has top-1 0 and a cost beyond that of the largest network; the ideal is top-1 1 at the smallest cost.
     """
     space, setting, objectives = config.search_space, config.measure, config.objectives
-    evaluator = data.evaluator(load_supernet(config, data.classes, weights), setting.calibration_images, setting.batch)
+    net = load_supernet(config, data.classes, weights)
+    evaluator = data.evaluator(net, setting.calibration_images, setting.fixed_batch, setting.norm_batch)
     meters = {o.field: METERS[o.field] for o in objectives if o.field in METERS}
     known: dict[Arch, Measured] = {}
 

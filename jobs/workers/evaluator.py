@@ -67,11 +67,13 @@ class Part:
 
 
 class EvaluationWorker:
-    """The worker of an actor; every result is a function of its argument alone."""
+    """The worker of an actor; every result is a function of its argument alone. batch: the images that it takes at once."""
 
-    def __init__(self, config: Experiment, meters: Mapping[str, Meter], arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(
+        self, config: Experiment, meters: Mapping[str, Meter], batch: int, arrays: Mapping[str, np.ndarray]
+    ) -> None:
         torch.set_num_threads(1)
-        self.config, self.data, self.meters = config, Dataset.of(arrays), meters
+        self.config, self.data, self.meters, self.batch = config, Dataset.of(arrays), meters, batch
         self.space = config.search_space
         self.renew(arrays)
 
@@ -80,7 +82,7 @@ class EvaluationWorker:
         weights = {name.removeprefix(_WEIGHT): array for name, array in arrays.items() if name.startswith(_WEIGHT)}
         net, setting = load_supernet(self.config, self.data.classes, weights), self.config.measure
         net = net.to(usable(setting.device, "measure.device"))
-        self.evaluator = self.data.evaluator(net, setting.calibration_images, setting.batch)
+        self.evaluator = self.data.evaluator(net, setting.calibration_images, self.batch, setting.norm_batch)
 
     def measure(self, arch: Arch) -> Measured:
         """The record of an arch on the selection split: top-1, exact costs, and the objectives' further quantities."""

@@ -80,7 +80,7 @@ def loop(plan: Plan, images: Data, place: Place, worker: Worker, arrays: Mapping
         def teacher(state: State) -> Teacher:
             copy = Supernet(plan.space, plan.classes)
             copy.load_state_dict(dict(state))
-            own = data.evaluator(copy.to(plan.device), plan.calibration_images, plan.evaluation_batch)
+            own = data.evaluator(copy.to(plan.device), *plan.evaluation)
             return Teacher(own, plan.teacher_norm, plan.teacher_exits)
 
         def stored(phase: Phase) -> State:
@@ -181,7 +181,7 @@ class Monitor(Observer):
         self.plan, self.learner, self.worker, self.checkpoints = plan, learner, worker, checkpoints
         self.progress, self.checkpoint_s = progress, checkpoint_s
         self.per_epoch = steps_per_epoch(data.sizes["train"], plan.batch)
-        self.evaluator = data.evaluator(learner.net, plan.calibration_images, plan.evaluation_batch)
+        self.evaluator = data.evaluator(learner.net, *plan.evaluation)
         self.selection = data.selection[: plan.validate_images] if "selection" in data.splits else None
         self.cheap = learner.net.device.type == "cpu"  # reading a loss there waits for nothing
         # of the means over all workers

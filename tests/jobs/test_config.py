@@ -502,3 +502,24 @@ def test_a_name_too_long_for_a_directory_is_refused():
     assert len(load(TINY, [f"name={'x' * 200}"]).id) < 255
     with pytest.raises(ConfigError, match="name has 201 characters; use at most 200"):
         load(TINY, [f"name={'x' * 201}"])
+
+
+class TestTheBatchOfAnEvaluation:
+    def test_is_a_number_or_chosen_by_measurement(self):
+        assert load(TINY, ["measure.batch=auto"]).measure.batch == "auto"
+        assert load(TINY, ["measure.batch=64"]).measure.batch == 64
+        for wrong, says in (("x", "batch is 'x'; give a number, or 'auto'"), ("0", "batch is 0; input should be greater")):
+            with pytest.raises(ConfigError, match=says):
+                load(TINY, [f"measure.batch={wrong}"])
+
+    def test_is_that_of_the_calibration_unless_it_is_chosen_or_another_one_is_given(self):
+        found = {}
+        for settings in ((), ("batch=64",), ("batch=auto",), ("batch=auto", "calibration_batch=32")):
+            measure = load(TINY, [f"measure.{setting}" for setting in settings]).measure
+            found[settings] = (measure.fixed_batch, measure.norm_batch)
+        assert [*found.values()] == [(128, 128), (64, 64), (128, 128), (128, 32)]
+
+    def test_of_the_calibration_is_no_part_of_the_id_while_it_is_the_default(self):
+        assert load(TINY, ["measure.calibration_batch=0"]).id == load(TINY).id == "tiny-a8419b48"
+        assert load(TINY, ["measure.calibration_batch=64"]).id != load(TINY).id
+        assert load(TINY, ["measure.batch=auto"]).id != load(TINY).id

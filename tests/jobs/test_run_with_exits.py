@@ -11,6 +11,7 @@ from helpers import ExitsRun, ofa
 from ensemble.network import CascadeNetwork, from_safetensors
 from ofa.arch import Arch
 from ofa.spaces import get_space
+from ofa.timings import BatchTimes
 
 SPACE = ExitsRun.space
 
@@ -44,6 +45,15 @@ def test_the_adaptation_of_the_supernet_is_in_the_run_and_in_the_report(folder):
     measured = [json.loads(line) for line in (folder / "measured.jsonl").read_text().splitlines()]
     assert len(archive) == 10 and all(row in measured for row in archive)
     assert "The adaptation of the supernet" in (folder / "report.html").read_text()
+
+
+def test_evaluators_have_the_batch_size_that_the_run_chose_once(folder):
+    times = BatchTimes.from_bytes((folder / "batch.json").read_bytes(), "batch.json")
+    assert times.arch == get_space(SPACE).only(resolutions=(20,)).largest() and len(times.rows) > 1
+    assert "batch.json" in json.loads((folder / "adapt.done.json").read_text())["outputs"]
+    for step in ("measure", "search", "validate", "predict", "report"):
+        assert "batch.json" in json.loads((folder / f"{step}.done.json").read_text())["inputs"]
+    assert f"Evaluations: {times.fastest.batch} images at a time" in (folder / "report.html").read_text()
 
 
 def test_archs_of_several_exits_are_measured_and_exits_json_is_about_one_of_the_front(folder):

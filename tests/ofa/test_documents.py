@@ -9,7 +9,7 @@ import pytest
 from ensemble.document import Ensembles, Optimism, ScoredSubset, Subset, SubsetFront, TableEnsembles
 from ofa.documents import DocumentError
 from ofa.spaces import get_space
-from ofa.timings import ArchLatency, Latencies, Validated, ValidatedMember
+from ofa.timings import ArchLatency, BatchTime, BatchTimes, Latencies, Validated, ValidatedMember
 from search.predict.quality import DeviceQuality, PredictorQuality, Quality
 
 SINGLE = ScoredSubset(members=(0,), cost=5.0, top1=0.5, test_top1=0.4, test_interval=(0.3, 0.5))
@@ -36,6 +36,7 @@ DOCUMENTS = [
         members=(ValidatedMember(key="r24", top1=0.5, predicted_top1=0.5, latency_ms=1.0, latency_spread_ms=0.0,
                                  predicted_latency_ms=2.0),),
     ),
+    BatchTimes(device="a GPU", arch=get_space("digits").largest(), rows=(BatchTime(batch=32, image_ms=0.5),)),
 ]  # fmt: skip
 
 
