@@ -86,6 +86,9 @@ def evaluations(setting: Adapt) -> int:
 def sized(setting: Adapt, budget: int) -> Adapt:
     """The setting with the largest archive for which the evaluations suffice."""
     fitting = [sizes for archs in range(10, budget) if evaluations(sizes := replace(setting, archs=archs)) <= budget]
+    if not fitting:
+        raise SystemExit(f"{budget} evaluations: an archive of 10 archs takes {evaluations(replace(setting, archs=10))} "
+                         f"(archive = {setting.archive}); give --evaluations as many")  # fmt: skip
     return replace(fitting[-1], survivors=min(setting.survivors, fitting[-1].archs))
 
 
@@ -213,6 +216,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=6, help="of the source's training, and of the warm-up")
     parser.add_argument("--at-once", type=int, default=2, help="sources and seeds at once")
     options = parser.parse_args()
+    for setting in filter(None, (VARIANTS[name] for name in options.only)):
+        sized(setting, options.evaluations)
     options.store.mkdir(parents=True, exist_ok=True)
     pairs = [pair for pair in options.pairs if getattr(options, PAIRS[pair]) is not None]
     todo = [(seed, pair) for seed in options.seeds for pair in pairs]

@@ -23,6 +23,11 @@ def test_a_variant_spends_nearly_all_evaluations_and_no_more(name):
     assert setting.survivors <= setting.archs
 
 
+def test_too_few_evaluations_for_an_archive_end_the_bench_at_once_with_how_many_it_takes():
+    with pytest.raises(SystemExit, match=r"160 evaluations: an archive of 10 archs takes 190 .*growing"):
+        sized(NAT, 160)
+
+
 def test_variants_differ_from_natv2_in_one_setting_and_nat_in_all_of_them():
     def changed(setting):
         return {key for key, value in asdict(setting).items() if value != getattr(NATV2, key)}
