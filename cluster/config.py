@@ -146,6 +146,8 @@ def _explained(error: ValidationError, kind: type, where: str) -> str:
     prefix = f"{where}: {section}: " if section else f"{where}: "
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"{prefix}no setting {name!r}; here you may set {', '.join(_settings(kind, path[:-1]))}"
+    if first["type"] == "missing" and name.isdigit():  # a list that is too short
+        return f"{prefix}has {name} values; give one more"
     if first["type"] == "missing":
         return f"{prefix}{name} is missing; here you may set {', '.join(_settings(kind, path[:-1]))}"
     message = first["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")

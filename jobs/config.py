@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -32,7 +33,7 @@ from jobs import files
 from jobs.images.source import reader_of_text
 from jobs.settings import PHASES, Value, changed, values_of
 from ofa.arch import ArchError
-from ofa.draws import Draw, Given, Sandwich, Uniform
+from ofa.draws import Draw, Given, Pairs, Sandwich, Uniform
 from ofa.meters import ALWAYS, METERS
 from ofa.phases import Phase
 from ofa.space import Space
@@ -42,6 +43,7 @@ from search.objective import LATENCY, OBJECTIVES, Objective, objective_named
 from search.predict.quality import held_out_rows
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 # Every number has a range (`tests/jobs/test_config.py`); upper bounds only exclude what cannot be meant.
 Positive = Annotated[float, Field(gt=0, le=1e30)]
 Rate = Annotated[float, Field(gt=0, le=1e6)]
@@ -104,7 +106,13 @@ FEWEST_ARCHS = 10  # that are measured
 FEWEST_ROWS = 3  # that a predictor is fitted to
 
 # Settings that were added later, by section: they are no part of the id while they have their defaults.
-LATER = {"search": ("latency_tables", "at_most", "at_least", "sampler"), "measure": ("calibration_batch",)}
+LATER: dict[str, tuple[str, ...]] = {
+    "phases": ("extremes", "coupled", "ramp_epochs"),
+    "train": ("zero_last_gamma", "average"),
+    "data": ("alternating_flip",),
+    "measure": ("calibration_batch",),
+    "search": ("latency_tables", "at_most", "at_least", "sampler"),
+}
 AUTO = "auto"  # the batch size of evaluators is chosen by measurement
 FIXED_BATCH = 128  # where it is, images per batch of all else
 LONGEST_NAME = 200  # characters; a run's id, which has nine more, is the name of a directory
@@ -143,6 +151,7 @@ class Data:
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0  # centre-crop ratio at evaluation
     min_crop: Annotated[float, Field(gt=0, le=1)] = 0.75  # smallest area of a training image's random crop, as a share
     flip: bool = False  # mirror training images with probability 0.5
+    alternating_flip: bool = False  # instead, mirror a random half, and in the next epoch the other one
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.0  # colour jitter: largest deviation of the factor from 1
     contrast: Annotated[float, Field(ge=0, le=1)] = 0.0
     saturation: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -168,8 +177,12 @@ class PhaseConfig:
     largest: bool = False  # every step also trains the largest network
     sandwich: bool = False  # also trains the largest and the smallest; all others learn from the largest in the same step
     distil: NotNegative = 0.0  # weight of the teacher's soft labels
-    teacher: Literal["first", "previous"] = "first"  # the largest network after the first phase, or after the phase before
+    # the largest network after the first phase, after the phase before, or in the same step
+    teacher: Literal["first", "previous", "largest"] = "first"
     joint_exits: ExitWeights = "last"  # weights of the losses of all exits up to a sampled network's own
+    extremes: tuple[Share, Share] = (0.0, 0.0)  # probabilities that a sampled sub-network is the smallest, or the largest
+    coupled: tuple[tuple[NotNegative, Positive], ...] = ()  # the pairs of depth and expand ratio that a stage may have
+    ramp_epochs: NotNegative = 0.0  # in which the weight of all but the largest network rises from 0 to 1
 
     @model_validator(mode="before")
     @classmethod
@@ -189,7 +202,11 @@ class PhaseConfig:
         """This phase for `space`."""
         others = [setting.name for setting in fields(self) if setting.name != "choices"]
         smaller = narrowed(space, self.choices, f"train.phases: {self.name!r}", others)
-        draw: Draw = Sandwich(self.subnets) if self.sandwich else Uniform(self.subnets, self.largest)
+        pairs = self._pairs(smaller)
+        draw: Draw = Uniform(self.subnets, self.largest, self.extremes, pairs)
+        if self.sandwich:
+            draw = Sandwich(self.subnets, pairs)
+        self._check_steps()
         if self.archs:
             draw = Given(tuple(smaller.checked(smaller.named(name)) for name in self.archs))
         return Phase(
@@ -203,7 +220,45 @@ class PhaseConfig:
             teacher=self.teacher,
             lr_scale=lr_scale,
             joint_exits=of_exits(self.joint_exits, space, f"train.phases: {self.name!r}: joint_exits"),
+            ramp_epochs=self.ramp_epochs,
         )
+
+    def _check_steps(self) -> None:
+        """Raises a `ConfigError` for settings of a step that exclude each other."""
+        where = f"train.phases: {self.name!r}"
+        if self.archs and (self.coupled or any(self.extremes) or self.ramp_epochs):
+            raise ConfigError(f"{where}: archs are trained one per step; leave out extremes, coupled and ramp_epochs")
+        if sum(self.extremes) > 1 or (any(self.extremes) and self.sandwich):
+            raise ConfigError(
+                f"{where}: extremes is {list(self.extremes)}; give two probabilities that are at most 1 together, and only "
+                "where sandwich, which trains both in every step, is false"
+            )
+        if self.ramp_epochs and not (self.sandwich or self.largest):
+            raise ConfigError(
+                f"{where}: ramp_epochs is {self.ramp_epochs:g}, but not every step trains the largest network; set "
+                "sandwich or largest to true"
+            )
+        if self.ramp_epochs > self.epochs:
+            raise ConfigError(f"{where}: ramp_epochs is {self.ramp_epochs:g}, of {self.epochs} epochs; lower it")
+        if self.teacher == "largest" and (self.sandwich or not self.largest):
+            raise ConfigError(
+                f"{where}: teacher is 'largest', which needs largest = true and no sandwich (with which all others learn "
+                "from the largest anyway)"
+            )
+
+    def _pairs(self, space: Space) -> Pairs:
+        """The coupled depths and expand ratios; a `ConfigError` for values that `space` lacks, or another order."""
+        if not self.coupled:
+            return ()
+        depths, expands = space.values("depth"), space.values("expand")
+        known = all(depth in depths and expand in expands for depth, expand in self.coupled)
+        if not known or any(a > c or b > d for (a, b), (c, d) in pairwise(self.coupled)):
+            raise ConfigError(
+                f"train.phases: {self.name!r}: coupled is {[list(pair) for pair in self.coupled]}; give pairs of a depth "
+                f"({', '.join(f'{value:g}' for value in depths)}) and an expand ratio "
+                f"({', '.join(f'{value:g}' for value in expands)}) that ascend in both"
+            )
+        return self.coupled
 
 
 @dataclass(frozen=True)
@@ -230,13 +285,16 @@ class Train:
     clip_norm: Positive = 5.0  # gradient-norm clipping threshold
     gradients: Literal["mean", "sum"] = "mean"  # of the sub-networks of a step
     draws: Literal["own", "shared"] = "own"  # each worker samples its own sub-networks, or all train the same ones
-    distil_loss: Literal["ce", "mse"] = "ce"  # soft cross-entropy, or squared error of logits
+    # soft cross-entropy, squared error of logits, or adaptive alpha-divergence
+    distil_loss: Literal["ce", "mse", "alpha"] = "ce"
     teacher_norm: Literal["own", "batch"] = "own"  # a teacher's batch-norm statistics: its own, or each batch's as published
     teacher_exits: ExitWeights = "last"  # weights of the logits of a teacher's exits
     validate_every: Count = 5  # epochs between evaluations on the selection split
     validate_images: Count = 10000  # most images of the selection split in these evaluations
     checkpoint_s: NotNegative = 10.0  # seconds between checkpoints within a phase
     max_failures: NotNegativeInt = 10  # worker failures after which training fails
+    zero_last_gamma: bool = False  # scale of the last norm of every residual block: starts at 0, otherwise at 1
+    average: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the moving average of weights that is evaluated; 0: none
     tensorboard: bool = False  # event files for TensorBoard in the run's logs/tensorboard/
 
     @property
@@ -355,6 +413,12 @@ class Ensemble:
     chosen_on: Literal["selection", "train"] = "selection"  # train is the published protocol: 50 training images a class
 
 
+def _without_later(section: dict[str, Any], name: str, kind: Any) -> dict[str, Any]:
+    """A section without those of its settings in `LATER` that have their defaults. kind: its dataclass."""
+    defaults = {one.name: one.default if one.default_factory is MISSING else one.default_factory() for one in fields(kind)}
+    return {key: value for key, value in section.items() if key not in LATER[name] or value != defaults[key]}
+
+
 def _ranges(doc: Any) -> Any:
     """Ranges by the name of a setting: `train.phases.lr` may be a table in tables in TOML, and a list is one of values."""
     if not isinstance(doc, dict):
@@ -458,15 +522,16 @@ class Experiment:
         left_out = ("ray", "kube") if self.adapt.iterations else ("ray", "kube", "adapt")
         identity = {key: value for key, value in asdict(self).items() if key not in left_out}
         identity["train"] = {key: value for key, value in identity["train"].items() if key not in ELSEWHERE}
+        phases = identity["train"]["phases"]
+        identity["train"]["phases"] = [_without_later(phase, "phases", PhaseConfig) for phase in phases]
         identity["data"] = {key: value for key, value in identity["data"].items() if key not in ELSEWHERE}
         if self.measure.device == "cpu":
             del identity["measure"]["device"]
         tune, defaults = identity.pop("tune"), asdict(Tune())
         if differs := {key: value for key, value in tune.items() if key not in TRIALS and value != defaults[key]}:
             identity["tune"] = differs
-        for section, default in (("search", asdict(Search())), ("measure", asdict(Measure()))):
-            added = {name for name in LATER[section] if identity[section][name] == default[name]}
-            identity[section] = {key: value for key, value in identity[section].items() if key not in added}
+        for section, kind in (("train", Train), ("data", Data), ("measure", Measure), ("search", Search)):
+            identity[section] = _without_later(identity[section], section, kind)
         return f"{self.name}-{hashlib.sha256(json_text(identity, sort_keys=True).encode()).hexdigest()[:8]}"
 
     def gpus(self, training: int) -> int:
@@ -623,7 +688,7 @@ def _check(experiment: Experiment) -> None:
         )
     if train.head == "new" and not train.weights:
         raise ConfigError("train.head is 'new', but there are no train.weights whose head it could replace; leave it out")
-    if phases and phases[0].distil and (not train.weights or train.head == "new"):
+    if phases and phases[0].has_teacher and (not train.weights or train.head == "new"):
         raise ConfigError(f"train.phases: {names[0]!r} comes first and has no teacher yet; set its distil to 0")
     both = next((phase.name for phase in train.phases if phase.sandwich and phase.largest), None)
     if both is not None:
@@ -632,6 +697,8 @@ def _check(experiment: Experiment) -> None:
     reader = reader_of_text(experiment.data.source)
     if reader is not None and reader.embedded and (max(held) >= 1 or sum(held) >= 1):
         raise ConfigError("data: selection and test together leave nothing to train on; lower one of them")
+    if experiment.data.alternating_flip and not experiment.data.flip:
+        raise ConfigError("data.alternating_flip is true, but data.flip is false; set it to true")
     if train.backend not in BACKENDS:
         raise ConfigError(f"train.backend is {train.backend!r}; there are {', '.join(BACKENDS)}")
     if train.device == "cuda" and not BACKENDS[train.backend].gpus:

@@ -19,9 +19,13 @@ TUNABLE: dict[str, tuple[str, ...]] = {
     "train": (
         *("batch", "lr_batch", "precision", "schedule", "momentum", "momentum_across_phases", "weight_decay"),
         *("label_smoothing", "dropout", "clip_norm", "gradients", "draws", "distil_loss", "teacher_norm", "teacher_exits"),
+        *("zero_last_gamma", "average"),
     ),
-    PHASES: (*("epochs", "lr", "warmup_epochs", "subnets", "largest", "sandwich", "distil", "teacher", "joint_exits"),),
-    "data": ("min_crop", "flip", "brightness", "contrast", "saturation", "randaugment", "magnitude"),
+    PHASES: (
+        *("epochs", "lr", "warmup_epochs", "ramp_epochs"),
+        *("subnets", "largest", "sandwich", "distil", "teacher", "joint_exits"),
+    ),
+    "data": ("min_crop", "flip", "alternating_flip", "brightness", "contrast", "saturation", "randaugment", "magnitude"),
     "search": ("algorithm", "population", "islands", "migrate_every"),
 }
 

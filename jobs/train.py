@@ -223,6 +223,7 @@ def plan_of(config: Experiment, classes: int) -> Plan:
         distil_loss=train.distil_loss,
         gradients=train.gradients,
         dropout=train.dropout,
+        average=train.average,
         bfloat16=train.precision == "bfloat16",
     )
     return Plan(
@@ -234,6 +235,7 @@ def plan_of(config: Experiment, classes: int) -> Plan:
         seed=config.seed,
         weights=train.weights,
         head=train.head,
+        zero_last_gamma=train.zero_last_gamma,
         schedule=train.schedule,
         keep_momentum=train.momentum_across_phases,
         own_draws=train.draws == "own",

@@ -220,6 +220,16 @@ def torch_generator(rng: random.Random) -> torch.Generator:
     return torch.Generator().manual_seed(rng.getrandbits(63))
 
 
+def mirrored(images: int, rng: random.Random, epoch: int) -> Tensor:
+    """Whether each image is mirrored in an epoch (from 0), bool [N]: a random half is, and the others in the next epoch.
+
+    So two epochs in a row have every image in both forms (airbench, arXiv:2404.00498, sec. 3.6). rng: the same in every
+    epoch.
+    """
+    first = torch.randint(2, (images,), generator=torch_generator(rng)).bool()
+    return ~first if epoch % 2 else first
+
+
 def steps_per_epoch(images: int, batch: int) -> int:
     """The number of whole batches in an epoch; a data set smaller than one batch is one step."""
     return max(1, images // batch)

@@ -19,11 +19,15 @@ class Phase:
 
     Every update trains the sub-networks that `draw` samples from `space`. `distil` is the weight of the soft labels of a
     teacher, the largest network, relative to the true ones; with 0 there is no teacher. The weights of the `teacher` are
-    "first": those that training starts from, or without them those at the end of the first phase; or "previous": those at
-    the end of the phase before. The learning rate of large batches is `lr_scale` times `lr`, warmed up from `lr` itself
-    (arXiv:1706.02677). The exits up to that of a sampled network are trained
-    together with the weights `joint_exits`, a name in `ofa.exits.WEIGHTS`; "last" trains that one alone. The epochs
-    `before` and `after` it are of other trainings, with which it shares one cosine of the learning rate.
+    "first": those that training starts from, or without them those at the end of the first phase; "previous": those at the
+    end of the phase before; or "largest": the present ones, which the largest network learns in the same step. The learning
+    rate of large batches is `lr_scale` times `lr`, warmed up from `lr` itself (arXiv:1706.02677). The exits up to that of a
+    sampled network are trained together with the weights `joint_exits`, a name in `ofa.exits.WEIGHTS`; "last" trains that
+    one alone. The epochs `before` and `after` it are of other trainings, with which it shares one cosine of the learning
+    rate.
+
+    In the first `ramp_epochs` the weight of the gradients of all sub-networks but the first of a step, which is the largest,
+    rises from 0 to 1 (DepS, ECCV 2024).
 
     A phase with `patience` ends early, once so many epochs have passed without a better top-1 of its largest network on the
     selection split. `summed_exits` are the weights of the logits of exits when its networks are evaluated.
@@ -36,26 +40,37 @@ class Phase:
     warmup_epochs: float = 0.0
     draw: Draw = field(default_factory=Uniform)
     distil: float = 0.0
-    teacher: Literal["first", "previous"] = "first"
+    teacher: Literal["first", "previous", "largest"] = "first"
     lr_scale: float = 1.0
     joint_exits: str = "last"
     before: int = 0
     after: int = 0
     patience: int = 0
     summed_exits: str = "last"
+    ramp_epochs: float = 0.0
 
-    def lessons(self, rng: random.Random) -> list[Lesson]:
-        """The sub-networks of one training step and the target of each one's loss."""
+    def lessons(self, rng: random.Random, done: float = math.inf) -> list[Lesson]:
+        """The sub-networks of one training step and the target of each one's loss. done: epochs of the phase before it."""
         drawn = [one.with_exits(self.joint_exits) for one in self.draw.lessons(self.space, rng)]
+        if done < self.ramp_epochs:
+            drawn = [drawn[0], *(replace(one, share=done / self.ramp_epochs) for one in drawn[1:])]
         if not self.distil:
             return drawn
-        return [replace(one, learns_from="teacher", distil=self.distil) if one.learns_from == "labels" else one
-                for one in drawn]  # fmt: skip
+        teacher: Literal["teacher", "largest"] = "teacher" if self.has_teacher else "largest"
+        taught = drawn if self.has_teacher else drawn[1:]
+        return [*drawn[: len(drawn) - len(taught)],
+                *(replace(one, learns_from=teacher, distil=self.distil) if one.learns_from == "labels" else one
+                  for one in taught)]  # fmt: skip
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether its networks learn from another one than those of their own step."""
+        return bool(self.distil) and self.teacher != "largest"
 
     @property
     def extremes(self) -> tuple[Arch, Arch]:
         """The largest and the smallest network that this phase trains."""
-        return self.draw.extremes(self.space)
+        return self.draw.ends(self.space)
 
     def lr_at(self, step: float, warmup: float, total: float) -> float:
         """The learning rate at `step` of `total`: linear warm-up for `warmup` steps, then a cosine down to 0.
@@ -104,12 +119,13 @@ class Recipe:
     weight_decay: float  # of all weights except norms and biases
     label_smoothing: float
     clip_norm: float  # gradient-norm clipping threshold
-    distil_loss: Literal["ce", "mse"] = "ce"  # a name in `ofa.losses.DISTIL_LOSSES`
+    distil_loss: Literal["ce", "mse", "alpha"] = "ce"  # a name in `ofa.losses.DISTIL_LOSSES`
     gradients: Literal["mean", "sum"] = (
         "mean"  # how the gradients of a step's sub-networks are combined; the published code takes the sum
     )
     dropout: float = 0.0  # probability, for the features before the classifier
     optimizer: str = "sgd"  # a name in `ofa.train.OPTIMIZERS`
+    average: float = 0.0  # decay of the moving average of the weights that are evaluated and kept; 0: the weights themselves
     bfloat16: bool = False  # autocast of the forward pass; weights and sums stay float32
 
 
@@ -131,6 +147,7 @@ class Plan:
     seed: int
     weights: str = ""
     head: Literal["kept", "new"] = "kept"
+    zero_last_gamma: bool = False  # each residual block starts as the identity
     schedule: str = "phase"  # a name in `SCHEDULES`
     keep_momentum: bool = False
     own_draws: bool = True
@@ -148,6 +165,11 @@ class Plan:
     def evaluation(self) -> tuple[int, int, int]:
         """The calibration images, and the images per batch of an evaluation and of the calibration."""
         return self.calibration_images, self.evaluation_batch, self.calibration_batch or self.evaluation_batch
+
+    def epochs_before(self, phase: str) -> int:
+        """The number of epochs of all phases before the one of this name."""
+        names = [one.name for one in self.phases]
+        return sum(one.epochs for one in self.phases[: names.index(phase)])
 
     def lr_at(self, number: int, step: int, steps_per_epoch: int) -> float:
         """The learning rate at `step` (from 0) of phase `number`."""

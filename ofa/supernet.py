@@ -27,10 +27,13 @@ class Supernet(nn.Module):
     (`ofa.norms.calibrate`), or without them by the stored ones, which are the largest network's. No state is
     kept between calls. Source: Once-for-All, arXiv:1908.09791, sec. 3.
 
-    generator: samples the initial weights; without it they are uninitialised, to be loaded.
+    generator: samples the initial weights; without it they are uninitialised, to be loaded. zero_last_gamma: see
+    `initialise`.
     """
 
-    def __init__(self, space: Space, classes: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, space: Space, classes: int, generator: torch.Generator | None = None, *, zero_last_gamma: bool = False
+    ) -> None:
         super().__init__()
         self.space = space
         self.classes = classes
@@ -46,7 +49,7 @@ class Supernet(nn.Module):
         self._heads = frozenset(name for graph in graphs for name in graph.heads)
         self._classifiers = tuple(name for graph in graphs for name in graph.outputs)
         if generator is not None:
-            self.initialise(generator)
+            self.initialise(generator, zero_last_gamma=zero_last_gamma)
 
     def forward(
         self,
@@ -117,8 +120,14 @@ class Supernet(nn.Module):
         return {module: name for name, module in self.named_modules() if isinstance(module, ElasticNorm)}
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
-        """Samples new initial values for every weight; norms start as identities, biases at 0."""
+    def initialise(self, generator: torch.Generator, *, zero_last_gamma: bool = False) -> None:
+        """Samples new initial values for every weight; norms start as identities, biases at 0.
+
+        zero_last_gamma: the last norm of every residual block starts with a scale of 0, so that the block is at first its
+        shortcut (BigNAS, arXiv:2003.11142, sec. 3.2).
+        """
         for module in self.modules():
             if isinstance(module, Weights):
                 module.draw(generator)
+            if zero_last_gamma and isinstance(module, Layer) and module.last_norm is not None:
+                module.last_norm.weight.zero_()

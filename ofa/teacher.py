@@ -69,7 +69,7 @@ class Teachers:
 
     def enter(self, number: int, net: Supernet) -> Teacher | None:
         """The teacher of phase `number`, or None; must be called for every phase before the phase changes `net`."""
-        needed = {self.source(n) for n in range(number, len(self.phases)) if self.phases[n].distil}
+        needed = {self.source(n) for n in range(number, len(self.phases)) if self.phases[n].has_teacher}
         self.known = {source: teacher for source, teacher in self.known.items() if source in needed}
         for source in sorted(needed - set(self.known)):
             if source == GIVEN:
@@ -80,7 +80,7 @@ class Teachers:
             elif source < number:
                 self.known[source] = self.make(self.stored(self.phases[source]))
         self.entered = number
-        return self.known[self.source(number)] if self.phases[number].distil else None
+        return self.known[self.source(number)] if self.phases[number].has_teacher else None
 
     def source(self, number: int) -> int:
         """The number of the phase whose weights teach phase `number`, or `GIVEN`."""

@@ -6,6 +6,7 @@ loop runs in a test, in one process on a GPU machine, and in Ray's workers.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ofa.draws import Lesson
 from ofa.images import resize, torch_generator
@@ -31,6 +33,7 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, Any]], Recipe], torch.optim.Optim
 }
 # What an optimiser keeps of a parameter, by its name in a checkpoint.
 KEPT = {"momentum": "momentum_buffer", "exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq", "step": "step"}
+UPDATES = "updates"  # the number of updates in the averages of a checkpoint
 
 Average = Callable[[Tensor], None]  # replaces a tensor by its mean over all workers
 Streams = Callable[..., random.Random]  # an independent generator for a purpose, by names and numbers
@@ -92,10 +95,16 @@ class Observer:
 
 
 class Learner:
-    """A supernet with its optimiser. Gradients are in one flat buffer, so workers average them in one operation."""
+    """A supernet with its optimiser. Gradients are in one flat buffer, so workers average them in one operation.
+
+    evaluated: the supernet whose weights are evaluated and kept: with `recipe.average` one with the moving average of the
+    weights over the updates, otherwise `net` itself.
+    """
 
     def __init__(self, net: Supernet, recipe: Recipe, average: Average) -> None:
         self.net = net
+        self.evaluated = copy.deepcopy(net).requires_grad_(False) if recipe.average else net
+        self.updates = 0  # in the moving average
         self.recipe = recipe
         self.average = average
         parameters = [p for p in net.parameters() if p.requires_grad]
@@ -117,12 +126,14 @@ class Learner:
 
     @torch.no_grad()
     def sort_channels(self, trained_expands: tuple[float, ...]) -> None:
-        """Sorts channels (`ofa.sorting.sort_channels`) and reorders the momentum of every weight in the same way."""
-        kept: list[tuple[Any, dict[str, Tensor]]] = list(self.optimizer.state.items())
-        for p, state in kept:
-            p.companions = tuple(tensor for tensor in state.values() if tensor is not None and tensor.shape == p.shape)
+        """Sorts channels (`ofa.sorting.sort_channels`); reorders momentum and average of every weight in the same way."""
+        pairs: list[tuple[Any, Tensor]] = list(zip(self.net.parameters(), self.evaluated.parameters(), strict=True))
+        for p, averaged in pairs:
+            state = self.optimizer.state.get(p, {}).values()
+            kept = [tensor for tensor in state if tensor is not None and tensor.shape == p.shape]
+            p.companions = tuple(kept if averaged is p else [*kept, averaged])
         sort_channels(self.net, trained_expands)
-        for p, _ in kept:
+        for p, _ in pairs:
             del p.companions
 
     def step(
@@ -138,7 +149,7 @@ class Learner:
         """Makes one update from `lessons` on the images of one shard; see `add_gradients`, whose loss it returns."""
         self.gradient.zero_()
         loss = self.add_gradients(images, labels, lessons, teacher=teacher, generator=generator)
-        self.update(lr, len(lessons))
+        self.update(lr, shares_of(lessons))
         return loss
 
     def add_gradients(
@@ -153,12 +164,13 @@ class Learner:
     ) -> Tensor:
         """Adds the gradients of the mean loss of `lessons`, all at the resolution of `images`; returns that loss.
 
-        images: [N, 3, R, R], labels: [N]. weight: of the loss, see `Shard`. teacher: its logits [N, classes], for lessons
-        that learn from it. generator: samples the dropped features.
+        The mean is weighted by the lessons' shares. images: [N, 3, R, R], labels: [N]. weight: of the loss, see `Shard`.
+        teacher: its logits [N, classes], for lessons that learn from it. generator: samples the dropped features.
         """
         self.net.train()
         drop = None if generator is None or not self.recipe.dropout else partial(self._drop, generator=generator)
         total, first = torch.zeros((), device=self.net.device), None
+        shares = shares_of(lessons)
         for lesson in lessons:
             with torch.autocast(self.net.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
                 found = self.net(images, lesson.arch, drop=drop, exits=lesson.exits)
@@ -173,16 +185,16 @@ class Learner:
                 label_smoothing=self.recipe.label_smoothing,
             )
             first = logits[-1].detach() if first is None else first
-            loss = loss / len(lessons)
+            loss = loss / shares if lesson.share == 1 else loss * (lesson.share / shares)
             loss = loss if weight == 1 else loss * weight
             loss.backward()
             total += loss.detach()
         return total
 
-    def update(self, lr: float, lessons: int) -> None:
-        """Makes one update by the mean over all workers of the gradients that were added. lessons: of each shard."""
+    def update(self, lr: float, shares: float) -> None:
+        """Makes one update by the mean over all workers of the gradients that were added. shares: those of each shard."""
         if self.recipe.gradients == "sum":
-            self.gradient *= lessons
+            self.gradient *= shares
         self.average(self.gradient)
         norm = self.gradient.norm()
         # chosen on the device: an `if` would wait for a GPU in every step
@@ -191,6 +203,14 @@ class Learner:
             group["lr"] = lr
         with self._only_trained():
             self.optimizer.step()
+        if self.recipe.average:
+            self._add_to_average()
+
+    def _add_to_average(self) -> None:
+        """Moves the average of the weights towards the present ones, in the first updates with a lower decay."""
+        decay = min(self.recipe.average, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        get_ema_multi_avg_fn(decay)(list(self.evaluated.parameters()), list(self.net.parameters()), None)
 
     @contextmanager
     def _only_trained(self) -> Iterator[None]:
@@ -216,8 +236,11 @@ class Learner:
         return features * mask / keep
 
     def state(self) -> dict[str, Tensor]:
-        """Weights, stored statistics and momentum by name; after `load` training continues to the same result."""
+        """Weights, stored statistics, momentum and averages by name; after `load` training continues to the same result."""
         tensors = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
+        if self.recipe.average:
+            tensors |= {f"average.{name}": p for name, p in self.evaluated.named_parameters()}
+            tensors[UPDATES] = torch.tensor(self.updates)
         for name, p in self.net.named_parameters():
             for key, field in KEPT.items():
                 if (tensor := self.optimizer.state.get(p, {}).get(field)) is not None:
@@ -227,12 +250,23 @@ class Learner:
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Restores the tensors that `state` returned."""
         self.net.load_state_dict({n.removeprefix("net."): t for n, t in tensors.items() if n.startswith("net.")})
+        if self.recipe.average:
+            # the weights of a finished phase have no averages beside them, since they are averages
+            names = [name for name, _ in self.evaluated.named_parameters()]
+            averaged = {name: tensors.get(f"average.{name}", tensors[f"net.{name}"]) for name in names}
+            self.evaluated.load_state_dict(averaged, strict=False)  # its statistics are computed anew before they are used
+            self.updates = int(tensors.get(UPDATES, 0))
         self.reset_momentum()
         for name, p in self.net.named_parameters():
             for key, field in KEPT.items():
                 if (tensor := tensors.get(f"{key}.{name}")) is not None:
                     device = p.device if tensor.shape == p.shape else tensor.device  # a count of steps stays on the CPU
                     self.optimizer.state[p][field] = tensor.to(device, copy=True)
+
+
+def shares_of(lessons: Sequence[Lesson]) -> float:
+    """The number of lessons, each counted by its share."""
+    return sum(lesson.share for lesson in lessons)
 
 
 def train_phases(
@@ -253,24 +287,25 @@ def train_phases(
     for number in range(start.phase, len(plan.phases)):
         phase = plan.phases[number]
         here = start if number == start.phase else Position(number)
-        teacher = enter(number, learner.net)
+        teacher = enter(number, learner.evaluated)
         if here.epoch == here.step == 0:
             _open(plan, learner, number)
         for epoch in range(here.epoch, phase.epochs):
             for step, shards in feed.epoch(phase.name, epoch, here.step if epoch == here.epoch else 0):
                 lr = plan.lr_at(number, epoch * feed.steps_per_epoch + step, feed.steps_per_epoch)
                 learner.gradient.zero_()
-                loss, count = torch.zeros((), device=learner.net.device), 0
+                loss, shares = torch.zeros((), device=learner.net.device), 0.0
+                done = epoch + step / feed.steps_per_epoch
                 for shard in shards:
                     own = (shard.number,) if plan.own_draws else ()
-                    lessons = phase.lessons(streams("arch", phase.name, epoch, step, *own))
+                    lessons = phase.lessons(streams("arch", phase.name, epoch, step, *own), done)
                     dropped = torch_generator(streams("drop", phase.name, epoch, step, shard.number))
                     images, labels, soft = _prepared(learner, lessons, shard.images, shard.labels, teacher)
                     loss = loss + learner.add_gradients(
                         images, labels, lessons, weight=shard.weight, teacher=soft, generator=dropped
                     )
-                    count = len(lessons)
-                learner.update(lr, count)
+                    shares = shares_of(lessons)
+                learner.update(lr, shares)
                 observer.step_done(number, loss)
             observer.epoch_done(number)
             if observer.ends(number):

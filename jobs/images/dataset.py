@@ -28,7 +28,7 @@ from jobs.images.source import open_source
 from jobs.images.stored import Images, LeftOut, Source, StoredImages
 from jobs.images.streaming import streamed
 from ofa.evaluate import Evaluator
-from ofa.images import Augment, Scale, Split, shard_size, shards
+from ofa.images import Augment, Scale, Split, mirrored, shard_size, shards
 from ofa.phases import Plan
 from ofa.supernet import Supernet
 
@@ -179,7 +179,11 @@ class Dataset:
             return streamed(self.stored, plan, images, phase, epoch, shard, counts, start)
         order = stream(plan.seed, "data", phase, epoch)
         parts = shards(len(self.train), plan.batch, order, number=shard[0], count=shard[1])
-        return ((n, self.train.pixels[i], self.train.labels[i]) for n, i in enumerate(parts) if n >= start)
+        found = ((n, i) for n, i in enumerate(parts) if n >= start)
+        if not images.alternating_flip:
+            return ((n, self.train.pixels[i], self.train.labels[i]) for n, i in found)
+        turned = mirrored(len(self.train), stream(plan.seed, "flip"), plan.epochs_before(phase) + epoch)
+        return ((n, _mirrored(self.train.pixels[i], turned[i]), self.train.labels[i]) for n, i in found)
 
     def weight(self, plan: Plan, shard: tuple[int, int], workers: int) -> float:
         """The images of a shard relative to the mean number of images that a worker has in a step (`Shard.weight`)."""
@@ -189,7 +193,7 @@ class Dataset:
     def augment(self, images: Data) -> Augment:
         """The augmentation in the training process; streamed images are cropped and mirrored where they are decoded."""
         crop, colours = self.stored is None, (images.brightness, images.contrast, images.saturation)
-        area, flip = (images.min_crop, images.flip) if crop else (1.0, False)
+        area, flip = (images.min_crop, images.flip and not images.alternating_flip) if crop else (1.0, False)
         return Augment(area, flip, crop, colours, images.randaugment, images.magnitude)
 
     def evaluator(self, net: Supernet, calibration_images: int, batch: int, calibration_batch: int = 0) -> Evaluator:
@@ -216,6 +220,10 @@ class Dataset:
         stored = {name.removeprefix("stored."): array for name, array in arrays.items() if name.startswith("stored.")}
         scale = Scale(*map(tuple, arrays["scale"].tolist())) if "scale" in arrays else None
         return cls(splits, int(arrays["classes"]), StoredImages.of(stored) if stored else None, given_scale=scale)
+
+
+def _mirrored(pixels_N3SS: Tensor, chosen_N: Tensor) -> Tensor:
+    return torch.where(chosen_N[:, None, None, None], pixels_N3SS.flip(3), pixels_N3SS)
 
 
 def split_of(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Split:

@@ -16,13 +16,14 @@ from jobs.config import Data
 from jobs.images.decoding import DataError, DecodingCounts, decode_file
 from jobs.images.stored import StoredImages
 from ofa.decode import CorruptImage, random_crop
-from ofa.images import shard_size, steps_per_epoch
+from ofa.images import mirrored, shard_size, steps_per_epoch
 from ofa.phases import Plan
 
 MIXED_GROUPS = 4  # groups of a stored split whose images are shuffled together
 
 # One task: its number, the positions of the images that it reads, and how many of the shuffled images to leave out.
 Piece = tuple[int, np.ndarray, int]
+Turn = tuple[int, int] | None  # the seed and the number of the epoch, where mirroring alternates between epochs
 
 
 def streamed(
@@ -45,7 +46,8 @@ def streamed(
     steps, rows = steps_per_epoch(len(stored), plan.batch), shard_size(plan.batch, number, count)
     pieces = pieces_of(stored, plan.seed, phase, epoch, shard, skip=start * rows, rows=steps * rows)
     names = f"{plan.seed}/{phase}/{epoch}/{number}"
-    read = partial(rows_of, stored, images, plan.space.resolutions[-1], names)
+    turn = (plan.seed, plan.epochs_before(phase) + epoch) if images.alternating_flip else None
+    read = partial(rows_of, stored, images, plan.space.resolutions[-1], names, turn=turn)
     readers = max(1, images.readers // count)
     batches = stream_rows(pieces, read, rows, readers)
     for step, batch in zip(range(start, steps), batches, strict=False):
@@ -75,10 +77,12 @@ def pieces_of(
     return pieces
 
 
-def rows_of(stored: StoredImages, data: Data, side: int, names: str, piece: Piece) -> dict[str, np.ndarray]:
+def rows_of(
+    stored: StoredImages, data: Data, side: int, names: str, piece: Piece, *, turn: Turn = None
+) -> dict[str, np.ndarray]:
     """The columns of `read_piece` and `error`: why nothing could be read, for the consumer; Ray Data loses exceptions."""
     try:
-        columns = read_piece(stored, data, side, names, piece)
+        columns = read_piece(stored, data, side, names, piece, turn=turn)
     except InputError as error:
         count = len(piece[1]) - piece[2]
         return {
@@ -90,14 +94,17 @@ def rows_of(stored: StoredImages, data: Data, side: int, names: str, piece: Piec
     return {**columns, "error": np.full(len(columns["label"]), "")}
 
 
-def read_piece(stored: StoredImages, data: Data, side: int, names: str, piece: Piece) -> dict[str, np.ndarray]:
+def read_piece(
+    stored: StoredImages, data: Data, side: int, names: str, piece: Piece, *, turn: Turn = None
+) -> dict[str, np.ndarray]:
     """Images of one piece, shuffled and randomly cropped, as columns `pixels`, `label` and `corrupt`.
 
     An image that cannot be decoded is replaced by another one of the piece, so that there are as many rows as images and a
     resumed training finds the same batches; `corrupt` has its name and reason, "" for the others. Raises a `DataError` if
-    no image can be decoded.
+    no image can be decoded. turn: of the alternating flip.
     """
     number, positions, drop = piece
+    turned = None if turn is None else mirrored(len(stored), stream(turn[0], "flip"), turn[1]).numpy()
     content = dict(stored.read(positions))
     order = list(positions)
     stream(0, names, "mix", number).shuffle(order)
@@ -108,7 +115,8 @@ def read_piece(stored: StoredImages, data: Data, side: int, names: str, piece: P
         rng = stream(0, names, "crop", number, place)
         try:
             image, _ = decode_file(content[position])
-            pixels.append(random_crop(image, side, data.min_crop, data.flip, rng))
+            cropped = random_crop(image, side, data.min_crop, data.flip and turned is None, rng)
+            pixels.append(cropped[:, :, ::-1] if turned is not None and turned[position] else cropped)
             labels.append(int(stored.labels_N[position]))
             corrupt.append("")
         except CorruptImage as error:

@@ -112,7 +112,8 @@ def untrained(plan: Plan) -> bytes:
 
 def initial(plan: Plan) -> tuple[Supernet, State | None]:
     """The network before its training, and the weights of the teacher that there is then: those given with their head."""
-    net = Supernet(plan.space, plan.classes, torch_generator(stream(plan.seed, "weights")))
+    weights = torch_generator(stream(plan.seed, "weights"))
+    net = Supernet(plan.space, plan.classes, weights, zero_last_gamma=plan.zero_last_gamma)
     if not plan.weights:
         return net, None
     given = given_weights(plan.weights, plan.space, plan.classes, plan.head)
@@ -181,7 +182,7 @@ class Monitor(Observer):
         self.plan, self.learner, self.worker, self.checkpoints = plan, learner, worker, checkpoints
         self.progress, self.checkpoint_s = progress, checkpoint_s
         self.per_epoch = steps_per_epoch(data.sizes["train"], plan.batch)
-        self.evaluator = data.evaluator(learner.net, *plan.evaluation)
+        self.evaluator = data.evaluator(learner.evaluated, *plan.evaluation)
         self.selection = data.selection[: plan.validate_images] if "selection" in data.splits else None
         self.cheap = learner.net.device.type == "cpu"  # reading a loss there waits for nothing
         # of the means over all workers
@@ -242,7 +243,7 @@ class Monitor(Observer):
 
     def phase_done(self, number: int) -> None:
         """Publishes the phase's weights, with the largest network's batch-norm statistics in them."""
-        p, net, phase = self.progress, self.learner.net, self.plan.phases[number]
+        p, net, phase = self.progress, self.learner.evaluated, self.plan.phases[number]
         largest = self.plan.space.largest()
         store(net, self.evaluator.statistics(largest, tuple(range(1, largest.exit + 1))))
         self.check_weights(number)
@@ -253,7 +254,8 @@ class Monitor(Observer):
             archs = [arch.key for arch in getattr(phase.draw, "archs", ())]
             history = [row for row in p.history if row["phase"] == phase.name]
             meta = description(phase.name, phase.space, net.classes, archs, history)
-            keeps = self.plan.keep_momentum and p.phase < len(self.plan.phases)
+            more = self.plan.keep_momentum or self.plan.recipe.average  # than the phase's weights
+            keeps = more and p.phase < len(self.plan.phases)
             state = safetensors.torch.save(self.learner.state()) if keeps else None
             self.checkpoints.finish_phase(weights, json_text(meta, indent=1).encode(), p, phase.name, state)
             self.worker.saved()
@@ -277,7 +279,7 @@ class Monitor(Observer):
             raise self.diverged(number, f"the loss is {loss}")
 
     def check_weights(self, number: int) -> None:
-        """Raises a `Diverged` if a weight, a stored statistic or a momentum is not finite."""
+        """Raises a `Diverged` if a weight, a stored statistic, a momentum or an average is not finite."""
         if (name := not_finite(self.learner.state())) is not None:
             raise self.diverged(number, f"{name} has values that are not finite")
 

@@ -179,6 +179,11 @@ PlainNorm = Callable[[ElasticNorm, int], nn.BatchNorm2d]  # the plain norm of th
 class Layer(nn.Module, Generic[P]):
     """The elastic layer of a node: it can run as the largest part of that node and as every smaller one."""
 
+    @property
+    def last_norm(self) -> ElasticNorm | None:
+        """The norm whose output is added to a shortcut, where there is one."""
+        return None
+
     def forward(self, x_NCHW: Tensor, part: P, norm: Norm) -> Tensor:
         """The output of `part` for images [N, C, H, W], normalised by `norm`."""
         raise NotImplementedError

@@ -40,6 +40,10 @@ class ElasticBottleneck(Layer[Bottleneck]):
         averaged = F.avg_pool2d(x_NIHW, part.stride, ceil_mode=True) if part.stride > 1 else x_NIHW
         return F.relu(norm(self.project_norm, self.project(averaged, part.out_channels)) + y)
 
+    @property
+    def last_norm(self) -> ElasticNorm:
+        return self.expand_norm
+
     def plain(self, part: Bottleneck, norm: PlainNorm) -> PlainBottleneck:
         layers: dict[str, nn.Module] = {
             "reduce": self.reduce.plain(part.in_channels, part.mid),

@@ -58,6 +58,7 @@ class ElasticInverted(Layer[Inverted]):
     def __init__(self, largest: Inverted, space: Space) -> None:
         super().__init__()
         mid, eps = largest.mid, space.eps
+        self.residual = largest.residual
         kernels = space.kernel_sizes if largest.widens else (largest.kernel,)
         self.act = ACTIVATIONS[largest.act]()
         self.widen = ElasticConv(largest.in_channels, mid) if largest.widens else None
@@ -77,6 +78,10 @@ class ElasticInverted(Layer[Inverted]):
             y = self.se(y)
         y = norm(self.narrow_norm, self.narrow(y, part.out_channels))
         return x_NIHW + y if part.residual else y
+
+    @property
+    def last_norm(self) -> ElasticNorm | None:
+        return self.narrow_norm if self.residual else None
 
     def plain(self, part: Inverted, norm: PlainNorm) -> PlainBlock:
         layers: dict[str, nn.Module] = {}

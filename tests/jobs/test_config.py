@@ -451,6 +451,8 @@ def test_no_number_is_infinite_or_not_a_number_or_absurd(tmp_path, name, value):
     *path, last = name.split(".")
     here = doc
     for part, after in pairwise([*path, last]):
+        if part.isdigit() and after.isdigit():  # a list in a list
+            here[int(part)] = [0.0]
         here = here[int(part)] if part.isdigit() else here.setdefault(part, [0.0] if after.isdigit() else {})
     here[int(last) if last.isdigit() else last] = tomllib.loads(f"x = {value}")["x"]
     file = tmp_path / "bad.toml"
@@ -523,3 +525,61 @@ class TestTheBatchOfAnEvaluation:
         assert load(TINY, ["measure.calibration_batch=0"]).id == load(TINY).id == "tiny-a8419b48"
         assert load(TINY, ["measure.calibration_batch=64"]).id != load(TINY).id
         assert load(TINY, ["measure.batch=auto"]).id != load(TINY).id
+
+
+WIDE = '{name="a",epochs=4,lr=0.1}'
+
+
+def phases(**settings):
+    """The setting of two phases, the second with these settings."""
+    text = "".join(f",{name}={value}" for name, value in settings.items())
+    return f'train.phases=[{WIDE},{{name="b",epochs=2,lr=0.1{text}}}]'
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("train.zero_last_gamma=true", "train.average=0.99", "train.distil_loss=alpha"),
+        *(phases(extremes="[0.25,0.25]"), phases(coupled="[[1,2],[3,4]]"), phases(sandwich="true", ramp_epochs=0.5)),
+        phases(largest="true", distil=1.0, teacher='"largest"'),
+    ],
+)
+def test_a_setting_of_a_recipe_is_part_of_the_id_only_where_it_is_given(setting):
+    defaults = ["train.zero_last_gamma=false", "train.average=0", "data.alternating_flip=false"]
+    assert load(TINY, defaults).id == load(TINY).id
+    plain = phases() if "phases" in setting else "train.distil_loss=ce"
+    given = phases(extremes="[0,0]", coupled="[]", ramp_epochs=0) if "phases" in setting else plain
+    assert load(TINY, [plain]).id == load(TINY, [given]).id != load(TINY, [setting]).id
+
+
+def test_an_alternating_flip_is_part_of_the_id_and_needs_a_flip():
+    assert load(TINY, ["data.flip=true", "data.alternating_flip=true"]).id != load(TINY, ["data.flip=true"]).id
+    with pytest.raises(ConfigError, match=r"data\.alternating_flip is true, but data\.flip is false"):
+        load(TINY, ["data.alternating_flip=true"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"extremes": "[0.6,0.5]"}, r"extremes is \[0\.6, 0\.5\]; give two probabilities that are at most 1 together"),
+        ({"extremes": "[0.5,0.5]", "sandwich": "true"}, "only where sandwich"),
+        ({"extremes": "[0.5]"}, r"train\.phases\.1\.extremes: has 1 values; give one more"),
+        ({"coupled": "[[3]]"}, r"train\.phases\.1\.coupled\.0: has 1 values; give one more"),
+        ({"ramp_epochs": 0.5}, "ramp_epochs is 0.5, but not every step trains the largest network"),
+        ({"ramp_epochs": 3, "sandwich": "true"}, "ramp_epochs is 3, of 2 epochs; lower it"),
+        ({"teacher": '"largest"', "distil": 1.0}, "teacher is 'largest', which needs largest = true"),
+        ({"teacher": '"largest"', "distil": 1.0, "sandwich": "true"}, "teacher is 'largest', which needs largest = true"),
+        ({"coupled": "[[9,2]]"}, r"coupled is \[\[9\.0, 2\.0\]\]; give pairs of a depth \(1, 2, 3\) and an expand ratio"),
+        ({"coupled": "[[3,4],[1,2]]"}, "that ascend in both"),
+        ({"archs": '["r24-x"]', "extremes": "[0.5,0]"}, "archs are trained one per step; leave out extremes"),
+    ],
+)
+def test_settings_of_a_recipe_that_exclude_each_other_are_refused(settings, says):
+    with pytest.raises(ConfigError, match=says) as caught:
+        load(TINY, [phases(**settings)])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_first_phase_may_learn_from_the_largest_network_of_its_steps():
+    [phase] = load(TINY, ['train.phases=[{name="a",epochs=1,lr=0.1,largest=true,distil=1.0,teacher="largest"}]']).phases
+    assert not phase.has_teacher

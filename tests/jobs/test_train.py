@@ -127,8 +127,13 @@ def test_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
 
 @pytest.mark.parametrize(
     ("teacher", "settings"),
-    [("first", {"schedule": "whole"}), ("first", {"momentum_across_phases": True}), ("previous", {})],
-    ids=["whole schedule", "momentum kept", "previous teacher"],
+    [
+        ("first", {"schedule": "whole"}),
+        ("first", {"momentum_across_phases": True}),
+        ("previous", {}),
+        ("first", {"average": 0.5}),
+    ],
+    ids=["whole schedule", "momentum kept", "previous teacher", "average"],
 )
 def test_training_resumes_to_the_same_weights_with(tiny, tmp_path, teacher, settings):
     """Three phases of one step, stopped after every step and at every phase's end."""
@@ -153,6 +158,57 @@ def test_training_resumes_to_the_same_weights_with(tiny, tmp_path, teacher, sett
     assert stops == 6
     assert same(straight, resumed)
     assert not same(straight, train(of("first"), arrays, tmp_path / "plain"))
+
+
+def test_a_ramp_with_in_place_distillation_resumes_to_the_same_weights(tiny, tmp_path):
+    """Delayed shrinking with all settings of its steps, in two phases, stopped after every other step."""
+    config, arrays = tiny
+    first, last = config.train.phases
+    shrinks = replace(last, epochs=2, distil=0.0, sandwich=True, subnets=1, ramp_epochs=1.5)
+    config = replace(config, data=replace(config.data, flip=True, alternating_flip=True))
+    recipe = {
+        "schedule": "whole",
+        "momentum_across_phases": True,
+        "gradients": "sum",
+        "average": 0.9,
+        "distil_loss": "alpha",
+    }
+
+    def of(**settings):
+        phases = (replace(first, epochs=1), replace(shrinks, **settings))
+        return replace(config, train=replace(config.train, batch=128, zero_last_gamma=True, phases=phases, **recipe))
+
+    straight = train(of(), arrays, tmp_path / "straight")
+    stops = 0
+    while True:
+        try:
+            resumed = train(of(), arrays, tmp_path / "stopped", stop_after=2)
+        except Stop:
+            stops += 1
+            continue
+        break
+    assert stops >= 3
+    assert same(straight, resumed)
+    assert not same(straight, train(of(ramp_epochs=0.0), arrays, tmp_path / "at once"))
+
+
+def test_the_averaged_weights_are_kept_and_a_checkpoint_has_both(tiny, tmp_path):
+    """After one of two phases: its weights are the averages of the state with which the next one starts."""
+    config, arrays = tiny
+    first, last = config.train.phases
+    phases = (replace(first, epochs=1), replace(last, epochs=1, distil=0.0))
+    averaged = replace(config, train=replace(config.train, batch=128, average=0.9, phases=phases))
+    with pytest.raises(Stop):
+        train(averaged, arrays, tmp_path, stop_after=3)  # two steps, and the end of the first phase
+    run = Run.at(str(tmp_path), averaged.id, "")
+    kept = safetensors.torch.load(run.raw(files.supernet(first.name).key))
+    latest = Checkpoints(run, files.SUPERNET).latest()
+    assert latest is not None and latest[1].phase == 1
+    state = safetensors.torch.load(latest[0])
+    trained = [name.removeprefix("average.") for name in state if name.startswith("average.")]
+    assert len(trained) > 10
+    assert all(torch.equal(kept[f"net.{name}"], state[f"average.{name}"]) for name in trained)
+    assert any(not torch.equal(state[f"net.{name}"], state[f"average.{name}"]) for name in trained)
 
 
 class Pair(Worker):

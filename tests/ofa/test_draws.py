@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
+from ofa.arch import Arch
 from ofa.draws import Given, Lesson, Sandwich, Uniform, Weighted
 from ofa.genes import Genes
 from ofa.phases import Phase
@@ -21,7 +22,14 @@ def archs(draw, rng):
     return [lesson.arch for lesson in draw.lessons(SPACE, rng)]
 
 
-@pytest.mark.parametrize("draw", [Uniform(3), Uniform(2, largest=True), Sandwich(2)], ids=repr)
+PAIRS = ((1, 2), (2, 4), (3, 4))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [Uniform(3), Uniform(2, largest=True), Sandwich(2), Uniform(2, extremes=(0.3, 0.2)), Sandwich(2, PAIRS)],
+    ids=repr,
+)
 def test_all_networks_of_a_step_have_one_resolution_and_steps_differ(draw):
     rng, seen = random.Random(0), set()
     for _ in range(30):
@@ -44,7 +52,7 @@ def test_given_networks_are_all_sampled_and_no_others():
     given = (SPACE.smallest(), SPACE.largest())
     rng = random.Random(0)
     assert {archs(Given(given), rng)[0] for _ in range(30)} == set(given)
-    assert Given(given).extremes(SPACE) == (SPACE.largest(), SPACE.smallest())
+    assert Given(given).ends(SPACE) == (SPACE.largest(), SPACE.smallest())
 
 
 def test_a_teacher_is_for_lessons_that_learn_from_labels():
@@ -92,3 +100,73 @@ def test_weighted_networks_of_a_step_have_one_resolution():
 def test_weights_for_another_space_are_refused():
     with pytest.raises(AssertionError, match=r"digits: .* probabilities for"):
         Weighted(((1.0,),)).lessons(SPACE, random.Random(0))
+
+
+def test_extremes_have_their_probabilities():
+    rng = random.Random(5)
+    sampled = [archs(Uniform(extremes=(0.25, 0.5)), rng)[0] for _ in range(2000)]
+    of_size = Counter(
+        "largest" if arch == replace(SPACE.largest(), resolution=arch.resolution)
+        else "smallest" if arch == replace(SPACE.smallest(), resolution=arch.resolution)
+        else "random"
+        for arch in sampled
+    )  # fmt: skip
+    assert chisquare([of_size[name] for name in ("smallest", "largest", "random")], [500, 1000, 500]).pvalue > 0.01
+
+
+def test_without_extremes_and_pairs_the_samples_are_those_of_the_space():
+    rng, plain = random.Random(7), random.Random(7)
+    for _ in range(5):
+        [found] = archs(Uniform(), rng)
+        assert found == SPACE.only(resolutions=[plain.choice(SPACE.resolutions)]).sample(plain)
+
+
+@pytest.mark.parametrize("name", ["digits", "ofa_resnet50", "ofa_proxyless_w1.3", "ofav2_mbv3_ee_dp_w1.0"])
+def test_coupled_stages_have_one_pair_each_and_the_extremes_are_pairs_too(name):
+    """Each stage's depth with the expand ratio of all its blocks; ProxylessNAS's last stage has one depth only."""
+    space = get_space(name)
+    depths, expands = space.values("depth"), space.values("expand")
+    pairs = ((depths[0], expands[0]), (depths[-1], expands[-1]))
+    rng, seen = random.Random(3), set()
+    for _ in range(40):
+        arch = Uniform(coupled=pairs).lessons(space, rng)[0].arch
+        assert space.contains(arch) and Arch.from_key(arch.key) == arch
+        slots = [gene.place for gene in space.forest.genes if gene.field == "expand"]
+        used = {}
+        for place in slots:
+            slot = space.slots[place]
+            if arch.expand[place]:
+                used.setdefault(slot.stage, set()).add(arch.expand[place])
+        assert all(len(found) == 1 for found in used.values())
+        first = len(arch.depth) - space.stage_count
+        for stage, found in used.items():
+            choices = {gene.place: space.choices[i] for i, gene in enumerate(space.forest.genes) if gene.field == "depth"}
+            if len(choices[first + stage]) > 1 and arch.depth[first + stage]:
+                assert (arch.depth[first + stage], *found) in pairs
+        seen.add(arch)
+    assert len(seen) > 20
+    largest, smallest = Uniform(coupled=pairs).ends(space)
+    assert (largest, smallest) == (space.largest(), space.smallest())
+
+
+def test_the_extremes_of_coupled_networks_have_the_first_and_the_last_pair():
+    largest, smallest = Sandwich(1, ((2, 2), (2, 4))).ends(SPACE)
+    assert set(largest.depth) == set(smallest.depth) == {2}
+    assert [set(arch.expand) - {0} for arch in (largest, smallest)] == [{4}, {2}]
+    assert set(largest.kernel) - {0} == {SPACE.kernels[-1]}
+
+
+def test_a_ramp_gives_all_but_the_first_lesson_a_growing_share():
+    phase = Phase("p", SPACE, epochs=2, lr=0.1, draw=Sandwich(1), ramp_epochs=0.5)
+    shares = {done: [lesson.share for lesson in phase.lessons(random.Random(0), done)] for done in (0.0, 0.125, 0.5, 1.0)}
+    assert shares == {0.0: [1, 0, 0], 0.125: [1, 0.25, 0.25], 0.5: [1, 1, 1], 1.0: [1, 1, 1]}
+    assert [lesson.arch for lesson in phase.lessons(random.Random(0), 0)] == [
+        lesson.arch for lesson in replace(phase, ramp_epochs=0.0).lessons(random.Random(0))
+    ]
+
+
+def test_the_largest_network_of_the_step_teaches_the_others_where_it_is_the_teacher():
+    phase = Phase("p", SPACE, epochs=1, lr=0.1, draw=Uniform(2, largest=True), distil=0.5, teacher="largest")
+    lessons = phase.lessons(random.Random(0))
+    assert [(lesson.learns_from, lesson.distil) for lesson in lessons] == [("labels", 0), *[("largest", 0.5)] * 2]
+    assert not phase.has_teacher and replace(phase, teacher="first").has_teacher

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ofa.images import Augment, Scale, Split, resize, shard_size, shards, steps_per_epoch, torch_generator
+from ofa.images import Augment, Scale, Split, mirrored, resize, shard_size, shards, steps_per_epoch, torch_generator
 
 PLAIN = Scale((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -139,3 +139,10 @@ def test_augmenting_runs_on_the_images_own_device(operations):
     x = augment(pixels().to("meta"), PLAIN, torch_generator(random.Random(0)))
     assert x.device.type == "meta"
     assert x.shape == (6, 3, 32, 32)
+
+
+def test_alternating_flips_show_every_image_in_both_forms_in_two_epochs():
+    turned = [mirrored(1000, random.Random(3), epoch) for epoch in range(4)]
+    assert torch.equal(turned[0], ~turned[1]) and torch.equal(turned[0], turned[2]) and torch.equal(turned[1], turned[3])
+    assert 400 < int(turned[0].sum()) < 600
+    assert not torch.equal(turned[0], mirrored(1000, random.Random(4), 0))

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from ofa.norms import by_batch, by_buffers, calibrate, store
+from ofa.parts.bottleneck import Bottleneck
+from ofa.parts.inverted import Inverted
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
 
@@ -92,3 +94,21 @@ def test_every_weight_gets_a_gradient_from_the_largest_network_but_the_transform
     net.train()(images(resolution=32), net.space.largest()).square().sum().backward()
     without = {name for name, p in net.named_parameters() if p.grad is None}
     assert without == {name for name, _ in net.named_parameters() if "transforms" in name}
+
+
+@pytest.mark.parametrize("name", ["digits", "ofa_resnet50", "ofav2_mbv3_se_dp_w0.25_32px"])
+def test_residual_blocks_with_a_zero_last_gamma_start_as_their_shortcuts(name):
+    """The other weights are those of a network without it, and the last norms of all residual blocks are 0."""
+    space = get_space(name)
+    space = space.at([max(32, space.stride)])
+    plain, zero = (
+        Supernet(space, 10, torch.Generator().manual_seed(1), zero_last_gamma=value).state_dict() for value in (False, True)
+    )
+    differ = {key for key in plain if not torch.equal(plain[key], zero[key])}
+    parts = {node.name: node.part for node in space.graph(space.largest()).nodes}
+    residual = {
+        n for n, part in parts.items() if isinstance(part, Bottleneck) or (isinstance(part, Inverted) and part.residual)
+    }
+    norm = "expand_norm" if name == "ofa_resnet50" else "narrow_norm"
+    assert differ == {f"parts.{block}.{norm}.weight" for block in residual} and differ
+    assert all(not zero[key].any() for key in differ)

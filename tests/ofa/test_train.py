@@ -2,6 +2,7 @@ import random
 from contextlib import nullcontext
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 from ofa.draws import Given, Lesson, Sandwich, Uniform
 from ofa.evaluate import Evaluator, top1
 from ofa.images import Scale, Split
+from ofa.losses import DISTIL_LOSSES
 from ofa.phases import Phase, Recipe, best_epoch, by_phase
 from ofa.spaces import get_space
 from ofa.supernet import Supernet
@@ -164,17 +166,20 @@ def test_state_continues_to_the_same_weights():
     assert all(torch.equal(a, b) for a, b in zip(straight.net.parameters(), second.net.parameters(), strict=True))
 
 
-def test_momentum_is_sorted_with_its_weights():
-    """Momentum that equals the weights does so afterwards, and channels did change places."""
-    learner = Learner(network(), RECIPE, alone)
+@pytest.mark.parametrize("average", [0.0, 0.9])
+def test_momentum_and_average_are_sorted_with_their_weights(average):
+    """Momentum and average that equal the weights do so afterwards, and channels did change places."""
+    learner = Learner(network(), replace(RECIPE, average=average), alone)
     learner.step(*batch(), [Lesson(SPACE.largest())], 0.05)
     before = {name: p.detach().clone() for name, p in learner.net.named_parameters()}
+    learner.evaluated.load_state_dict(learner.net.state_dict())
     for p, state in learner.optimizer.state.items():
         state["momentum_buffer"].copy_(p)
     learner.sort_channels(SPACE.expands[-1:])
     moved = 0
     for name, p in learner.net.named_parameters():
         assert torch.equal(learner.optimizer.state[p]["momentum_buffer"], p), name
+        assert torch.equal(learner.evaluated.get_parameter(name), p), name
         assert not hasattr(p, "companions")
         moved += not torch.equal(p, before[name])
     assert moved > 10
@@ -237,6 +242,112 @@ def test_distillation_by_logits_is_their_squared_error():
     torch.testing.assert_close(
         learner.step(images, labels, [Lesson(SPACE.smallest(), "teacher", 0.5)], 0.0, teacher=taught), expected.detach()
     )
+
+
+def test_the_alpha_divergence_has_the_published_gradient():
+    """Against the formula by numpy, image by image; some ratios are clipped, and both alphas are chosen."""
+    generator = torch.Generator().manual_seed(2)
+    spread = torch.linspace(0.2, 4, 200)[:, None]
+    student = (spread * torch.randn(200, 10, generator=generator)).requires_grad_()
+    taught = spread * torch.randn(200, 10, generator=generator)
+    DISTIL_LOSSES["alpha"](student, taught).backward()
+    chosen, clipped = [], 0
+    for row, target, gradient in zip(student.detach().double(), taught.double(), student.grad, strict=True):
+        q, p = row.softmax(0).numpy(), target.softmax(0).numpy()
+        ratio = (q / p).clip(max=5)
+        clipped += int((q / p > 5).sum())
+        negative, positive = (q * (ratio - 1) / 2).sum(), (p * np.log(p / q)).sum()
+        weight = q * (0.5 - ratio) if negative > positive else p  # of -log q
+        chosen.append(negative > positive)
+        expected = weight.sum() * q - weight  # of the gradient of -(weight * log_softmax).sum()
+        np.testing.assert_allclose(gradient.numpy() * 200, expected, atol=1e-5)
+    assert 10 < sum(chosen) < 190 and clipped > 100
+
+
+def test_the_alpha_divergence_of_close_networks_has_the_gradient_of_the_divergence():
+    """Against torch's gradient of the divergences as they are defined, where no weight is clipped."""
+    generator = torch.Generator().manual_seed(4)
+    taught = torch.randn(50, 10, generator=generator, dtype=torch.float64)
+    student = (taught + 0.3 * torch.randn(50, 10, generator=generator, dtype=torch.float64)).requires_grad_()
+    DISTIL_LOSSES["alpha"](student, taught).backward()
+    found = student.grad.clone()
+    student.grad = None
+    q, p = student.softmax(1), taught.softmax(1)
+    assert (q / p).max() < 5
+    divergences = torch.stack([(q * (q / p - 1)).sum(1) / 2, (p * (p / q).log()).sum(1)])
+    divergences.amax(0).mean().backward()
+    torch.testing.assert_close(found, student.grad)
+    same = torch.zeros(3, 10, requires_grad=True)
+    DISTIL_LOSSES["alpha"](same, same.detach()).backward()
+    assert same.grad.abs().max() < 1e-7
+
+
+def test_the_largest_network_of_a_step_is_a_teacher_beside_the_labels():
+    images, labels = batch()
+    archs = [replace(SPACE.largest(), resolution=24), SPACE.smallest()]
+    net = network().train()
+    outputs = [net(images, arch) for arch in archs]
+    losses = [F.cross_entropy(one, labels, label_smoothing=0.1) for one in outputs]
+    losses[1] = losses[1] + 0.5 * F.cross_entropy(outputs[1], outputs[0].detach().softmax(1))
+    lessons = [Lesson(archs[0]), Lesson(archs[1], "largest", 0.5)]
+    loss = Learner(network(), RECIPE, alone).step(images, labels, lessons, 0.0)
+    torch.testing.assert_close(loss, (sum(losses) / 2).detach())
+
+
+@pytest.mark.parametrize("gradients", ["mean", "sum"])
+def test_a_lesson_counts_by_its_share(gradients):
+    """With a share of 0 the update is that of the others alone; with 0.5 the mean is weighted, and so is the sum."""
+    images, labels = batch()
+    large, small = Lesson(replace(SPACE.largest(), resolution=24)), Lesson(SPACE.smallest())
+
+    def gradient(*lessons):
+        learner = Learner(network(), replace(RECIPE, gradients=gradients), alone)
+        loss = learner.step(images, labels, lessons, 0.0)
+        return loss, learner.gradient.clone()
+
+    (large_loss, first), (small_loss, second) = gradient(large), gradient(small)
+    torch.testing.assert_close(gradient(large, replace(small, share=0.0)), (large_loss, first))
+    loss, found = gradient(large, replace(small, share=0.5))
+    torch.testing.assert_close(loss, (large_loss + 0.5 * small_loss) / 1.5)
+    torch.testing.assert_close(found, (first + 0.5 * second) / (1.5 if gradients == "mean" else 1))
+
+
+def test_the_average_of_the_weights_follows_the_updates_and_resumes():
+    """Against the same sum step by step; a learner that has loaded the state after two updates goes on in the same way."""
+    images, labels = batch()
+    recipe = replace(RECIPE, average=0.3)
+    learner = Learner(network(), recipe, alone)
+    expected = {name: p.detach().clone() for name, p in learner.net.named_parameters()}
+    for update in range(4):
+        learner.step(images, labels, [Lesson(SPACE.smallest())], 0.05)
+        decay = min(0.3, (1 + update) / (10 + update))
+        for name, p in learner.net.named_parameters():
+            expected[name] = decay * expected[name] + (1 - decay) * p.detach()
+        for name, p in learner.evaluated.named_parameters():
+            torch.testing.assert_close(p, expected[name], msg=name)
+        if update == 1:
+            state = {name: tensor.clone() for name, tensor in learner.state().items()}
+    assert not torch.equal(learner.evaluated.classifier.weight, learner.net.classifier.weight)
+    resumed = Learner(network(seed=9), recipe, alone)
+    resumed.load(state)
+    for _ in range(2):
+        resumed.step(images, labels, [Lesson(SPACE.smallest())], 0.05)
+    for ours, theirs in ((resumed.net, learner.net), (resumed.evaluated, learner.evaluated)):
+        assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_without_an_average_the_weights_themselves_are_evaluated():
+    learner = Learner(network(), RECIPE, alone)
+    assert learner.evaluated is learner.net and not any(name.startswith("average.") for name in learner.state())
+
+
+def test_statistics_of_averaged_weights_are_computed_anew_after_an_update():
+    split = Split(torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8), torch.zeros(8, dtype=torch.int64))
+    learner = Learner(network(), replace(RECIPE, average=0.9), alone)
+    evaluator = Evaluator(learner.evaluated, Scale.of(split), split, 8)
+    first = evaluator.statistics(SPACE.smallest())
+    learner.step(*batch(), [Lesson(SPACE.smallest())], 0.1)
+    assert evaluator.statistics(SPACE.smallest()) is not first
 
 
 def test_the_sandwich_teaches_all_others_by_what_the_largest_says():

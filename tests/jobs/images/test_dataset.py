@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import helpers
 import numpy as np
@@ -12,6 +13,7 @@ from jobs.images.dataset import Dataset, Description, load_joined
 from jobs.images.dataset import load as load_data
 from jobs.images.decoding import DecodingCounts
 from jobs.images.source import open_source
+from jobs.train import plan_of
 
 TINY = str(helpers.TINY)
 
@@ -103,3 +105,26 @@ def test_the_line_on_a_source_is_an_event(capsys):
     [event] = [event for event in events if event["event"] == "source"]
     assert event == {"event": "source", "text": f"data: {data.description}", **data.description.to_json()}
     assert event["images"] == data.sizes
+
+
+def test_an_alternating_flip_mirrors_each_image_in_every_other_epoch_across_phases():
+    """Against the batches without it, whose order is the same; the augmentation then mirrors nothing."""
+    phases = 'train.phases=[{name="a",epochs=1,lr=1},{name="b",epochs=2,lr=1}]'
+    config = load(TINY, [phases, "data.flip=true", "data.alternating_flip=true"])
+    plain = replace(config.data, alternating_flip=False)
+    data, plan, counts = dataset(), plan_of(config, 10), DecodingCounts("digits", 0)
+    turned = {}
+    for number, (phase, epoch) in enumerate((("a", 0), ("b", 0), ("b", 1))):
+        pairs = zip(*(data.batches(plan, images, phase, epoch, (0, 1), counts, 0) for images in (config.data, plain)),
+                    strict=True)  # fmt: skip
+        for (_, found, labels), (_, before, same_labels) in pairs:
+            assert torch.equal(labels, same_labels)
+            for one, other in zip(found, before, strict=True):
+                flipped = not torch.equal(one, other)
+                assert torch.equal(one, other.flip(2) if flipped else other)
+                turned.setdefault(tuple(other[0].flatten().tolist()), {})[number] = flipped
+    seen = [one for one in turned.values() if len(one) == 3 and any(one.values())]  # without symmetric images
+    assert len(seen) > 800
+    assert sum(one[0] != one[1] and one[0] == one[2] for one in seen) == len(seen)
+    assert 0.4 < sum(one[0] for one in seen) / len(seen) < 0.6
+    assert data.augment(plain).flip and not data.augment(config.data).flip

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import helpers
@@ -17,7 +18,7 @@ from cluster.store import open_store
 from jobs.images import dataset
 from jobs.images.decoding import DataError, DecodingCounts
 from jobs.images.source import open_source
-from jobs.images.streaming import pieces_of, streamed
+from jobs.images.streaming import pieces_of, read_piece, streamed
 from jobs.train import plan_of
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -65,6 +66,17 @@ def test_an_epoch_that_is_taken_up_in_its_middle_goes_on_with_the_same_batches(s
             assert torch.equal(ours, theirs) and torch.equal(labels, expected)
     other, _ = epoch(stored, config, number=1)
     assert not torch.equal(other[0][1], whole[0][1])
+
+
+def test_an_alternating_flip_mirrors_the_other_images_in_the_next_epoch(stored):
+    """The same piece with the same crops in two epochs: every image is mirrored in one of them."""
+    data = replace(experiment(stored.url).data, flip=True, alternating_flip=True)
+    piece = (0, np.arange(60), 0)
+    first, second = (read_piece(stored, data, 32, "x", piece, turn=(5, epoch))["pixels"] for epoch in (0, 1))
+    plain = read_piece(stored, replace(data, flip=False, alternating_flip=False), 32, "x", piece)["pixels"]
+    assert np.array_equal(first, second[:, :, :, ::-1])
+    kept = [np.array_equal(one, other) for one, other in zip(first, plain, strict=True)]
+    assert np.array_equal(np.where(np.array(kept)[:, None, None, None], first, second), plain)
 
 
 def test_workers_read_groups_of_their_own_and_make_the_same_number_of_steps(stored):
