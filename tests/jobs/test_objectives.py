@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import MOST_PARAMS
+from helpers import MOST_PARAMS, TINY, TinyRun, run_id
 from helpers import ofa as command
 
 from ensemble.document import Ensembles
@@ -106,3 +106,42 @@ def test_a_member_is_chosen_by_any_of_them(run):
     done = ofa("choose", front, "--weights", "params=1", "--json")
     assert json.loads(done.stdout)["chosen"]["params"] == min(m.params for m in members)
     assert ofa("choose", front, "--objectives", "top1,energy").returncode == 2
+
+
+@pytest.mark.whole_run
+@pytest.mark.slow
+def test_a_second_run_with_the_kept_table_of_the_first_has_its_front_byte_for_byte(tmp_path):
+    """On the digits; the first run ends green, the second is given the table as another device's, and trains anew.
+
+    A third one with the weights of the first keeps a limit on latency.
+    """
+
+    def runs(name, *more, until=()):
+        small = ["measure.archs=30", "measure.latency_archs=5", "measure.latency_runs=9", "search.evaluations=30",
+                 f'search.objectives=["top1","latency_ms.{name}","params"]', *more]  # fmt: skip
+        words = [word for setting in small for word in ("--set", setting)]
+        done = command("run", TINY, "--store", tmp_path / name, *until, *words)
+        assert done.returncode == 0, done.stderr
+        return TinyRun(tmp_path / name, run_id(*small))
+
+    first = runs("here")
+    assert (first.folder / "export.done.json").exists()
+    table = LatencyTable.parse(first.read("latency/here.json"), "here.json")
+    costs = DeviceCosts(load(str(TINY)).search_space, 10, {"here": table})
+    members = Front.from_json(first.read("front.json")).members
+    assert len(members) > 3
+    assert costs.completed([replace(m, latency_ms=None, device="") for m in members]) == [*members]
+
+    given = f'search.latency_tables=[{{name="first",file="{first.folder / "latency/here.json"}"}}]'
+    second = runs("first", given, until=("--until", "search"))
+    assert first.id != second.id
+    for key in ("measured.jsonl", "search.jsonl", "front.json"):
+        found = (second.folder / key).read_bytes()
+        assert found.replace(b'"first"', b'"here"') == (first.folder / key).read_bytes(), key
+
+    most = sorted(m.latency_ms for m in members)[len(members) // 2]
+    weights = f'train.weights="{first.folder / "supernet/width/weights.safetensors"}"'
+    limit = f"search.at_most={{'latency_ms.first'={most}}}"
+    limited = runs("first", given, limit, weights, "train.phases=[]", until=("--until", "search"))
+    within = Front.from_json(limited.read("front.json")).members
+    assert within and max(m.latency_ms for m in within) <= most
