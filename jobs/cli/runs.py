@@ -160,7 +160,8 @@ def measure_command(
     return Reporter("json" if as_json else None).say(
         f"{latency_table}: {sum(map(len, (table[str(r)] for r in resolution or here.resolutions)))} parts of {space}; "
         f"{found.networks} whole networks take {found.ratio:.2f} times their sums, "
-        f"{found.error:.1%} off after that, at most {found.farthest:.1%} without; Kendall tau {found.kendall_tau:.3f}",
+        f"{found.error:.1%} off after that, at most {found.farthest:.1%} without; Kendall tau {found.kendall_tau:.3f}; "
+        f"timed again they are at most {found.repeated_farthest:.1%} off, tau {found.repeated_tau:.3f}",
         event="result",
         table=latency_table,
         **{name: getattr(found, name) for name in type(found).__slots__},

@@ -3,7 +3,8 @@
     ofa measure --latency-table FILE --space ofa_mbv3_w1.0 --resolution 224
 
 Every part of the space's networks, at every given resolution, is timed within whole networks; a network's latency by the
-table is the sum of its parts. The agreement with other whole networks is measured too, and recorded in the file.
+table is the sum of its parts. The agreement with other whole networks is measured too, and recorded in the file; so is
+that of these networks with themselves, timed a second time, which shows the noise.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class Agreement:
     ratio: float  # median of whole over sum
     error: float  # median of |whole - ratio x sum| / whole
     farthest: float  # greatest |whole - sum| / whole
+    repeated_tau: float  # Kendall's tau of the whole networks timed again
+    repeated_farthest: float  # greatest |again - whole| / whole
 
 
 def measure_table(
@@ -48,12 +51,12 @@ def measure_table(
     rng = random.Random(f"{SEED}/latency-table")
     drawn = space.only(resolutions=tuple(resolutions))
     archs = [drawn.smallest(), drawn.largest(), *(drawn.sample(rng) for _ in range(networks - 2))][:networks]
-    whole_ms = [
-        taken.latency_ms
-        for taken in measure_latencies([(extract(net, a), a.resolution) for a in archs], runs=runs, threads=threads)
-    ]
+    nets = [(extract(net, a), a.resolution) for a in archs]
+    whole_ms, again_ms = (
+        [taken.latency_ms for taken in measure_latencies(nets, runs=runs, threads=threads)] for _ in range(2)
+    )
     sums = TableLatency(LatencyTable.parse(table, "the measured table"), drawn)
-    agreement = compared(sums(Genes(drawn).encode(archs)).tolist(), whole_ms)
+    agreement = compared(sums(Genes(drawn).encode(archs)).tolist(), whole_ms, again_ms)
     table["_agreement"] = {name: getattr(agreement, name) for name in Agreement.__slots__}
     return table, agreement
 
@@ -67,12 +70,15 @@ def check(space: Space, resolutions: Sequence[int], option: str) -> None:
         raise InputError(f"ofa measure {option}: resolution {strange} is not in {space.name}; it has {listed}")
 
 
-def compared(sums_ms: Sequence[float], whole_ms: Sequence[float]) -> Agreement:
-    """The agreement of sums with whole networks."""
+def compared(sums_ms: Sequence[float], whole_ms: Sequence[float], again_ms: Sequence[float]) -> Agreement:
+    """The agreement of sums with whole networks, and of these with a second measurement of them."""
     import numpy as np
 
     ratio = statistics.median(w / s for w, s in zip(whole_ms, sums_ms, strict=True))
     errors = [abs(w - ratio * s) / w for w, s in zip(whole_ms, sums_ms, strict=True)]
-    farthest = max(abs(w - s) / w for w, s in zip(whole_ms, sums_ms, strict=True))
-    kendall_tau = tau(np.array(whole_ms), np.array(sums_ms))
-    return Agreement(len(whole_ms), kendall_tau, ratio, statistics.median(errors), farthest)
+    (kendall_tau, farthest), (repeated_tau, repeated_farthest) = (
+        (tau(np.array(whole_ms), np.array(others)), max(abs(w - o) / w for w, o in zip(whole_ms, others, strict=True)))
+        for others in (sums_ms, again_ms)
+    )
+    error = statistics.median(errors)
+    return Agreement(len(whole_ms), kendall_tau, ratio, error, farthest, repeated_tau, repeated_farthest)

@@ -7,10 +7,12 @@ from typer.testing import CliRunner
 from cluster.errors import InputError
 from jobs.cli.main import app
 from jobs.operate.places import output_file
+from jobs.tools import latency_table
 from jobs.tools.latency_table import CLASSES, compared, measure_table
 from jobs.workers.parts import covering_archs
 from ofa.genes import Genes
 from ofa.graph import strided
+from ofa.latency import Latency
 from ofa.spaces import get_space
 from search.costs.exact import node_tables
 from search.costs.latency import LatencyTable, TableLatency, keys
@@ -68,11 +70,31 @@ def test_the_networks_that_are_timed_have_every_part_of_the_space(name):
 
 
 def test_agreement_is_the_rank_the_ratio_and_what_is_left():
-    exact = compared([1.0, 2.0, 3.0], [2.0, 4.0, 6.0])
+    exact = compared([1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [2.0, 4.0, 6.0])
     assert (exact.kendall_tau, exact.ratio, exact.error) == (1.0, 2.0, 0.0)
-    assert compared([1.0, 2.0, 4.0], [1.0, 2.0, 3.0]).error == pytest.approx(0.0)
-    assert compared([1.0, 2.0], [2.0, 1.0]).kendall_tau == -1.0
-    assert compared([1.0, 2.0], [1.25, 2.0]).farthest == pytest.approx(0.2)
+    assert compared([1.0, 2.0, 4.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]).error == pytest.approx(0.0)
+    assert compared([1.0, 2.0], [2.0, 1.0], [2.0, 1.0]).kendall_tau == -1.0
+    assert compared([1.0, 2.0], [1.25, 2.0], [1.25, 2.0]).farthest == pytest.approx(0.2)
+
+
+def test_the_same_networks_timed_again_are_compared_with_the_first_time():
+    same, other = (compared([1.0, 2.0, 3.0], [2.0, 4.0, 5.0], again) for again in ([2.0, 4.0, 5.0], [2.0, 5.0, 4.0]))
+    assert (same.repeated_tau, same.repeated_farthest) == (1.0, 0.0)
+    assert other.repeated_tau == pytest.approx(1 / 3) and other.repeated_farthest == pytest.approx(0.25)
+    assert other.kendall_tau == same.kendall_tau == 1.0 and other.farthest == same.farthest
+
+
+def test_whole_networks_are_timed_twice_and_sums_are_compared_with_the_first_time(monkeypatch):
+    timed = []
+
+    def latencies(nets, **settings):
+        timed.append([resolution for _, resolution in nets])
+        return [Latency(float(len(timed) * (number + 1)), 0.0) for number in range(len(nets))]
+
+    monkeypatch.setattr(latency_table, "measure_latencies", latencies)
+    _, agreement = measure_table(DIGITS, (24,), runs=4, threads=1, networks=3)
+    assert timed == [[24] * 3] * 2
+    assert (agreement.repeated_tau, agreement.repeated_farthest) == (1.0, 1.0)
 
 
 def test_the_command_writes_the_table_and_says_how_good_sums_are(tmp_path):
@@ -82,7 +104,10 @@ def test_the_command_writes_the_table_and_says_how_good_sums_are(tmp_path):
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["networks"] == 3
-    assert list(json.loads(file.read_text())["_agreement"]) == ["networks", "kendall_tau", "ratio", "error", "farthest"]
+    assert list(json.loads(file.read_text())["_agreement"]) == [
+        "networks", "kendall_tau", "ratio", "error", "farthest", "repeated_tau", "repeated_farthest"
+    ]  # fmt: skip
+    assert "timed again they are at most" in done.stderr + done.stdout
     assert torch.get_num_threads() >= 1
 
 
