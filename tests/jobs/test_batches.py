@@ -17,6 +17,7 @@ from jobs.config import load
 from jobs.images.dataset import load as load_images
 from jobs.job import Job
 from jobs.report import evaluations_text
+from jobs.train import plan_of
 from jobs.workers.batches import batch_times
 from jobs.workers.evaluator import EvaluationWorker, shared_arrays
 from ofa.meters import METERS
@@ -114,6 +115,24 @@ def test_a_gpu_that_is_not_there_is_named():
         pytest.skip("there is a GPU")
     with pytest.raises(InputError, match=r"measure.device: .* finds no GPU"):
         batch_times(SPACE, 10, 50, "cuda", 0.5)
+
+
+@pytest.mark.gpu
+def test_evaluations_are_timed_on_a_gpu_within_the_share_of_its_memory():
+    try:
+        found = batch_times(SPACE, 10, 4096, "cuda", 0.5)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    assert found.device == torch.cuda.get_device_name() and len(found.rows) > 2
+    assert all(row.image_ms > 0 for row in found.rows)
+
+
+def test_a_training_evaluates_and_calibrates_in_batches_of_fixed_sizes():
+    chosen, given = (
+        plan_of(load(str(TINY), [f"measure.{setting}" for setting in settings]), 10).evaluation
+        for settings in (["batch=auto"], ["batch=64", "calibration_batch=32"])
+    )
+    assert (chosen, given) == ((128, 128, 128), (128, 64, 32))
 
 
 def test_measured_top1_is_the_same_whatever_is_chosen():
