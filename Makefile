@@ -80,7 +80,7 @@ bench: setup
 	$(BIN)/python -m bench.draws
 	$(BIN)/python -m bench.scaling
 	$(BIN)/python -m bench.training_rate --data $(DATA)
-	$(BIN)/python -m bench.progressive_shrinking --data $(DATA)
+	$(BIN)/python -m bench.recipes --data $(DATA) --only shrinking whole delayed alone
 
 # A machine with a GPU and torch, for at most eight minutes; installs nothing. OUT=DIR takes gpu.jsonl.
 bench-gpu:

@@ -610,7 +610,7 @@ def reference_archs(space: Space, count: int) -> list[Arch]:
     wanted = {field: space.values(field)[-1] for field in space.forest.fields}  # of kernel and expand the middle ones
     wanted |= {field: space.values(field)[len(space.values(field)) // 2] for field in ("kernel", "expand")}
     middle = space.uniform(*wanted.values())
-    rng = random.Random("progressive shrinking")  # the archs of bench.progressive_shrinking
+    rng = random.Random("progressive shrinking")  # the archs of bench.recipes
     return [replace(space.smallest(), resolution=side), middle, space.largest(), *(space.sample(rng) for _ in range(count))]
 
 
