@@ -25,6 +25,7 @@ class Space:
     name: str
     resolutions: tuple[int, ...]
     eps = 1e-5  # added to the variance in norms
+    classes = 1000  # of the published networks, for which their costs hold
 
     def __post_init__(self) -> None:
         for field in self.forest.fields:

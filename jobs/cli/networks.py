@@ -13,7 +13,7 @@ from cluster.errors import InputError
 from cluster.progress import Reporter
 from cluster.texts import json_text
 from jobs import files
-from jobs.cli.options import DEFAULT_STORE, Classes, ConfigPath, Json, Sets, StoreUrl, named_in, open_job, parse_arch
+from jobs.cli.options import DEFAULT_STORE, ConfigPath, Json, Sets, StoreUrl, named_in, open_job, parse_arch
 from jobs.job import Job
 from jobs.pipeline import run_steps
 from ofa.arch import Arch, ArchError
@@ -243,7 +243,9 @@ def import_command(
 def cost_command(
     space: Annotated[str, typer.Option(help="a search space, such as digits")],
     arch: Annotated[str, typer.Option(help="a sub-network: its name, JSON, or a file of JSON")],
-    classes: Classes = 1000,
+    classes: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="number of classes: 1000, or 10 in the space nas_bench_macro")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Counts the exact multiply-accumulates and parameters of a sub-network."""
@@ -252,6 +254,7 @@ def cost_command(
     # costs are exact at any resolution
     if (objection := here.shape_objection(parsed) or here.at([parsed.resolution]).objection(parsed)) is not None:
         raise ArchError(f"{parsed.key} is not in the space {space}: {objection}")
+    classes = here.classes if classes is None else classes
     macs, params = cost(here, parsed, classes)
     name = here.own_name(parsed)
     if as_json:

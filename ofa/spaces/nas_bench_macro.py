@@ -49,6 +49,7 @@ class MacroSpace(Space):
     depths: tuple[int, ...] = (1, 2, 3)
     expands: tuple[int, ...] = (REDUCTION, *KERNELS)
     eps: float = 1e-5
+    classes = 10
 
     @property
     def stride(self) -> int:

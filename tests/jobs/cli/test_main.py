@@ -378,9 +378,11 @@ def test_a_front_that_is_none_is_one_line_with_its_path(ofa, tmp_path):
 
 
 def test_cost_takes_the_keys_of_nas_bench_macro_and_prints_them(ofa):
-    at = ("cost", "--space", "nas_bench_macro", "--classes", 10)
+    """With the classes of its table, unless others are given."""
+    at = ("cost", "--space", "nas_bench_macro")
     code, out, _ = ofa(*at, "--arch", "02012100")
     assert (code, out) == (0, "r32-d231-e16.136.300 (02012100): 47,327,744 MACs, 890,666 params, with 10 classes\n")
+    assert "48,594,944 MACs, 2,158,856 params, with 1000 classes" in ofa(*at, "--arch", "02012100", "--classes", 1000)[1]
     [first, second] = [json.loads(ofa(*at, "--json", "--arch", key)[1]) for key in ("20001201", "20010210")]
     assert first == second and first["name"] == "20010210"
     assert ofa(*at, "--arch", json.dumps(first["arch"]), "--json")[1] == json.dumps(first) + "\n"
