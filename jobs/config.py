@@ -419,6 +419,16 @@ def _without_later(section: dict[str, Any], name: str, kind: Any) -> dict[str, A
     return {key: value for key, value in section.items() if key not in LATER[name] or value != defaults[key]}
 
 
+@dataclass(frozen=True)
+class Export:
+    """The networks that are exported; this section is no part of the run's id while nothing is fine-tuned."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    finetune_epochs: NotNegativeInt = 0  # for which every network of the front is trained further, alone, and exported
+    finetune_lr: Rate = 0.01  # of the first step; a cosine to 0
+    finetune_distil: NotNegative = 0.0  # weight of the soft labels of the supernet's largest network
+
+
 def _ranges(doc: Any) -> Any:
     """Ranges by the name of a setting: `train.phases.lr` may be a table in tables in TOML, and a list is one of values."""
     if not isinstance(doc, dict):
@@ -507,6 +517,7 @@ class Experiment:
     fit: Fit = field(default_factory=Fit)
     search: Search = field(default_factory=Search)
     ensemble: Ensemble = field(default_factory=Ensemble)
+    export: Export = field(default_factory=Export)
     tune: Tune = field(default_factory=Tune)
     ray: Ray = field(default_factory=Ray)
     kube: Kube = field(default_factory=Kube)
@@ -516,10 +527,11 @@ class Experiment:
         """The run's name in a store, which is the same for the same settings.
 
         Settings of placement are excluded, so a run continues with other workers when the cluster has changed; those of an
-        adaptation are, where there is none, the device of evaluators, unless it is a GPU, and those of `LATER`. So is `tune`
-        while it has its defaults, and always its number of trials.
+        adaptation and of fine-tuning are, where there is none, the device of evaluators, unless it is a GPU, and those of
+        `LATER`. So is `tune` while it has its defaults, and always its number of trials.
         """
-        left_out = ("ray", "kube") if self.adapt.iterations else ("ray", "kube", "adapt")
+        used = {"adapt": self.adapt.iterations, "export": self.export.finetune_epochs}
+        left_out = ("ray", "kube", *(section for section, count in used.items() if not count))
         identity = {key: value for key, value in asdict(self).items() if key not in left_out}
         identity["train"] = {key: value for key, value in identity["train"].items() if key not in ELSEWHERE}
         phases = identity["train"]["phases"]

@@ -5,7 +5,8 @@
     ofa export CONFIG --arch NAME --exits 1,3,5                         several exits of it, or all: one output each
     ofa export CONFIG --arch NAME --average-macs 2e6                    a cascade of its exits within an average cost
 
-Every ONNX and .pt2 file was run and agrees with the network.
+With `export.finetune_epochs` the step also trains every network of the front further, alone, and exports it. Every ONNX
+and .pt2 file was run and agrees with the network.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import mean
 from typing import Any
 
 from torch import nn
@@ -31,10 +33,12 @@ from ensemble.network import (
     EnsembleNetwork,
 )
 from jobs import files
-from jobs.evaluators import trained_evaluator
+from jobs.evaluators import evaluator_of, tensors_of, trained_evaluator, weights_file
 from jobs.exits import Predictions, cascade_costs, tuned_cascade
 from jobs.job import Job
+from jobs.train import plan_of, train
 from ofa.arch import Arch
+from ofa.draws import Given
 from ofa.evaluate import Evaluator
 from ofa.export import (
     D,
@@ -48,10 +52,12 @@ from ofa.export import (
     to_safetensors,
 )
 from ofa.extract import extract
+from ofa.phases import Phase
 from search.front import Front, knee
 from search.objective import first_cost, minimised, values
 
 TOLERANCE = 1e-4
+SUFFIXES = (".safetensors", ".onnx", ".pt2", ".json")  # of the files of an exported network
 
 
 def export(job: Job) -> None:
@@ -69,11 +75,67 @@ def export(job: Job) -> None:
         tracker.advance()
         write(job, step, evaluator, "ensemble", archs, combination_of(job, ensembles))
         tracker.advance()
+    if job.config.export.finetune_epochs:
+        finetune_front(job, step, evaluator, front)
     step.finish(job.config.seed, knee=chosen.arch.key, ensemble=[arch.key for arch in archs])
     job.reporter.say(
         f"export: the knee ({cost.text(cost.of(chosen))} {cost.words}, top-1 {chosen.top1:.4f}) and an ensemble "
         f"of {len(archs)} in {job.run.url}/subnets"
     )
+
+
+def finetune_front(job: Job, step: Step, evaluator: Evaluator, front: Front) -> None:
+    """Trains every network of the front further and exports it as `subnets/NAME-finetuned`; writes `subnets/finetuned.json`.
+
+    That has the top-1 of each on the selection split before and after. evaluator: of the supernet. A step that was killed
+    goes on with the networks that are left.
+    """
+    setting = job.config.export
+    rows = {row["name"]: row for row in step.ledger.rows()}
+    start = f"{job.run.url}/{weights_file(job.config)}"
+    for number, member in enumerate(front.members, 1):
+        arch, name = member.arch, f"{member.arch.key}-finetuned"
+        if name in rows:
+            for suffix in SUFFIXES:
+                step.adopt(files.subnet(name, suffix))
+            continue
+        before = evaluator.top1(arch, job.data.selection)
+        title = f"fine-tuning {number} of {len(front.members)}"
+        tuned = fine_tuned(job, arch, setting.finetune_epochs, setting.finetune_lr, setting.finetune_distil, start, title)
+        write(job, step, tuned, name, [arch])
+        after = tuned.top1(arch, job.data.selection)
+        rows[name] = {"name": name, "arch": arch.to_json(), "macs": member.macs, "params": member.params,
+                      "before": before, "top1": after}  # fmt: skip
+        step.ledger.append([rows[name]])
+        remove_finetuning(job, arch, setting.finetune_epochs)
+    found = [rows[f"{member.arch.key}-finetuned"] for member in front.members]
+    step.write_json(files.FINETUNED_FRONT, {"epochs": setting.finetune_epochs, "members": found})
+    gains = [row["top1"] - row["before"] for row in found]
+    job.reporter.say(
+        f"export: {len(found)} networks of the front trained further: top-1 on the selection split {mean(gains):+.4f} on "
+        f"average ({min(gains):+.4f} to {max(gains):+.4f}), in {job.run.url}/{files.FINETUNED_FRONT}"
+    )
+
+
+def fine_tuned(
+    job: Job, arch: Arch, epochs: int, lr: float, distil: float, weights: str, title: str = "fine-tuning"
+) -> Evaluator:
+    """An evaluator of the weights with which `arch` alone was trained for `epochs` more epochs, from a cosine's peak `lr`.
+
+    distil: weight of the soft labels of the largest network with the weights from which it starts. weights: their URL.
+    """
+    base = plan_of(job.config, job.data.classes)
+    phase = Phase(files.FINETUNING, base.space, epochs=epochs, lr=lr, draw=Given((arch,)), distil=distil)
+    plan = replace(base, phases=(phase,), weights=weights, head="kept", schedule="phase", validate_every=epochs)
+    trained = train(job, plan, files.finetuning(f"{arch.key}-{epochs}"), title=title)
+    key = trained.files[0].key
+    return evaluator_of(job, tensors_of(job.run.raw(key), f"{job.run.url}/{key}"))
+
+
+def remove_finetuning(job: Job, arch: Arch, epochs: int) -> None:
+    """Removes the training that `fine_tuned` leaves, with the weights of a whole supernet."""
+    for key in job.run.keys(f"{files.finetuning(f'{arch.key}-{epochs}')}/"):
+        job.run.store.delete(f"{job.run.id}/{key}")
 
 
 def export_as(

@@ -32,7 +32,9 @@ IMPORTED = File("weights.safetensors", "import")  # result of `ofa import`, in i
 GIVEN_WEIGHTS = "train.weights"  # their name among the inputs of the training; they are no object of the run
 UNTRAINED = "given"  # in place of a phase, where these weights are searched as they are
 SUPERNET = "supernet"  # the folder of weights and checkpoints
-FINETUNED = "finetuned"  # the folder of networks that were fine-tuned in two phases
+FINETUNED = "finetuned"  # the folder of fine-tuned networks
+FINETUNING = "finetune"  # the phase of a fine-tuning
+FINETUNED_FRONT = File("subnets/finetuned.json", "export")  # of a run with `export.finetune_epochs`
 SCALE = "partial/scale.json"  # requested evaluators and evaluations of a running search; `ofa scale` writes it
 TUNING = "tune"  # the folder of the trainings of unfinished trials
 ADAPTED = "adapt"  # the folder of an adaptation's trainings
@@ -60,7 +62,7 @@ def finetuned(name: str) -> File:
 
 
 def finetuning(name: str) -> str:
-    """The folder of a fine-tuning in two phases."""
+    """The folder of a fine-tuning."""
     return f"{FINETUNED}/{name}"
 
 
