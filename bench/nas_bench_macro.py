@@ -36,12 +36,11 @@ from jobs.config import Experiment, load
 from jobs.evaluators import trained_evaluator
 from jobs.job import opened
 from jobs.pipeline import run_steps
-from ofa.arch import Arch
-from ofa.spaces import get_space
+from ofa.cost import cost
+from ofa.spaces.nas_bench_macro import NAS_BENCH_MACRO as SPACE
 from search.predict.predictor import tau
 
 CONFIG = "configs/nas_bench_macro.toml"
-SPACE = get_space("nas_bench_macro")
 ONE_CORE = ("train.backend=local", "train.workers=1", "train.validate_every=100")
 WHOLE = ("train.schedule=whole", "train.momentum_across_phases=true")
 LARGEST = "depths=[3],expands=[6]"
@@ -76,7 +75,7 @@ class Truth:
         """The accuracies in the published table, whose rows have `test_acc`."""
         found: dict[str, list[float]] = {}
         for key, row in rows.items():
-            found.setdefault(SPACE.own_name(SPACE.named(key)) or key, []).extend(row["test_acc"])
+            found.setdefault(SPACE.own_name(SPACE.named(key)), []).extend(row["test_acc"])
         return cls(
             {key: statistics.mean(values) for key, values in found.items()},
             {key: tuple(rows[key]["test_acc"]) for key in found},
@@ -165,18 +164,11 @@ def train(config: Experiment, keys: Sequence[str], options: argparse.Namespace) 
         run_steps(job, ["train"])
         evaluator = trained_evaluator(job, job.run.begin("bench"))
         images, space = job.data.selection[: options.images], config.search_space
-
-        def top1(key: str) -> float:
-            arch: Arch = space.named(key)
-            return evaluator.top1(arch, images)
-
-        evaluate(kept(config, options), keys, top1)
+        evaluate(kept(config, options), keys, lambda key: evaluator.top1(space.named(key), images))
 
 
 def table(truth: Truth, keys: Sequence[str], found: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     """The scores of each recipe, given the top-1 of the networks by seed, and those of other rankings, as Markdown."""
-    from ofa.cost import cost
-
     rows = {name: [Score.of(truth, top1) for top1 in by_seed] for name, by_seed in found.items()}
     rows["multiply-accumulates"] = [Score.of(truth, {key: float(cost(SPACE, SPACE.named(key), 10).macs) for key in keys})]
     once = []
