@@ -8,10 +8,11 @@ table's accuracy, and what the best of them has in the table: its regret is the 
 all networks. Keys of one network, which differ in where identities stand, have one accuracy: the mean of their trainings.
 For comparison there are the ranking by multiply-accumulates, and by a single training of every network.
 
-The recipes of this file make equally many updates. Trainings take turns by seed, `--at-once` of them in processes of one
-thread each; what is trained and evaluated is kept in `--store`: the same command continues from it. In three minutes:
+Recipes are those of bench.recipes for this space, and make equally many updates; `NAME+EXTRA` has more settings. Trainings
+take turns by seed, `--at-once` of them in processes of one thread each; what is trained and evaluated is kept in `--store`:
+the same command continues from it. In three minutes:
 
-    python -m bench.nas_bench_macro --data DIR --table FILE --seeds 1 --only uniform --epochs 1 --archs 20 --images 500 \\
+    python -m bench.nas_bench_macro --data DIR --table FILE --seeds 1 --only whole --epochs 1 --archs 20 --images 500 \\
         --set choices.resolutions=[16] --set data.selection=40000
 """
 
@@ -31,6 +32,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench import recipes
 from cluster.progress import Reporter
 from jobs.config import Experiment, load
 from jobs.evaluators import trained_evaluator
@@ -41,22 +43,28 @@ from ofa.spaces.nas_bench_macro import NAS_BENCH_MACRO as SPACE
 from search.predict.predictor import tau
 
 CONFIG = "configs/nas_bench_macro.toml"
-ONE_CORE = ("train.backend=local", "train.workers=1", "train.validate_every=100")
-WHOLE = ("train.schedule=whole", "train.momentum_across_phases=true")
 LARGEST = "depths=[3],expands=[6]"
-# By name: the settings; of each phase its name, its shares of the epochs and of the learning rate, and its settings.
-RECIPES: dict[str, tuple[tuple[str, ...], tuple[tuple[str, float, float, str], ...]]] = {
-    "uniform": (WHOLE, (("all", 1, 1, "subnets=1"),)),
-    "sandwich": (WHOLE, (("all", 1, 1, "sandwich=true,subnets=2"),)),
-    "delayed": (WHOLE, (("largest", 1 / 2, 1, LARGEST), ("all", 1 / 2, 1, "sandwich=true,subnets=2"))),
-    "shrinking": (
-        ("train.schedule=phase", "train.momentum_across_phases=false"),
-        (
-            ("largest", 1 / 2, 1, LARGEST),
-            ("depth", 1 / 6, 0.4, "expands=[6],distil=1.0,warmup_epochs=0.1"),
-            ("all", 1 / 3, 0.6, "distil=1.0,warmup_epochs=0.1"),
-        ),
-    ),
+
+
+def shrinking(epochs: int) -> list[str]:
+    """The largest network, elastic depth, and all choices, in proportion to configs/cifar10.toml."""
+    first, second, third = recipes.parts(epochs, (3, 1, 2))
+    learns = "distil=1.0,warmup_epochs=0.1"
+    return [
+        "train.schedule=phase",
+        "train.momentum_across_phases=false",
+        f'train.phases=[{{name="largest",epochs={first},lr=0.1,{LARGEST}}},'
+        f'{{name="depth",epochs={second},lr=0.04,expands=[6],{learns}}},{{name="all",epochs={third},lr=0.06,{learns}}}]',
+    ]
+
+
+# The settings of each recipe with a number of epochs.
+RECIPES: dict[str, Callable[[int], list[str]]] = {
+    "shrinking": shrinking,
+    **{name: recipes.RECIPES[name] for name in ("whole", "sandwich", "extremes")},
+    "delayed": lambda epochs: recipes.delayed(epochs, largest=LARGEST),
+    "delayed-mean": lambda epochs: recipes.delayed(epochs, gradients="mean", largest=LARGEST),
+    "delayed-no-ramp": lambda epochs: recipes.delayed(epochs, ramp=0.0, largest=LARGEST),
 }
 
 
@@ -110,22 +118,9 @@ class Score:
 
 def settings_of(name: str, seed: int, options: argparse.Namespace) -> list[str]:
     """The settings of a training."""
-    common = [*ONE_CORE, f"seed={seed}", f"data.source={options.data}"]
-    if name in options.recipes:
-        return [*common, *options.recipes[name], *options.set]
-    settings, phases = RECIPES[name]
-    epochs = shared([share for _, share, _, _ in phases], options.epochs)
-    made = [
-        f'{{name="{phase}",epochs={count},lr={round(options.lr * rate, 6)},{more}}}'
-        for (phase, _, rate, more), count in zip(phases, epochs, strict=True)
-    ]
-    return [*common, *settings, f"train.phases=[{','.join(made)}]", *options.set]
-
-
-def shared(shares: Sequence[float], epochs: int) -> list[int]:
-    """The epochs of each phase: at least one, and together as many as there are phases or `epochs`."""
-    ends = [round(epochs * sum(shares[: i + 1])) for i in range(len(shares))]
-    return [max(1, end - before) for before, end in zip([0, *ends], ends, strict=False)]
+    base, *extras = name.split("+")
+    found = [*recipes.EVERYWHERE, f"seed={seed}", f"data.source={options.data}", *RECIPES[base](options.epochs)]
+    return [*found, *(setting for extra in extras for setting in recipes.EXTRAS[extra]), *options.set]
 
 
 def known(file: Path) -> dict[str, float]:
@@ -198,28 +193,24 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--store", default="runs/nas-bench-macro", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument(
-        "--recipe",
+        "--only",
         nargs="+",
-        action="append",
-        default=[],
-        metavar=("NAME", "SETTING"),
-        help="another recipe: its name, and its settings beside those of the config; may be repeated",
+        default=["whole", "delayed"],
+        metavar="NAME",
+        help=f"of {', '.join(RECIPES)}, each + {', '.join(recipes.EXTRAS)}; default: whole delayed",
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"recipes, of {', '.join(RECIPES)} and those given")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="settings of every training")
     parser.add_argument("--epochs", type=int, default=12, help="of a training, in all phases")
-    parser.add_argument("--lr", type=float, default=0.1, help="peak learning rate")
     parser.add_argument("--archs", type=int, default=200, help="networks that are evaluated")
     parser.add_argument("--all", action="store_true", help="evaluate every network")
     parser.add_argument("--sample-seed", type=int, default=1, help="of the sample of networks")
     parser.add_argument("--images", type=int, default=2000, help="of the selection split")
     parser.add_argument("--at-once", type=int, default=1, help="trainings at once")
     options = parser.parse_args(arguments)
-    options.recipes = {name: settings for name, *settings in options.recipe}
-    names = list(dict.fromkeys([*RECIPES, *options.recipes]))
-    options.only = options.only or names
-    if unknown := [name for name in options.only if name not in names]:
-        parser.error(f"no recipe is called {unknown[0]!r}; there are {', '.join(names)}")
+    for name in options.only:
+        base, *extras = name.split("+")
+        if base not in RECIPES or not set(extras) <= set(recipes.EXTRAS):
+            parser.error(f"{name!r} is no recipe; there are {', '.join(RECIPES)}, each + {', '.join(recipes.EXTRAS)}")
     options.data, options.table, options.store = (path.resolve() for path in (options.data, options.table, options.store))
     return options
 

@@ -2,10 +2,11 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
-from bench.nas_bench_macro import CONFIG, RECIPES, SPACE, Score, Truth, evaluate, known, parsed, settings_of, shared, table
+from bench.nas_bench_macro import CONFIG, RECIPES, SPACE, Score, Truth, evaluate, known, parsed, settings_of, table
 from jobs.config import load
 
 
@@ -68,31 +69,22 @@ def test_every_recipe_has_equally_many_epochs_and_ends_with_the_whole_space(name
 
 
 def test_the_config_has_the_recipe_of_delayed_shrinking():
-    shipped = load(CONFIG)
-    delayed = load(CONFIG, settings_of("delayed", 1, options("--epochs", "12")))
+    shipped, delayed = load(CONFIG), load(CONFIG, settings_of("delayed", 1, options("--epochs", "12")))
     assert shipped.phases == delayed.phases
-    assert (shipped.train.schedule, shipped.train.momentum_across_phases) == ("whole", True)
+    assert replace(delayed.train, backend="ray", workers=2, validate_every=3) == shipped.train
 
 
-def test_a_given_recipe_takes_turns_with_the_others_and_settings_are_of_all():
-    found = options("--recipe", "mine", "train.gradients=sum", "--set", "choices.resolutions=[16]")
-    assert found.only == [*RECIPES, "mine"]
-    config = load(CONFIG, settings_of("mine", 1, found))
-    assert (config.train.gradients, config.search_space.resolutions) == ("sum", (16,))
-    assert load(CONFIG, settings_of("uniform", 1, found)).search_space.resolutions == (16,)
+def test_a_recipe_with_an_extra_and_settings_of_all_trainings():
+    found = options("--only", "whole+smoothing", "--set", "choices.resolutions=[16]")
+    config = load(CONFIG, settings_of("whole+smoothing", 1, found))
+    assert (config.train.label_smoothing, config.search_space.resolutions) == (0.1, (16,))
 
 
-def test_an_unknown_recipe_is_refused(capsys):
+@pytest.mark.parametrize("name", ["while", "whole+flop"])
+def test_an_unknown_recipe_is_refused(capsys, name):
     with pytest.raises(SystemExit):
-        options("--only", "unifrom")
-    assert "no recipe is called 'unifrom'; there are uniform, sandwich, delayed, shrinking" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("shares", "epochs", "found"), [((1 / 2, 1 / 6, 1 / 3), 12, [6, 2, 4]), ((1 / 2, 1 / 2), 1, [1, 1])]
-)
-def test_epochs_are_shared_by_phases(shares, epochs, found):
-    assert shared(shares, epochs) == found
+        options("--only", name)
+    assert f"{name!r} is no recipe; there are shrinking, whole, sandwich, extremes, delayed" in capsys.readouterr().err
 
 
 def test_an_evaluation_that_was_killed_goes_on_with_what_is_missing(tmp_path):
