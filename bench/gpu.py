@@ -1,6 +1,7 @@
 """Measures a GPU in one command of at most eight minutes: training steps, subset scores, evaluations, training.
 
-    python -m bench.gpu --data DIR --out gpu.jsonl   all parts but ofav2, or those of --steps --subsets --evaluate --train
+    python -m bench.gpu --data DIR --out gpu.jsonl   all but recipes and ofav2; or --steps --subsets --evaluate --train
+    python -m bench.gpu --data DIR --recipes         recipes of training a supernet at equal updates, three seeds
     python -m bench.gpu --data DIR --ofav2           OFAv2's trainings (Tiny ImageNet): the best sub-network after each phase
     python -m bench.gpu --tiny                       all parts on the CPU in seconds, to test the command itself
 
@@ -76,6 +77,8 @@ class PhasePlan:
     largest: tuple[str, ...] = ()
     subnets: int = 1
     joint_exits: str = "last"
+    ramp: float = 0.0  # of the weight of all but the largest network, relative as the epochs are
+    extremes: tuple[float, float] = (0.0, 0.0)  # see `ofa.draws.Uniform`
 
     def phase(self, space: Space, epochs: int, batch: int) -> Phase:
         """The phase for `space`, with its number of epochs and its batch; choices that the space lacks are left out."""
@@ -87,10 +90,11 @@ class PhasePlan:
             epochs=epochs,
             lr=self.lr,
             warmup_epochs=self.warmup_epochs,
-            draw=Sandwich(1) if self.sandwich else Uniform(self.subnets),
+            draw=Sandwich(self.subnets) if self.sandwich else Uniform(self.subnets, extremes=self.extremes),
             distil=self.distil,
             lr_scale=max(1.0, batch / LR_BATCH),
             joint_exits=self.joint_exits if "exits" in space.choice_names else "last",
+            ramp_epochs=self.ramp * epochs / self.epochs,
         )
 
 
@@ -604,6 +608,13 @@ def ofav2(bench: Bench, until: float) -> None:
     train_all(bench, until)
 
 
+def recipes(bench: Bench, until: float) -> None:
+    """The recipes of a supernet's training, all at once."""
+    from bench.recipes_gpu import train_all  # which uses this module
+
+    train_all(bench, until)
+
+
 def reference_archs(space: Space, count: int) -> list[Arch]:
     """The smallest, a middle and the largest network at the largest resolution, and `count` random ones."""
     side = space.resolutions[-1]
@@ -632,7 +643,8 @@ PARTS = {
     "evaluate": Part(evaluate, 0.08, images=True),
     "train": Part(train, 0.6, images=True),
 }
-ASKED = {"ofav2": Part(ofav2, 1.0, images=True)}  # parts that run only if they are asked for
+# Parts that run only if they are asked for.
+ASKED = {"recipes": Part(recipes, 1.0, images=True), "ofav2": Part(ofav2, 1.0, images=True)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -644,7 +656,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", help="default cuda, with --tiny cpu")
     parser.add_argument("--tiny", action="store_true", help="a minimal amount of each part, to test the command")
     for part in PARTS:
-        parser.add_argument(f"--{part}", action="store_true", help=f"run {part} (default: all parts but ofav2)")
+        parser.add_argument(f"--{part}", action="store_true", help=f"run {part} (default: these parts)")
     for part in ASKED:
         parser.add_argument(f"--{part}", action="store_true", help=f"run {part}")
     options = parser.parse_args(argv)

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 
 from bench import recipes
+from bench.recipes_gpu import parts
 from cluster.progress import Reporter
 from jobs.config import Experiment, load
 from jobs.evaluators import trained_evaluator
@@ -48,7 +49,7 @@ LARGEST = "depths=[3],expands=[6]"
 
 def shrinking(epochs: int) -> list[str]:
     """The largest network, elastic depth, and all choices, in proportion to configs/cifar10.toml."""
-    first, second, third = recipes.parts(epochs, (3, 1, 2))
+    first, second, third = parts(epochs, (3, 1, 2))
     learns = "distil=1.0,warmup_epochs=0.1"
     return [
         "train.schedule=phase",

@@ -28,11 +28,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 
+from bench.recipes_gpu import parts
 from cluster.progress import Reporter
 from jobs.config import Experiment, load
 from jobs.evaluators import evaluator_of, tensors_of, weights_file
@@ -58,15 +58,6 @@ EXTRAS = {
     "flip": ("data.alternating_flip=true",),
     "smoothing": ("train.label_smoothing=0.1",),
 }
-
-
-def parts(epochs: int, shares: Sequence[float]) -> list[int]:
-    """The epochs of phases with these shares of all epochs; each has one at least."""
-    ends = [0]
-    for number in range(1, len(shares) + 1):
-        end = round(epochs * sum(shares[:number]) / sum(shares))
-        ends.append(min(max(end, ends[-1] + 1), epochs - (len(shares) - number)))
-    return [end - before for before, end in pairwise(ends)]
 
 
 def shrinking(epochs: int) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import gpu
+from bench import gpu, recipes_gpu
 from jobs.config import load
 from ofa.phases import Phase
 
@@ -82,6 +83,50 @@ def test_every_part_runs_on_a_cpu_with_few_libraries(images, tmp_path):
     assert all(0 <= row[name] <= 1 for row in scores for name in ("smallest", "middle", "largest", "mean of 2"))
     assert "| recipe | batch | epochs |" in done.stdout
     assert "90 training and 30 test images" in done.stdout
+
+
+def test_a_recipe_is_trained_with_its_schedule_and_reported_for_each_seed(tmp_path):
+    """In this process, without the others."""
+    bench = gpu.Bench(gpu.Report(tmp_path / "gpu.jsonl"), gpu.TINY, torch.device("cpu"), "", 32)
+    recipes_gpu.train_one(bench, "delayed shrinking, averaged weights", tmp_path, time.monotonic() + 600)
+    [row] = rows(tmp_path / "gpu.jsonl", "recipes: trainings")
+    assert row["epochs"] == 4 and row["seed"] == 1
+    assert all(0 <= row[label] <= 1 for label in ("smallest", "middle", "largest", "mean of random ones"))
+
+
+@pytest.mark.parametrize("name", list(recipes_gpu.STUDIES))
+@pytest.mark.parametrize("epochs", [4, 11])
+def test_recipes_on_a_gpu_make_equally_many_epochs(name, epochs):
+    counts = recipes_gpu.parts(epochs, [phase.epochs for phase in recipes_gpu.STUDIES[name].phases])
+    assert sum(counts) == epochs and min(counts) >= 1
+
+
+def test_a_training_that_is_late_ends_and_keeps_the_rows_before(tmp_path):
+    bench = gpu.Bench(gpu.Report(tmp_path / "gpu.jsonl"), gpu.TINY, torch.device("cpu"), "", 32)
+    recipes_gpu.train_one(bench, "whole space", tmp_path, time.monotonic() - 1)
+    assert not rows(tmp_path / "gpu.jsonl", "recipes: trainings") and rows(tmp_path / "gpu.jsonl", "recipes: plans")
+
+
+def test_the_summary_of_a_recipe_has_the_range_over_its_seeds():
+    """Of the smallest network alone there are no others."""
+    found = [{"epochs": 5, **dict.fromkeys(recipes_gpu.LABELS, value)} for value in (0.5, 0.6)]
+    cells = dict.fromkeys(recipes_gpu.LABELS, "55.0 (50.0 to 60.0)")
+    assert recipes_gpu.summary("whole space", found) == {"recipe": "whole space", "epochs": 5, "seeds": 2, **cells}
+    alone = recipes_gpu.summary("smallest alone", found)
+    assert (alone["smallest"], alone["largest"]) == ("55.0 (50.0 to 60.0)", "")
+
+
+@pytest.mark.slow
+def test_recipes_train_at_once_and_all_are_in_the_table(tmp_path):
+    out, threads = tmp_path / "gpu.jsonl", torch.get_num_threads()
+    try:
+        assert gpu.main(["--tiny", "--recipes", "--minutes", "5", "--out", str(out)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    table = rows(out, "recipes: test top-1 in %, mean (lowest to highest)")
+    assert [row["recipe"] for row in table] == list(recipes_gpu.STUDIES)
+    assert len({row["epochs"] for row in table}) == 1
+    assert not rows(out, "steps")
 
 
 @pytest.mark.slow
