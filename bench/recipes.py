@@ -12,6 +12,9 @@ of `--list`. The smallest, a middle, the largest and ten random sub-networks are
 `alone-tenth` and `alone-four-tenths` are ten random networks (and the other three) that share the compute of one training
 with one or with four networks a step: each gets a tenth of the epochs, or four tenths, rounded up.
 
+With `--finetune 1 2`, each of the networks of a supernet is then trained further by itself for 1 and for 2 epochs (rows
+NAME@1x0.01 and so on: epochs and learning rate).
+
 Each training is a process of one thread, `--at-once` of them at a time; seeds take turns, so that a study that is cut off
 compares all recipes. Networks and results are kept in `--store`: the same command continues from them.
 """
@@ -36,6 +39,7 @@ from bench.recipes_gpu import parts
 from cluster.progress import Reporter
 from jobs.config import Experiment, load
 from jobs.evaluators import evaluator_of, tensors_of, weights_file
+from jobs.export import fine_tuned, remove_finetuning
 from jobs.job import opened
 from jobs.train import train_supernet
 from ofa.arch import Arch
@@ -112,6 +116,17 @@ NAMES = (*RECIPES, *ALONE)
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """A fine-tuning of each network by itself, for so many epochs from a learning rate."""
+
+    epochs: int
+    lr: float
+
+    def __str__(self) -> str:
+        return f"@{self.epochs}x{self.lr:g}"
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """One training of a study. archs: the names of the sub-networks that are evaluated, by their labels."""
 
@@ -120,9 +135,9 @@ class Training:
     config: Experiment
     archs: Mapping[str, str]
 
-    def kept(self, store: Path) -> Path:
-        """The file with the test top-1 by label."""
-        return store / f"{self.recipe}-{self.config.id}.json"
+    def kept(self, store: Path, tuning: Tuning | None = None) -> Path:
+        """The file with the test top-1 by label, of the networks themselves or after a fine-tuning."""
+        return store / f"{self.recipe}{tuning or ''}-{self.config.id}.json"
 
     @property
     def networks(self) -> float:
@@ -168,16 +183,34 @@ def alone(arch: Arch, epochs: int) -> list[str]:
     return [*fixed, *small, *one_phase(epochs, f',archs=["{arch.key}"]')]
 
 
-def train(one: Training, store: Path) -> None:
-    """Trains, evaluates and stores the result."""
+def train(one: Training, store: Path, tunings: Sequence[Tuning] = ()) -> None:
+    """Trains, evaluates and stores the result; then each of the networks is fine-tuned and evaluated again."""
     torch.set_num_threads(1)
     with opened(one.config, str(store), Reporter("plain"), "") as job:
         if not job.run.finished("train"):
             train_supernet(job)
-        key = weights_file(one.config).key
-        evaluator, space = evaluator_of(job, tensors_of(job.run.raw(key), key)), one.config.search_space
-        found = {label: evaluator.top1(space.named(name), job.test) for label, name in one.archs.items()}
-    one.kept(store).write_text(json.dumps(found, indent=1))
+        weights, archs = (
+            weights_file(one.config),
+            {label: job.config.search_space.named(key) for label, key in one.archs.items()},
+        )
+        evaluator = evaluator_of(job, tensors_of(job.run.raw(weights.key), weights.key))
+        _keep(one.kept(store), {label: evaluator.top1(arch, job.test) for label, arch in archs.items()})
+        for tuning in tunings:
+            if one.kept(store, tuning).exists():
+                continue
+            found = {}
+            for label, arch in archs.items():
+                tuned = fine_tuned(job, arch, tuning.epochs, tuning.lr, 0.0, f"{job.run.url}/{weights}", f"{label}{tuning}")
+                found[label] = tuned.top1(arch, job.test)
+                remove_finetuning(job, arch, tuning.epochs)
+            _keep(one.kept(store, tuning), found)
+
+
+def _keep(path: Path, found: Mapping[str, float]) -> None:
+    """Stores a result whole, or not at all."""
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(found, indent=1))
+    new.rename(path)
 
 
 def row(name: str, found: Sequence[Mapping[str, float]], networks: float) -> str:
@@ -216,6 +249,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--epochs", type=int, default=15, help="of each training, 4 at least")
     parser.add_argument("--at-once", type=int, default=2, help="trainings at a time")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of all trainings")
+    parser.add_argument("--finetune", type=int, nargs="+", default=[], metavar="EPOCHS",
+                        help="also fine-tune each evaluated network of a recipe for so many epochs")  # fmt: skip
+    parser.add_argument("--finetune-lr", type=float, default=0.01, help="learning rate of that, a cosine to 0")
     parser.add_argument("--list", action="store_true", help="print the recipes and end")
     parser.add_argument("--number", type=int, help=argparse.SUPPRESS)  # of the training that this process makes
     options = parser.parse_args(argv)
@@ -228,19 +264,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     settings = [f"data.source={options.data}", *options.set]
     todo = [(one, number) for seed in options.seeds for name in options.only
             for number, one in enumerate(trainings(name, seed, options.epochs, settings))]  # fmt: skip
+    tunings = [Tuning(epochs, options.finetune_lr) for epochs in options.finetune]
     if options.number is not None:
-        return train(todo[options.number][0], store)
+        return train(todo[options.number][0], store, tunings)
+
+    def results(one: Training) -> dict[str, Path]:
+        """The files with the results of a training, by the names of their rows."""
+        tuned = {f"{one.recipe}{tuning}": one.kept(store, tuning) for tuning in tunings if one.recipe not in ALONE}
+        return {one.recipe: one.kept(store), **tuned}
 
     def finish(place: tuple[Training, int]) -> None:
         one, number = place
-        if not one.kept(store).exists():
+        if not all(path.exists() for path in results(one).values()):
             command = [sys.executable, "-m", "bench.recipes", "--data", str(options.data), "--store", str(store)]
             command += ["--only", one.recipe, "--seeds", str(one.seed), "--epochs", str(options.epochs)]
+            if one.recipe not in ALONE and options.finetune:
+                command += ["--finetune", *map(str, options.finetune), "--finetune-lr", str(options.finetune_lr)]
             command += ["--number", str(number), *(part for setting in options.set for part in ("--set", setting))]
             with one.kept(store).with_suffix(".log").open("a") as log:
                 subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        top1 = json.loads(one.kept(store).read_text())
-        print(f"seed {one.seed}, {one.recipe}: { {label: round(value, 4) for label, value in top1.items()} }", flush=True)
+        for name, path in results(one).items():
+            top1 = {label: round(value, 4) for label, value in json.loads(path.read_text()).items()}
+            print(f"seed {one.seed}, {name}: {top1}", flush=True)
 
     with ThreadPoolExecutor(options.at_once) as threads:
         list(threads.map(finish, todo))
@@ -248,8 +293,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"| recipe | epochs | seeds | smallest | middle | largest | mean of {RANDOM_ARCHS} |\n|{'---|' * 7}")
     for name in options.only:
         of_seeds = [[one for one, _ in todo if (one.recipe, one.seed) == (name, seed)] for seed in options.seeds]
-        found = [{k: v for one in ones for k, v in json.loads(one.kept(store).read_text()).items()} for ones in of_seeds]
-        print(row(name, found, sum(one.networks for one in of_seeds[0])))
+        for line in results(of_seeds[0][0]):
+            found = [
+                {k: v for one in ones for k, v in json.loads(results(one)[line].read_text()).items()} for ones in of_seeds
+            ]
+            print(row(line, found, sum(one.networks for one in of_seeds[0])))
     return None
 
 

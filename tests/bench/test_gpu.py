@@ -85,15 +85,6 @@ def test_every_part_runs_on_a_cpu_with_few_libraries(images, tmp_path):
     assert "90 training and 30 test images" in done.stdout
 
 
-def test_a_recipe_is_trained_with_its_schedule_and_reported_for_each_seed(tmp_path):
-    """In this process, without the others."""
-    bench = gpu.Bench(gpu.Report(tmp_path / "gpu.jsonl"), gpu.TINY, torch.device("cpu"), "", 32)
-    recipes_gpu.train_one(bench, "delayed shrinking, averaged weights", tmp_path, time.monotonic() + 600)
-    [row] = rows(tmp_path / "gpu.jsonl", "recipes: trainings")
-    assert row["epochs"] == 4 and row["seed"] == 1
-    assert all(0 <= row[label] <= 1 for label in ("smallest", "middle", "largest", "mean of random ones"))
-
-
 @pytest.mark.parametrize("name", list(recipes_gpu.STUDIES))
 @pytest.mark.parametrize("epochs", [4, 11])
 def test_recipes_on_a_gpu_make_equally_many_epochs(name, epochs):
@@ -123,6 +114,9 @@ def test_recipes_train_at_once_and_all_are_in_the_table(tmp_path):
         assert gpu.main(["--tiny", "--recipes", "--minutes", "5", "--out", str(out)]) == 0
     finally:
         torch.set_num_threads(threads)
+    trained = rows(out, "recipes: trainings")
+    assert {(row["recipe"], row["seed"], row["epochs"]) for row in trained} == {(name, 1, 4) for name in recipes_gpu.STUDIES}
+    assert all(0 <= row["smallest"] <= 1 for row in trained)
     table = rows(out, "recipes: test top-1 in %, mean (lowest to highest)")
     assert [row["recipe"] for row in table] == list(recipes_gpu.STUDIES)
     assert len({row["epochs"] for row in table}) == 1

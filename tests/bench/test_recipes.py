@@ -2,11 +2,14 @@
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from pictures import content, write_folders
 
 from bench import recipes
+from cluster.store import open_store
 from jobs.config import load
 
 DATA = ["data.source=data/cifar10"]
@@ -112,3 +115,27 @@ def test_what_is_stored_is_not_trained_again(tmp_path, capsys):
         f"| alone | 45 | 2 | {' | '.join(['37.5 (25.0 to 50.0)'] * 3)} |  |",
     ]
     assert len(list(Path(tmp_path).iterdir())) == 8
+    for seed in (1, 2):
+        for one in trained("delayed", seed):
+            path = one.kept(tmp_path, recipes.Tuning(2, 0.01))
+            path.write_text(json.dumps(dict.fromkeys(one.archs, 0.3 * seed)))
+    recipes.main([*arguments, "--finetune", "2"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows[2] == f"| delayed@2x0.01 | 36 | 2 | {' | '.join(['45.0 (30.0 to 60.0)'] * 4)} |"
+    assert [line.split(" | ")[0] for line in rows[1:]] == ["| delayed", "| delayed@2x0.01", "| alone"]
+
+
+@pytest.mark.slow
+def test_a_recipe_is_trained_evaluated_and_fine_tuned(tmp_path):
+    """Of noise, in two phases of few steps; a second call trains nothing."""
+    images = open_store(str(tmp_path / "images"))
+    write_folders(images, content(200))
+    sets = [f"data.source={images.url}", "data.selection=20", "train.batch=32", "measure.calibration_images=32"]
+    [one] = recipes.trainings("delayed+average", 1, 4, sets)
+    short = replace(one, archs={"smallest": one.archs["smallest"]})
+    tuning = recipes.Tuning(1, 0.05)
+    recipes.train(short, tmp_path, [tuning])
+    first = {path: path.read_text() for path in (one.kept(tmp_path), one.kept(tmp_path, tuning))}
+    assert all(0 <= json.loads(text)["smallest"] <= 1 for text in first.values())
+    recipes.train(short, tmp_path, [tuning])
+    assert first == {path: path.read_text() for path in first}

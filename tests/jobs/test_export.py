@@ -95,6 +95,7 @@ def test_every_network_of_the_front_is_trained_from_the_supernets_weights_and_ex
     assert not list(job.run.problems())
 
 
+@pytest.mark.slow
 def test_a_step_that_was_killed_goes_on_with_the_networks_that_are_left(job, monkeypatch):
     with pytest.raises(Stop):
         finetune(job, monkeypatch, stop_after=1)

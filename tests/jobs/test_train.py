@@ -131,7 +131,7 @@ def test_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
         ("first", {"schedule": "whole"}),
         ("first", {"momentum_across_phases": True}),
         ("previous", {}),
-        ("first", {"average": 0.5}),
+        pytest.param("first", {"average": 0.5}, marks=pytest.mark.slow),
     ],
     ids=["whole schedule", "momentum kept", "previous teacher", "average"],
 )
@@ -245,10 +245,27 @@ def result(config, store):
     return history, safetensors.torch.load(run.raw(files.supernet(name).key))
 
 
-def test_three_shards_are_the_same_training_for_one_worker_and_two_that_come_and_go(tmp_path):
+@pytest.mark.parametrize(
+    ("phase", "settings"),
+    [
+        ("epochs=2,lr=0.05,subnets=1", ()),
+        pytest.param(
+            "epochs=1,lr=0.005,sandwich=true,ramp_epochs=0.7",  # few small steps, in which rounding does not grow
+            (
+                "train.gradients=sum",
+                "train.average=0.9",
+                "data.flip=true",
+                "data.alternating_flip=true",
+            ),
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["plain", "recipe"],
+)
+def test_three_shards_are_the_same_training_for_one_worker_and_two_that_come_and_go(tmp_path, phase, settings):
     """A batch of 50 images in shards of 17, 17 and 16; one worker is stopped after three steps, and two end the training."""
-    phase = '{name="a",epochs=2,lr=0.05,subnets=1}'
-    sets = [*SHORT[:2], "train.batch=50", "train.checkpoint_s=0", "train.workers=[1, 3]", f"train.phases=[{phase}]"]
+    phases = f'train.phases=[{{name="a",{phase}}}]'
+    sets = [*SHORT[:2], "train.batch=50", "train.checkpoint_s=0", "train.workers=[1, 3]", phases, *settings]
     config = load(TINY, sets)
     arrays = load_data(config, Reporter("plain")).arrays()
     alone = Worker(0, 1, lambda event: None, shards=3)
