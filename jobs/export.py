@@ -90,6 +90,7 @@ def finetune_front(job: Job, step: Step, evaluator: Evaluator, front: Front) -> 
     That has the top-1 of each on the selection split before and after. evaluator: of the supernet. A step that was killed
     goes on with the networks that are left.
     """
+    job.close_pool()  # the workers of a training need its places
     setting = job.config.export
     rows = {row["name"]: row for row in step.ledger.rows()}
     start = f"{job.run.url}/{weights_file(job.config)}"

@@ -101,6 +101,12 @@ class Job:
             self.stack.callback(self._pool.close)
         return self._pool
 
+    def close_pool(self) -> None:
+        """Ends the actors of the command's pool, whose CPUs and GPUs a training then has; `pool` would start new ones."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
     @cached_property
     def scale(self) -> Scale:
         """Overrides of settings of the running search."""

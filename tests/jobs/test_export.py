@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import helpers
 import pytest
@@ -72,8 +73,13 @@ def finetune(job, monkeypatch, stop_after=2):
     monkeypatch.setattr(export, "write", write)
     step = job.run.begin("export")
     evaluator = trained_evaluator(job, step)
+    pool = SimpleNamespace(closed=0)
+    pool.close = lambda: setattr(pool, "closed", pool.closed + 1)
+    job._connected = True
+    assert job.pool(lambda: pool) is pool
     export.finetune_front(job, step, evaluator, front_of(job))
     step.finish(1)
+    assert pool.closed == 1  # before the training, whose workers need the places of its actors
     return written, evaluator
 
 
