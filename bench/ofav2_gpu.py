@@ -7,13 +7,7 @@ is left out, as published.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -22,10 +16,9 @@ from typing import Literal
 
 import torch
 
+from bench import at_once
 from bench.gpu import (
-    FULL,
     SPARE,
-    TINY,
     Bench,
     PhasePlan,
     Report,
@@ -47,7 +40,6 @@ AUGMENT = Augment(min_area=0.85, flip=True)  # as published
 JUDGED = 2_000  # held-out images on which the best sub-network is chosen
 BATCH = 1_000  # images of an evaluation's batch, calibration included: cuDNN plans every new shape for tens of ms
 PROBE = 4  # steps of each phase that are timed
-WAIT_S = 60  # for the other trainings' times
 
 # The phases in the proportions of the published ones (configs/tiny_imagenet_ofav2.toml).
 PHASES = (
@@ -91,14 +83,7 @@ def constants(space: Space) -> list[Arch]:
 def train_all(bench: Bench, until: float) -> None:
     """Trains in one process each until that time, then prints the table; fails if a training has failed."""
     names = ON_GPU[: bench.sizes.ofav2[2]]
-    with tempfile.TemporaryDirectory() as plans:
-        command = [sys.executable, "-m", "bench.ofav2_gpu", "--data", bench.data, "--out", str(bench.report.path)]
-        command += ["--device", str(bench.device), "--plans", plans, "--until", str(until)]
-        command += ["--tiny"] if bench.sizes.tiny else []
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        running = {name: subprocess.Popen([*command, "--training", name], env=environment) for name in names}
-        failed = [name for name, process in running.items() if process.wait()]
-    lines = [json.loads(line) for line in bench.report.path.read_text(encoding="utf-8").splitlines()]
+    lines, failed = at_once.train_all(bench, "bench.ofav2_gpu", names, until)
     for name in names:
         best = {line["phase"]: line for line in lines if line.get("training") == name}
         cells = {plan.name: f"{best[plan.name]['test top-1']:.4f}" if plan.name in best else "" for plan in PHASES}
@@ -118,7 +103,7 @@ def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
     judged = sum(len(constants(plan.phase(space, 1, batch).space)) for plan in own)
     judge_s = judged * (judging(), timed(bench, judging))[1]
     work_s = sum(plan.epochs * epoch_s[plan.name] for plan in own)
-    scale = agreed(plans, name, count, max(0.0, SPARE * (until - time.monotonic() - judge_s) / work_s))
+    scale = at_once.agreed(plans, name, count, max(0.0, SPARE * (until - time.monotonic() - judge_s) / work_s))
     row = {"plan of": name, "judging s": judge_s, "scale": scale}
     bench.report.row(
         "ofav2: plans, seconds of an epoch", {**row, **{plan.name: epoch_s.get(plan.name, 0.0) for plan in PHASES}}
@@ -155,33 +140,12 @@ def step_seconds(bench: Bench, space: Space, plan: PhasePlan, batch: int, exits:
     return timed(bench, partial(some, PROBE)) / PROBE
 
 
-def agreed(plans: Path, name: str, count: int, scale: float) -> float:
-    """The smallest of the trainings' factors of the epochs; those that are not there in time do not count."""
-    new = plans / f"{name}.new"
-    new.write_text(json.dumps(scale))
-    new.rename(plans / f"{name}.json")
-    end = time.monotonic() + WAIT_S
-    while len(list(plans.glob("*.json"))) < count and time.monotonic() < end:
-        time.sleep(0.1)
-    return min(json.loads(file.read_text()) for file in plans.glob("*.json"))
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """One training, started by `train_all`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--training", required=True, choices=ON_GPU)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--plans", required=True, type=Path)
-    parser.add_argument("--until", required=True, type=float, help="of the monotonic clock")
-    parser.add_argument("--tiny", action="store_true")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    sizes = TINY if options.tiny else FULL
+    options, sizes = at_once.options_of(__doc__, ON_GPU, argv)
     pixels = get_space(f"ofav2_mbv3_se_b{sizes.ofav2[0]}").resolutions[-1]
     bench = Bench(Report(options.out), sizes, torch.device(options.device), options.data, pixels, AUGMENT)
-    train_one(bench, options.training, options.plans, options.until)
+    train_one(bench, options.name, options.plans, options.until)
 
 
 if __name__ == "__main__":

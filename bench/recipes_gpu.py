@@ -7,13 +7,7 @@ bench that is cut off compares all recipes with the seeds that it had time for.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +18,9 @@ from typing import Literal
 
 import torch
 
+from bench import at_once
 from bench.gpu import (
-    FULL,
     RECIPES,
-    TINY,
     Bench,
     PhasePlan,
     Report,
@@ -38,7 +31,6 @@ from bench.gpu import (
     teacher_of,
     timed,
 )
-from bench.ofav2_gpu import agreed
 from cluster.seeds import stream
 from ofa.evaluate import Evaluator
 from ofa.images import steps_per_epoch
@@ -115,14 +107,7 @@ class Pictures:
 
 def train_all(bench: Bench, until: float) -> None:
     """Trains by every recipe until that time, then prints the table; fails if a process has failed."""
-    with tempfile.TemporaryDirectory() as plans:
-        command = [sys.executable, "-m", "bench.recipes_gpu", "--data", bench.data, "--out", str(bench.report.path)]
-        command += ["--device", str(bench.device), "--plans", plans, "--until", str(until)]
-        command += ["--tiny"] if bench.sizes.tiny else []
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        running = {name: subprocess.Popen([*command, "--recipe", name], env=environment) for name in STUDIES}
-        failed = [name for name, process in running.items() if process.wait()]
-    lines = [json.loads(line) for line in bench.report.path.read_text(encoding="utf-8").splitlines()]
+    lines, failed = at_once.train_all(bench, "bench.recipes_gpu", STUDIES, until)
     for name in STUDIES:
         rows = [line for line in lines if line.get("part") == "recipes: trainings" and line["recipe"] == name]
         if rows:
@@ -208,7 +193,7 @@ def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
     judged_s = 2 * sum(timed(bench, partial(fresh.top1, arch, bench.images.test)) for arch in archs[:2]) / 2 * len(archs)
     fit = (PLANNED * (until - time.monotonic()) / len(seeds) - judged_s) / work_s
     most = max(len(one.phases) for one in STUDIES.values())
-    epochs = most if bench.sizes.tiny else max(most, int(agreed(plans, name, len(STUDIES), fit)))
+    epochs = most if bench.sizes.tiny else max(most, int(at_once.agreed(plans, name, len(STUDIES), fit)))
     planned = {"recipe": name, "seconds of an epoch": work_s, "epochs that fit": fit, "epochs": epochs}
     bench.report.row("recipes: plans", {**planned, "seconds before": time.monotonic() - began})
     for seed in seeds:
@@ -227,20 +212,10 @@ def train_one(bench: Bench, name: str, plans: Path, until: float) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """One recipe, started by `train_all`."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", required=True, choices=STUDIES)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--out", required=True, type=Path)
-    parser.add_argument("--device", required=True)
-    parser.add_argument("--plans", required=True, type=Path)
-    parser.add_argument("--until", required=True, type=float, help="of the monotonic clock")
-    parser.add_argument("--tiny", action="store_true")
-    options = parser.parse_args(argv)
-    torch.set_num_threads(1)
-    sizes = TINY if options.tiny else FULL
+    options, sizes = at_once.options_of(__doc__, STUDIES, argv)
     pixels = get_space(sizes.space).resolutions[-1]
     bench = Bench(Report(options.out), sizes, torch.device(options.device), options.data, pixels)
-    train_one(bench, options.recipe, options.plans, options.until)
+    train_one(bench, options.name, options.plans, options.until)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Training in this process: the same loop that Ray Train's workers run."""
 
+import itertools
 import json
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -102,18 +104,19 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def train_with_stops(config, arrays, store, *, stop_after):
+    """What `train` returns once it has been stopped after every `stop_after` checkpoints, and the number of stops."""
+    for stops in itertools.count():
+        with suppress(Stop):
+            return train(config, arrays, store, stop_after=stop_after), stops
+    raise AssertionError
+
+
 def test_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
     """Stopped after every few steps, in every phase and at every epoch's end."""
     config, arrays = tiny
     straight = train(config, arrays, tmp_path / "straight")
-    stops = 0
-    while True:
-        try:
-            resumed = train(config, arrays, tmp_path / "stopped", stop_after=2)
-        except Stop:
-            stops += 1
-            continue
-        break
+    resumed, stops = train_with_stops(config, arrays, tmp_path / "stopped", stop_after=2)
     assert stops >= 3
     assert same(straight, resumed)
     meta = [
@@ -147,14 +150,7 @@ def test_training_resumes_to_the_same_weights_with(tiny, tmp_path, teacher, sett
 
     changed = of(teacher, **settings)
     straight = train(changed, arrays, tmp_path / "straight")
-    stops = 0
-    while True:
-        try:
-            resumed = train(changed, arrays, tmp_path / "stopped", stop_after=1)
-        except Stop:
-            stops += 1
-            continue
-        break
+    resumed, stops = train_with_stops(changed, arrays, tmp_path / "stopped", stop_after=1)
     assert stops == 6
     assert same(straight, resumed)
     assert not same(straight, train(of("first"), arrays, tmp_path / "plain"))
@@ -179,14 +175,7 @@ def test_a_ramp_with_in_place_distillation_resumes_to_the_same_weights(tiny, tmp
         return replace(config, train=replace(config.train, batch=128, zero_last_gamma=True, phases=phases, **recipe))
 
     straight = train(of(), arrays, tmp_path / "straight")
-    stops = 0
-    while True:
-        try:
-            resumed = train(of(), arrays, tmp_path / "stopped", stop_after=2)
-        except Stop:
-            stops += 1
-            continue
-        break
+    resumed, stops = train_with_stops(of(), arrays, tmp_path / "stopped", stop_after=2)
     assert stops >= 3
     assert same(straight, resumed)
     assert not same(straight, train(of(ramp_epochs=0.0), arrays, tmp_path / "at once"))
