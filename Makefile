@@ -91,6 +91,7 @@ bench-search: setup
 	$(BIN)/python -m bench.search
 	$(BIN)/python -m bench.predictors
 	$(BIN)/python -m bench.measured_search
+	$(BIN)/python -m bench.rivals
 
 # Runs with faults from a seed, on three Ray nodes and a real S3 server (docs/reliability.md); STORE keeps their results.
 STORE ?= runs/chaos
