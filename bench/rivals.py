@@ -110,7 +110,7 @@ class Studied:
         return np.array([[self.trial.suggest_categorical(name, choices) for name, choices in self.names]])
 
     def tell(self, points_BM: np.ndarray) -> None:
-        self.study.tell(self.trial, points_BM[0].tolist())
+        self.study.tell(self.trial.number, points_BM[0].tolist())
 
 
 def nsga2(library: Any, seed: int) -> Any:
