@@ -92,6 +92,27 @@ PAPERS: dict[str, Paper] = {
          "Thomas Huang",
          "Xiaodan Song", "Ruoming Pang", "Quoc Le"), 2020, "ECCV", "arXiv:2003.11142",
     ),
+    "annavajjala2024deps": Paper(
+        "DεpS: Delayed ε-Shrinking for Faster Once-For-All Training",
+        ("Aditya Annavajjala", "Alind Khare", "Animesh Agrawal", "Igor Fedorov", "Hugo Latapie", "Myungjin Lee",
+         "Alexey Tumanov"), 2024, "ECCV", "arXiv:2407.06167",
+    ),
+    "sahni2021compofa": Paper(
+        "CompOFA: Compound Once-For-All Networks for Faster Multi-Platform Deployment",
+        ("Manas Sahni", "Shreya Varshini", "Alind Khare", "Alexey Tumanov"), 2021, "ICLR", "arXiv:2104.12642",
+    ),
+    "wang2021alphanet": Paper(
+        "AlphaNet: Improved Training of Supernets with Alpha-Divergence",
+        ("Dilin Wang", "Chengyue Gong", "Meng Li", "Qiang Liu", "Vikas Chandra"), 2021, "ICML", "arXiv:2102.07954",
+    ),
+    "jordan2024airbench": Paper(
+        "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", ("Keller Jordan",), 2024, "arXiv", "arXiv:2404.00498", "misc",
+    ),
+    "su2021prioritized": Paper(
+        "Prioritized Architecture Sampling with Monto-Carlo Tree Search",
+        ("Xiu Su", "Tao Huang", "Yanxi Li", "Shan You", "Fei Wang", "Chen Qian", "Changshui Zhang", "Chang Xu"),
+        2021, "CVPR", "arXiv:2103.11922",
+    ),
     "hinton2015distilling": Paper(
         "Distilling the Knowledge in a Neural Network",
         ("Geoffrey Hinton", "Oriol Vinyals", "Jeff Dean"), 2015, "arXiv", "arXiv:1503.02531", "misc",
@@ -210,6 +231,7 @@ SPACES: dict[str, tuple[str, ...]] = {
     "ofa_mbv3": ("cai2020once", "howard2019searching"),
     "ofav2_mbv3": ("sarti2023enhancing", "cai2020once", "howard2019searching"),
     "ofa_proxyless": ("cai2020once", "cai2019proxylessnas"),
+    "nas_bench_macro": ("su2021prioritized",),
     "ofa_resnet50": ("cai2020once", "he2016deep", "he2019bag"),
 }
 
@@ -267,10 +289,15 @@ SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
 SWITCHES: tuple[tuple[str, Callable[[Experiment], object], tuple[str, ...]], ...] = (
     ("train.phases", lambda c: len(c.train.phases) > 1, ("cai2020once",)),
     ("train.phases sandwich", lambda c: any(p.sandwich for p in c.train.phases), ("yu2019universally", "yu2020bignas")),
+    ("train.phases ramp_epochs", lambda c: any(p.ramp_epochs for p in c.train.phases), ("annavajjala2024deps",)),
+    ("train.phases coupled", lambda c: any(p.coupled for p in c.train.phases), ("sahni2021compofa",)),
     ("train.phases distil", lambda c: any(p.distil for p in c.train.phases), ("hinton2015distilling",)),
     ("train.phases lr", lambda c: c.train.phases, ("loshchilov2017sgdr",)),
     ("train.lr_batch", lambda c: c.train.lr_batch, ("goyal2017accurate",)),
     ("train.label_smoothing", lambda c: c.train.label_smoothing, ("szegedy2016rethinking",)),
+    ("train.zero_last_gamma", lambda c: c.train.zero_last_gamma, ("yu2020bignas",)),
+    ("train.distil_loss", lambda c: c.train.distil_loss == "alpha", ("wang2021alphanet",)),
+    ("data.alternating_flip", lambda c: c.data.alternating_flip, ("jordan2024airbench",)),
     ("data.randaugment", lambda c: c.data.randaugment, ("cubuk2020randaugment",)),
     ("adapt", lambda c: c.adapt.iterations, ("lu2021nat", "sarti2023neural")),
     ("search", lambda c: True, ("ito2023ofa2",)),

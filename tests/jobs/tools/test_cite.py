@@ -64,6 +64,9 @@ def test_what_a_config_uses_is_cited_and_nothing_else():
     other = replace(tiny, search=replace(tiny.search, algorithm="optuna:TPESampler"))
     assert cited(other)["akiba2019optuna"] == ["search.algorithm optuna:TPESampler"]
     assert "he2019bag" in cited(replace(tiny, space="ofa_resnet50"))
+    delayed = configs.load("configs/nas_bench_macro.toml")
+    assert {"su2021prioritized", "annavajjala2024deps"} <= set(cited(delayed))
+    assert {"sahni2021compofa", "wang2021alphanet", "jordan2024airbench"}.isdisjoint(cited(delayed))
 
 
 def test_the_command_prints_text_bibtex_and_json(monkeypatch, capsys):
