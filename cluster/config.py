@@ -93,10 +93,28 @@ def parse(doc: Mapping[str, Any], kind: type[T], where: str, overrides: Sequence
             f"{origin(unusable[0])}: {unusable[0]} is {unusable[1]}; expected a finite number of at most 64 bits"
         )
     try:
-        return TypeAdapter(kind).validate_python(doc)
+        found = TypeAdapter(kind).validate_python(doc)
     except ValidationError as error:
         path = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise ConfigError(_explained(error, kind, origin(path))) from None
+    for place, given in _numbers_from_booleans(doc, found):
+        path = ".".join(place)
+        raise ConfigError(f"{origin(path)}: {path} is {str(given).lower()}; expected a number")
+    return found
+
+
+def _numbers_from_booleans(doc: Any, found: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], bool]]:
+    """The place and the value of every boolean of a document that became a number; pydantic takes true as 1."""
+    if isinstance(doc, bool):
+        if isinstance(found, int | float) and not isinstance(found, bool):
+            yield place, doc
+    elif isinstance(doc, Mapping):
+        for name, value in doc.items():
+            inner = found.get(name) if isinstance(found, Mapping) else getattr(found, name, None)
+            yield from _numbers_from_booleans(value, inner, (*place, name))
+    elif isinstance(doc, list) and isinstance(found, list | tuple):
+        for number, (value, inner) in enumerate(zip(doc, found, strict=False)):
+            yield from _numbers_from_booleans(value, inner, (*place, str(number)))
 
 
 def _unusable(doc: Any) -> Iterator[tuple[str, str]]:

@@ -68,6 +68,8 @@ def test_overrides_are_toml_values_or_bare_words(tmp_path, override, whole):
         ("[[section.parts]]\nname = 'a'\nsise = 1", "section.parts.0: no setting 'sise'; here you may set name, size"),
         ("[section]\nrate = 'fast'", "section: rate is 'fast'; input should be a valid number"),
         ("section = 1", "section is 1; "),
+        ("[section]\nrate = true", "section.rate is true; expected a number"),
+        ("[[section.parts]]\nname = 'a'\nsize = false", "section.parts.0.size is false; expected a number"),
         ("[section", "is not TOML"),
     ],
 )
