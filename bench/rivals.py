@@ -6,8 +6,8 @@
 Ours come first, then peers as their documentation starts them, on one integer or categorical parameter for each gene; the
 smallest and the largest network are the first evaluations of all. An evaluation is of a new network: a network that a
 peer proposes again costs it nothing, up to ten proposals for each evaluation. CPU seconds are those of the search itself.
-`guided` computes exact costs; peers observe them with the top-1. Results are kept in `--store` by problem, searcher and
-seed: the same command continues. A peer that is not installed is left out (pip install '.[bench]').
+`guided` computes exact costs; peers observe them with the top-1. Results are kept in `--store` by problem, searcher,
+evaluations and seed: the same command continues. A peer that is not installed is left out (pip install '.[bench]').
 """
 
 from __future__ import annotations
