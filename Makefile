@@ -87,7 +87,7 @@ bench-gpu:
 	$(PYTHON) -m bench.gpu --data $(DATA)
 
 # Searches and predictors beside the published figures; needs the folder of measurements by others (OFA_REFERENCE_DATA).
-# The last one takes hours, with "Optuna GPSampler" and "BoTorch qLogNEHVI" days.
+# The last one is estimated to take hours, and days with "Optuna GPSampler" and "BoTorch qLogNEHVI".
 bench-search: setup
 	$(BIN)/python -m bench.search
 	$(BIN)/python -m bench.predictors
