@@ -2,8 +2,8 @@
 
     python -m bench.measured_search [--only rate,quality,guided,speedup,kills] [--seeds N]
 
-`rate`      trials a second of one island on one core, 2,000 trials at a time, beside plain Optuna
-`quality`   hypervolume of that island and of plain Optuna's NSGA-II at the same number of evaluations
+`rate`      trials a second of one island on one core, beside plain Optuna and rustuna (where installed), in turns
+`quality`   hypervolume of that island and of their NSGA-II at the same number of evaluations
 `guided`    hypervolume on real accuracies (a surrogate of DyNAS-T's measurements), beside its LINAS and NSGA-II
 `speedup`   evaluations that sleep half a second, on 8 and 32 workers, beside evaluations x 0.5 s / workers
 `kills`     the same on 8 workers, two of which are killed and two added midway: every trial must be present once
@@ -12,13 +12,17 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import signal
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -36,6 +40,7 @@ from search.objective import MACS, TOP1
 
 OBJECTIVES = (TOP1, MACS)
 POPULATION = 50
+INTERVAL = 2_000  # trials whose time is one rate
 SLEEP_S = 0.5
 # Published means on such a surrogate at 100, 150, 250 and 500 evaluations.
 PUBLISHED = {
@@ -67,21 +72,21 @@ def main() -> None:
 
 
 class Plain:
-    """Optuna's NSGA-II in its usual form: one categorical parameter for each gene."""
+    """NSGA-II of Optuna, or of its port to Rust, in its usual form: one categorical parameter for each gene."""
 
-    def __init__(self, seed: int) -> None:
-        sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
-        self.study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-        self.open: list[optuna.Trial] = []
+    def __init__(self, library: Any, seed: int) -> None:
+        sampler = library.samplers.NSGAIISampler(population_size=POPULATION, seed=seed)
+        self.study = library.create_study(directions=["maximize", "minimize"], sampler=sampler)
+        self.names = [(f"gene{g}", list(range(size))) for g, size in enumerate(GENES.sizes_G.tolist())]
+        self.open: list[Any] = []
 
     def ask(self, count: int) -> np.ndarray:
         self.open = [self.study.ask() for _ in range(count)]
-        names = [(f"gene{g}", list(range(size))) for g, size in enumerate(GENES.sizes_G.tolist())]
-        return np.array([[trial.suggest_categorical(name, may) for name, may in names] for trial in self.open])
+        return np.array([[trial.suggest_categorical(name, may) for name, may in self.names] for trial in self.open])
 
     def tell(self, values: Sequence[tuple[float, float]]) -> None:
         for trial, value in zip(self.open, values, strict=True):
-            self.study.tell(trial, value)
+            self.study.tell(trial.number, list(value))
 
 
 class Packs:
@@ -99,16 +104,24 @@ class Packs:
         self.island.tell([Individual(p, v) for p, v in zip(self.open, values, strict=True)])
 
 
-def rate(trials: int) -> None:
-    """Prints the trials a second; only the time of ask and tell is counted, not that of evaluations."""
-    print("\n## Trials a second on one core (CPU time)\n")
+def searchers() -> dict[str, Callable[[int], Plain | Packs]]:
+    """What makes each searcher from a seed, by its name; rustuna's only where it is installed."""
+    found: dict[str, Callable[[int], Plain | Packs]] = {"our island": Packs, "Optuna": partial(Plain, optuna)}
+    if find_spec("rustuna"):
+        found["rustuna"] = partial(Plain, import_module("rustuna"))
+    return found
 
-    def rates(searcher: Plain | Packs, trials: int, chunk: int) -> list[float]:
-        found, rng = [], np.random.default_rng(0)
-        effect_G = rng.normal(size=len(GENES.sizes_G))
-        for _ in range(trials // chunk):
+
+def rate(trials: int, rounds: int = 3) -> None:
+    """Prints the trials a second; only the time of ask and tell is counted, not that of evaluations."""
+    print("\n## Trials a second on one core (CPU time of the last 2,000), median of turns (lowest to highest)\n")
+    effect_G = np.random.default_rng(0).normal(size=len(GENES.sizes_G))
+
+    def rates(searcher: Plain | Packs, trials: int) -> list[float]:
+        found = []
+        for _ in range(trials // INTERVAL):
             seconds = 0.0
-            for _ in range(chunk // POPULATION):
+            for _ in range(INTERVAL // POPULATION):
                 started = time.process_time()
                 genes_BG = searcher.ask(POPULATION)
                 seconds += time.process_time() - started
@@ -118,35 +131,49 @@ def rate(trials: int) -> None:
                 started = time.process_time()
                 searcher.tell(values)
                 seconds += time.process_time() - started
-            found.append(chunk / seconds)
+            found.append(INTERVAL / seconds)
         return found
 
-    ours = rates(Packs(1), trials, 2000)
-    plain = rates(Plain(1), 3000, 500)
-    print(f"ours, {trials} trials, 2,000 at a time: {', '.join(f'{r:,.0f}' for r in ours)}")
-    print(f"slowest: {min(ours):,.0f} (goal 5,000); last over first: {ours[-1] / ours[0]:.2f} (goal 0.8 or more)")
-    print(f"plain Optuna, 3,000 trials, 500 at a time: {', '.join(f'{r:,.0f}' for r in plain)}")
-    print(f"ratio at the end: {ours[-1] / plain[-1]:.0f}")
+    rates(Packs(1), INTERVAL)  # loads compiled loops
+    gc.freeze()  # a collection of everything that is imported takes 0.1 s
+    found: dict[str, list[list[float]]] = {name: [] for name in searchers()}
+    for turn in range(rounds):
+        for name, make in searchers().items():
+            found[name].append(rates(make(turn + 1), INTERVAL if name == "Optuna" else trials))
+    at = [n for n in (2_000, 10_000, 20_000) if n <= trials]
+    _head(["search", *(f"until {n:,}" for n in at)])
+    for name, turns in found.items():
+        cells = [name]
+        for n in at:
+            here = [turn[n // INTERVAL - 1] for turn in turns if len(turn) >= n // INTERVAL]
+            cells.append(f"{median(here):,.0f} ({min(here):,.0f} to {max(here):,.0f})" if here else "")
+        _row(cells)
+    ours = found["our island"]
+    print(f"\nslowest of our intervals: {min(min(turn) for turn in ours):,.0f} (goal 12,000)")
+    print(f"ours, last over first: {median(turn[-1] / turn[0] for turn in ours):.2f}")
 
 
 def quality(seeds: int) -> None:
-    print("\n## Hypervolume of one island and of plain Optuna's NSGA-II, both from random archs\n")
+    print(f"\n## Hypervolume of one island and of plain NSGA-II, all from random archs, {seeds} seeds\n")
     surrogate, at = Surrogate(rows()), (250, 500, 1000, 2000)
 
     def volumes(searcher: Plain | Packs) -> list[float]:
         macs: list[float] = []
         top1: list[float] = []
+        archs: set[bytes] = set()
         while len(macs) < at[-1]:
             genes_BG = GENES.canonical(searcher.ask(POPULATION))
             macs += COSTS(genes_BG)[0].astype(float).tolist()
             top1 += surrogate(genes_BG).tolist()
             searcher.tell(list(zip(top1[-POPULATION:], macs[-POPULATION:], strict=True)))
-        return [volume(np.array(macs[:n]), np.array(top1[:n])) for n in at]
+            archs.update(row.tobytes() for row in genes_BG)
+        return [*(volume(np.array(macs[:n]), np.array(top1[:n])) for n in at), len(archs)]
 
-    _head(["search", *map(str, at)])
-    for name, make in (("our island", Packs), ("plain Optuna", Plain)):
+    _head(["search", *map(str, at), f"different archs of {at[-1]}"])
+    for name, make in searchers().items():
         found = np.array([volumes(make(100 + seed)) for seed in range(seeds)])
-        _row([name, *(f"{m:.4f} ± {s:.4f}" for m, s in zip(found.mean(axis=0), found.std(axis=0, ddof=1), strict=True))])
+        mean, spread = found.mean(axis=0), found.std(axis=0, ddof=1)
+        _row([name, *(f"{m:.4f} ± {s:.4f}" for m, s in zip(mean[:-1], spread[:-1], strict=True)), f"{mean[-1]:.0f}"])
 
 
 def guided(seeds: int) -> None:

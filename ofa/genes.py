@@ -31,6 +31,10 @@ class Genes:
         self.forest, self.choices = space.forest, space.choices
         self.sizes_G = np.array([len(values) for values in self.choices])
         self._words = _grouped(self.sizes_G.tolist())
+        self._digits = (  # of each gene: the number of a packed arch that it is a digit of, and the digit's unit
+            np.repeat(np.arange(len(self._words)), [len(sizes) for sizes in self._words]),
+            np.array([math.prod(sizes[i + 1 :]) for sizes in self._words for i in range(len(sizes))], dtype=np.int64),
+        )
         here = self.forest
         self.unslotted = [
             gene for gene in range(len(here.genes)) if gene not in here.slot_of
@@ -163,12 +167,8 @@ class Genes:
     def unpack_all(self, packed: Sequence[Sequence[int]]) -> np.ndarray:
         """The genes [B, G] of packed archs."""
         numbers_BW = np.array(packed, dtype=np.int64).reshape(len(packed), len(self._words))
-        genes = [
-            numbers_BW[:, w] // math.prod(sizes[i + 1 :]) % size
-            for w, sizes in enumerate(self._words)
-            for i, size in enumerate(sizes)
-        ]
-        return np.stack(genes, axis=1)
+        word_G, place_G = self._digits
+        return numbers_BW[:, word_G] // place_G % self.sizes_G
 
     def unpack(self, packed: Sequence[int]) -> np.ndarray:
         """The genes [G] that `pack` packed."""

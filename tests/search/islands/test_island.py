@@ -109,6 +109,24 @@ def test_a_trial_of_the_study_is_its_packed_arch():
     trials = here.study.get_trials()
     assert [tuple(trial.params.values()) for trial in trials] == [i.packed for i in told]
     assert [tuple(trial.values) for trial in trials] == [i.values for i in told]
+    assert [trial.number for trial in trials] == list(range(40))
+
+
+def test_a_limit_is_a_constraint_of_the_trial():
+    here = Island(
+        SPACE, DIRECTIONS, algorithm="nsga2", population=20, seed="1", beyond=lambda v: np.maximum(v[:, 1] - 1e5, 0)
+    )
+    told = evolved(here, 60)
+    assert [trial.constraints for trial in here.study.get_trials()] == [
+        {"limits": max(i.values[1] - 1e5, 0.0)} for i in told
+    ]
+
+
+def test_trials_are_not_copied():
+    """Optuna copies a trial and all its parameters for every change, which took most of the time."""
+    here = island()
+    evolved(here, 20)
+    assert here.study.get_trials(deepcopy=True)[3] is here.study.get_trials(deepcopy=False)[3]
 
 
 def test_the_time_of_a_trial_does_not_grow():
