@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ensemble.lanes import LANES, above, add, least, load, store, subtract
 from ofa.compiled import compiled
 
 BITS = 5  # members of one group: tables hold the sum of every choice of them
 CODES = 1 << BITS
-LANES = 128  # images that are scored together
-SUBSETS = 1024  # subsets that are scored from one slab of the tables while it is in the cache
+SUBSETS = 4096  # subsets that are scored from a few slabs of the tables while these are in the cache
+CACHED = 5 * 2**16  # int16 of these slabs
 FULL = 32000  # largest sum in a table; with at most one half of rounding a group, sums stay within int16
 
 WRONG = -1  # an image that no subset classifies correctly
@@ -162,7 +163,7 @@ def fill_tables(right_IM, rival_RM, first_I, blocks, start, stop, tables):  # ty
                     else:
                         down -= d
                 # a step of the table must stay above what float64 sums in any order can differ by
-                scale = FULL / max(max(up, down), largest * members * FULL * 2.0**-50, 1e-300)
+                scale = FULL / max(max(up, down), largest * members * FULL * 2.0**-49, 1e-300)
                 for g in range(groups):
                     for code in range(1, CODES):
                         low, bit = code & -code, 0
@@ -214,136 +215,176 @@ def count_decided(images, votes, weights_SM, right_IM, rival_RM, below_R, first_
 
 @compiled
 def _entries(codes_G, entries):  # type: ignore[no-untyped-def]
-    """The positions in a slab of a subset's entries, one for each group with members, padded with zeros to fours."""
-    n = 0
+    """The positions in a slab of a subset's entries, one for each group with members; returns their number.
+
+    An empty subset has one entry, the zeros at the start of a slab, and the number 0.
+    """
+    used = 0
+    entries[0] = 0
     for g in range(len(codes_G)):
         if codes_G[g]:
-            entries[n] = (g * CODES + codes_G[g]) * LANES
-            n += 1
-    entries[n : n + 4] = 0
-    return n
+            entries[used] = (g * CODES + codes_G[g]) * LANES
+            used += 1
+    return used
 
 
 @compiled
-def _add_up(tables, slab, entries, at, n, total):  # type: ignore[no-untyped-def]
-    """Writes the sum of n entries of the slab that starts at `slab`, for each lane, into `total`.
+def _sum(tables, slab, entries, used):  # type: ignore[no-untyped-def]
+    """The lanes' sums of a subset's entries in the slab that starts at `slab`."""
+    total = load(tables, slab + np.uint64(entries[0]))
+    for j in range(1, used):
+        total = add(total, load(tables, slab + np.uint64(entries[j])))
+    return total
 
-    Indices are unsigned, so they are not tested for counting from the end, and the number of lanes is a constant: the
-    compiler makes a few vector instructions of this.
-    """
-    a, b = slab + entries[at], slab + entries[at + 1]
-    c, d = slab + entries[at + 2], slab + entries[at + 3]
-    for i in range(np.uint64(LANES)):
-        total[i] = tables[a + i] + tables[b + i] + tables[c + i] + tables[d + i]
-    for j in range(at + np.uint64(4), at + n, np.uint64(4)):
-        a, b = slab + entries[j], slab + entries[j + np.uint64(1)]
-        c, d = slab + entries[j + np.uint64(2)], slab + entries[j + np.uint64(3)]
-        for i in range(np.uint64(LANES)):
-            total[i] += tables[a + i] + tables[b + i] + tables[c + i] + tables[d + i]
+
+@compiled
+def _decided(margins, limit, first, chosen, ones, kept, right_IM, rival_RM, below_R, first_I):  # type: ignore[no-untyped-def]
+    """The number of right images among those whose rounded margin is within `limit` of 0; lane 0 is the image `first`."""
+    right = 0
+    store(kept, np.uint64(0), margins)
+    for i in range(min(LANES, len(right_IM) - first)):
+        if -limit <= kept[i] <= limit and is_right(first + i, chosen, ones, right_IM, rival_RM, below_R, first_I):
+            right += 1
+    return right
+
+
+@compiled
+def _scratch(size):  # type: ignore[no-untyped-def]
+    """A flat int16 array whose vectors do not cross lines of the cache."""
+    room = np.empty(size + 32, dtype=np.int16)
+    skip = (-room.ctypes.data % 64) // 2
+    return room[skip : skip + size]
 
 
 @compiled
 def count_right(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_S):  # type: ignore[no-untyped-def]
-    """Adds to `correct_S` the number of images of blocks start to stop that each subset classifies correctly; 0 if empty."""
+    """Adds to `correct_S` the number of images of blocks start to stop that each subset classifies correctly; 0 if empty.
+
+    `SUBSETS` subsets are scored from a few slabs at a time, while these are in the cache.
+    """
     subsets, groups = codes_SG.shape
-    size = np.uint64(groups * CODES * LANES)
-    room = groups + 4
-    entries = np.zeros(SUBSETS * room, dtype=np.uint64)
-    used = np.zeros(SUBSETS, dtype=np.uint64)
-    chosen, sizes = np.empty((SUBSETS, masks_SM.shape[1]), dtype=np.int64), np.zeros(SUBSETS, dtype=np.int64)
-    ones = np.ones(masks_SM.shape[1])
-    least, total = np.empty(SUBSETS * LANES, dtype=np.int16), np.empty(LANES, dtype=np.int16)
+    members, size = masks_SM.shape[1], np.uint64(groups * CODES * LANES)
+    together = max(1, CACHED // (groups * CODES * LANES))
+    entries = np.zeros((min(subsets, SUBSETS), groups + 1), dtype=np.uint32)
+    used, sizes = np.zeros(len(entries), dtype=np.int64), np.zeros(len(entries), dtype=np.int64)
+    chosen, ones = np.empty((len(entries), members), dtype=np.int64), np.ones(members)
+    margins_S, kept = _scratch(len(entries) * LANES), _scratch(LANES)
     for from_s in range(0, subsets, SUBSETS):
         number = min(SUBSETS, subsets - from_s)
         for s in range(number):
-            used[s] = _entries(codes_SG[from_s + s], entries[s * room :])
+            used[s] = _entries(codes_SG[from_s + s], entries[s])
             sizes[s] = 0
-            for m in range(masks_SM.shape[1]):
+            for m in range(members):
                 if masks_SM[from_s + s, m]:
                     chosen[s, sizes[s]] = m
                     sizes[s] += 1
         for b in range(start, stop):
             first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
-            for q in range(depth):
+            for from_q in range(0, depth, together):
+                to_q = min(depth, from_q + together)
                 for s in range(number):
-                    _add_up(tables, slab, entries, np.uint64(s * room), used[s], total)
-                    mine = np.uint64(s * LANES)
-                    if q == 0:
-                        for i in range(np.uint64(LANES)):
-                            least[mine + i] = total[i]
+                    margins = _sum(tables, slab + np.uint64(from_q) * size, entries[s], used[s])
+                    for q in range(from_q + 1, to_q):
+                        margins = least(margins, _sum(tables, slab + np.uint64(q) * size, entries[s], used[s]))
+                    if from_q > 0:
+                        margins = least(margins, load(margins_S, np.uint64(s * LANES)))
+                    if to_q < depth:
+                        store(margins_S, np.uint64(s * LANES), margins)
                     else:
-                        for i in range(np.uint64(LANES)):
-                            least[mine + i] = min(least[mine + i], total[i])
-                slab += size
-            for s in range(number):
-                mine = np.uint64(s * LANES)
-                limit = np.int16((used[s] + np.uint64(1)) // np.uint64(2))
-                lowest = np.int16(-limit)
-                right, near = np.int16(0), np.int16(0)
-                for i in range(np.uint64(LANES)):
-                    right = np.int16(right + np.int16(least[mine + i] > limit))
-                    near = np.int16(near + np.int16(least[mine + i] >= lowest))
-                correct_S[from_s + s] += right
-                if near > right and limit > 0:
-                    for i in range(min(LANES, len(right_IM) - first)):
-                        if lowest <= least[s * LANES + i] <= limit and is_right(
-                            first + i, chosen[s, : sizes[s]], ones, right_IM, rival_RM, below_R, first_I
-                        ):
-                            correct_S[from_s + s] += 1
+                        limit = np.int16(used[s] // 2)
+                        right = above(margins, limit)
+                        correct_S[from_s + s] += right
+                        if used[s] > 0 and above(margins, np.int16(-limit - 1)) > right:
+                            correct_S[from_s + s] += _decided(
+                                *(margins, limit, first, chosen[s, : sizes[s]], ones, kept),
+                                *(right_IM, rival_RM, below_R, first_I),
+                            )
+
+
+@compiled
+def _rest(tables, slab, size, depth, entries, used, sums):  # type: ignore[no-untyped-def]
+    """Writes to `sums`, for each of a block's slabs, the lanes' sums of a subset's entries."""
+    for q in range(depth):
+        store(sums, np.uint64(q * LANES), _sum(tables, slab + np.uint64(q) * size, entries, used))
+
+
+@compiled
+def _least_with(tables, entry, size, depth, sums):  # type: ignore[no-untyped-def]
+    """The least over a block's slabs of the lanes of `sums` and an entry, whose position in the first slab is `entry`."""
+    margins = add(load(sums, np.uint64(0)), load(tables, entry))
+    for q in range(1, depth):
+        margins = least(margins, add(load(sums, np.uint64(q * LANES)), load(tables, entry + np.uint64(q) * size)))
+    return margins
+
+
+@compiled
+def _chosen(mask_M, group, code, chosen):  # type: ignore[no-untyped-def]
+    """Writes to `chosen` the members of a subset whose choice in one group is another code; returns their number."""
+    number = 0
+    for m in range(len(mask_M)):
+        if (code >> (m - group * BITS)) & 1 if m // BITS == group else mask_M[m]:
+            chosen[number] = m
+            number += 1
+    return number
 
 
 @compiled
 def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_SM):  # type: ignore[no-untyped-def]
     """As `count_right`, for every subset with one member added or removed: `correct_SM`."""
     subsets, groups = codes_SG.shape
-    members = masks_SM.shape[1]
-    slab_size = np.uint64(groups * CODES * LANES)
+    members, size = masks_SM.shape[1], np.uint64(groups * CODES * LANES)
     deepest = 1
     for b in range(start, stop):
         deepest = max(deepest, blocks[b, 1])
-    entries = np.zeros(groups + 4, dtype=np.uint64)
-    one, least = np.empty(LANES, dtype=np.int16), np.empty(LANES, dtype=np.int16)
-    total, rest = np.empty(deepest * LANES, dtype=np.int16), np.empty(deepest * LANES, dtype=np.int16)
+    entries, kept = np.zeros(groups + 1, dtype=np.uint32), _scratch(LANES)
+    total, rest = _scratch(deepest * LANES), _scratch(deepest * LANES)
     ones, chosen = np.ones(members), np.empty(members, dtype=np.int64)
     for b in range(start, stop):
-        first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * slab_size
+        first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
         for s in range(subsets):
             used = _entries(codes_SG[s], entries)
-            for q in range(np.uint64(depth)):
-                _add_up(tables, slab + q * slab_size, entries, np.uint64(0), np.uint64(used), one)
-                for i in range(np.uint64(LANES)):
-                    total[q * np.uint64(LANES) + i] = one[i]
+            _rest(tables, slab, size, depth, entries, used, total)
             for g in range(groups):
                 code = np.int64(codes_SG[s, g])
                 now = slab + np.uint64((g * CODES + code) * LANES)
-                for q in range(np.uint64(depth)):
-                    lanes = q * np.uint64(LANES)
-                    for i in range(np.uint64(LANES)):
-                        rest[lanes + i] = total[lanes + i] - tables[now + q * slab_size + i]
+                for q in range(depth):
+                    lanes = np.uint64(q * LANES)
+                    store(rest, lanes, subtract(load(total, lanes), load(tables, now + np.uint64(q) * size)))
                 for m in range(g * BITS, min(members, (g + 1) * BITS)):
                     changed = code ^ (1 << (m - g * BITS))
-                    then = slab + np.uint64((g * CODES + changed) * LANES)
-                    for i in range(np.uint64(LANES)):
-                        least[i] = rest[i] + tables[then + i]
-                    for q in range(np.uint64(1), np.uint64(depth)):
-                        lanes, at = q * np.uint64(LANES), then + q * slab_size
-                        for i in range(np.uint64(LANES)):
-                            least[i] = min(least[i], np.int16(rest[lanes + i] + tables[at + i]))
-                    limit = np.int16((used - (code != 0) + (changed != 0) + 1) // 2)
-                    lowest = np.int16(-limit)
-                    right, near = np.int16(0), np.int16(0)
-                    for i in range(np.uint64(LANES)):
-                        right = np.int16(right + np.int16(least[i] > limit))
-                        near = np.int16(near + np.int16(least[i] >= lowest))
+                    margins = _least_with(tables, slab + np.uint64((g * CODES + changed) * LANES), size, depth, rest)
+                    limit = np.int16((used - (code != 0) + (changed != 0)) // 2)
+                    right = above(margins, limit)
                     correct_SM[s, m] += right
-                    if near > right and limit > 0:
-                        size = 0
-                        for other in range(members):
-                            if masks_SM[s, other] != (other == m):
-                                chosen[size] = other
-                                size += 1
-                        for i in range(min(LANES, len(right_IM) - first)):
-                            if lowest <= least[i] <= limit and is_right(
-                                first + i, chosen[:size], ones, right_IM, rival_RM, below_R, first_I
-                            ):
-                                correct_SM[s, m] += 1
+                    if above(margins, np.int16(-limit - 1)) > right:
+                        number = _chosen(masks_SM[s], g, changed, chosen)
+                        correct_SM[s, m] += _decided(
+                            margins, limit, first, chosen[:number], ones, kept, right_IM, rival_RM, below_R, first_I
+                        )
+
+
+@compiled
+def count_choices(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_SC):  # type: ignore[no-untyped-def]
+    """As `count_right`, for every subset with every choice of the members of the first group: `correct_SC`."""
+    subsets, groups = codes_SG.shape
+    size = np.uint64(groups * CODES * LANES)
+    deepest = 1
+    for b in range(start, stop):
+        deepest = max(deepest, blocks[b, 1])
+    entries, kept, rest = np.zeros(groups + 1, dtype=np.uint32), _scratch(LANES), _scratch(deepest * LANES)
+    ones, chosen = np.ones(masks_SM.shape[1]), np.empty(masks_SM.shape[1], dtype=np.int64)
+    for b in range(start, stop):
+        first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
+        for s in range(subsets):
+            used = _entries(codes_SG[s], entries)
+            _rest(tables, slab, size, depth, entries, used, rest)
+            for code in range(CODES):
+                margins = _least_with(tables, slab + np.uint64(code * LANES), size, depth, rest)
+                limit = np.int16((used + (code != 0)) // 2)
+                right = above(margins, limit)
+                correct_SC[s, code] += right
+                if above(margins, np.int16(-limit - 1)) > right:
+                    number = _chosen(masks_SM[s], 0, code, chosen)
+                    correct_SC[s, code] += _decided(
+                        margins, limit, first, chosen[:number], ones, kept, right_IM, rival_RM, below_R, first_I
+                    )

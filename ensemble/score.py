@@ -19,11 +19,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from math import prod
 from typing import Any, Protocol
 
 import numpy as np
 
 from ensemble import kernels
+from ensemble.lanes import LANES
 from ensemble.table import Table
 
 _MANY_CLASSES = 1 << 20
@@ -34,6 +36,7 @@ class Scorer(Protocol):
 
     members: int
     images: int
+    group: int  # members of whose choices `correct_choices` counts all
 
     def correct(self, masks: np.ndarray) -> np.ndarray:
         """The number of images that each subset classifies correctly: int64 [S]. masks: bool [S, M]."""
@@ -41,6 +44,13 @@ class Scorer(Protocol):
 
     def correct_changed(self, masks: np.ndarray) -> np.ndarray:
         """The numbers of images for each subset with member m added, or removed if the subset has it: int64 [S, M]."""
+        ...
+
+    def correct_choices(self, masks: np.ndarray) -> np.ndarray:
+        """The numbers of images for each subset with every choice of the first `group` members: int64 [S, 2^group].
+
+        Choice c has member m if bit m of c is set; a bit without a member adds nothing. The masks have none of these.
+        """
         ...
 
     def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
@@ -55,6 +65,8 @@ class SubsetScorer:
     threads: of this process; None uses all cores of its affinity. device: a torch device for the matrix products of
     `correct_weighted`, and of `correct` if it is not the CPU.
     """
+
+    group = kernels.BITS
 
     def __init__(
         self,
@@ -105,6 +117,15 @@ class SubsetScorer:
         masks_SM = self._masks(masks)
         empty_SM = masks_SM & (masks_SM.sum(axis=1, keepdims=True) == 1)
         return self._counted(kernels.count_changed, masks_SM, masks_SM.shape, empty_SM)
+
+    def correct_choices(self, masks: np.ndarray) -> np.ndarray:
+        """See `Scorer.correct_choices`."""
+        masks_SM = self._masks(masks)
+        assert not masks_SM[:, : kernels.BITS].any()
+        empty_SC = ~masks_SM.any(axis=1, keepdims=True) & (
+            np.arange(kernels.CODES) % (1 << min(self.members, kernels.BITS)) == 0
+        )
+        return self._counted(kernels.count_choices, masks_SM, empty_SC.shape, empty_SC)
 
     def named_right(self, weights: np.ndarray) -> np.ndarray:
         """Whether each vote classifies each image correctly: bool [S, N]. weights: as in `correct_weighted`, or masks."""
@@ -221,14 +242,17 @@ def _by_image(array_MNK: np.ndarray, here: slice) -> np.ndarray:
 
 def _blocks(count_I: np.ndarray) -> np.ndarray:
     """Sequences of images that are scored together: first image, rivals of each, first slab in the tables."""
-    first_B = np.arange(0, len(count_I), kernels.LANES)
+    first_B = np.arange(0, len(count_I), LANES)
     depth_B = count_I[first_B]
     return np.stack([first_B, depth_B, np.cumsum(depth_B) - depth_B], axis=1).astype(np.int64)
 
 
 def _tables(right_IM: np.ndarray, rival_RM: np.ndarray, first_I: np.ndarray, blocks: np.ndarray, threads: int) -> np.ndarray:
     entries = -(-right_IM.shape[1] // kernels.BITS) * kernels.CODES
-    tables = np.zeros((int(blocks[:, 1].sum()), entries, kernels.LANES), dtype=np.int16)
+    shape = (int(blocks[:, 1].sum()), entries, LANES)
+    room = np.zeros(prod(shape) + 32, dtype=np.int16)
+    skip = -room.ctypes.data % 64 // room.itemsize  # so that no vector of lanes crosses a line of the cache
+    tables = room[skip : skip + prod(shape)].reshape(shape)
     _in_threads(
         lambda start, stop: kernels.fill_tables(right_IM, rival_RM, first_I, blocks, start, stop, tables),
         len(blocks),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ensemble.score import Scorer
 
 _EXHAUSTIVE_MEMBERS = 13  # 8,191 subsets; with more members `default` searches
-_MOST_EXHAUSTIVE = 22
+_MOST_EXHAUSTIVE = 24
 _PART = 2**14  # subsets scored at a time
 _BUDGET = 1_000_000  # subsets that `default` may score: seconds on two cores, for 100 members and 50,000 images
 _NARROW = 2  # subsets kept at each level of cost, at first
@@ -46,11 +46,11 @@ def select(
     """The best subsets found, in ascending cost, each more accurate than all cheaper ones, weighted by the vote.
 
     rule, algorithm, vote: names in `RULES`, `ALGORITHMS` and `VOTES`; scorer: of a table prepared for the vote.
-    algorithm: `exhaustive` scores every subset, so its front is proven; `greedy` adds the member that helps most, within
-    every limit on the cost; `default` is exhaustive up to 13 members, and beyond a local search at every level of cost.
-    These depend on their inputs only: nothing is sampled, and no clock is read. The published algorithms `nsga2`,
-    `sms-emoa` and `spea2` evolve masks within `budget`, which they need. pieces: what the members have in common, for a
-    rule that needs it. An impossible selection is a `SelectionError`.
+    algorithm: `exhaustive` scores every subset of at most 24 members, so its front is proven optimal; `greedy` adds the
+    member that helps most, within every limit on the cost; `default` is exhaustive up to 13 members, and beyond a local
+    search at every level of cost. These depend on their inputs only: nothing is sampled, and no clock is read. The published
+    algorithms `nsga2`, `sms-emoa` and `spea2` evolve masks within `budget`, which they need. pieces: what the members have
+    in common, for a rule that needs it. An impossible selection is a `SelectionError`.
     """
     for what, name, known in (("cost rule", rule, RULES), ("algorithm", algorithm, ALGORITHMS), ("vote", vote, VOTES)):
         if name not in known:
@@ -64,6 +64,11 @@ def select(
         weights, correct = VOTES[vote].weights(scorer, chosen.members, chosen.correct)
         found.append(replace(chosen, weights=weights, correct=correct))
     return found
+
+
+def subsets_to_score(algorithm: str, members: int) -> int:
+    """The number of subsets at which `progress` ends; 0 if it is not known before the selection."""
+    return 2**members - 1 if algorithm == "exhaustive" else 0
 
 
 def _default(search: Search, budget: Budget) -> None:
@@ -81,8 +86,7 @@ def _exhaustive(search: Search, budget: Budget) -> None:
     if members > _MOST_EXHAUSTIVE:
         raise SelectionError(f"{members} members have too many subsets to score all; at most {_MOST_EXHAUSTIVE}")
     for start in range(1, 2**members, _PART):
-        numbers = np.arange(start, min(start + _PART, 2**members))
-        search.score((numbers[:, None] >> np.arange(members)) & 1 == 1)
+        search.score_numbers(start, min(start + _PART, 2**members))
 
 
 def _greedy(search: Search, budget: Budget) -> None:

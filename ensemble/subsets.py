@@ -61,7 +61,11 @@ class Search:
 
     def allowed(self, masks_SM: np.ndarray) -> np.ndarray:
         """Whether each subset is within the limits: bool [S]."""
-        fine = np.logical_and(masks_SM.any(axis=1), (masks_SM | ~self.must_M).all(axis=1))
+        return np.logical_and(masks_SM.any(axis=1), (masks_SM | ~self.must_M).all(axis=1)) & self._within(masks_SM)
+
+    def _within(self, masks_SM: np.ndarray) -> np.ndarray:
+        """Whether each subset is within the limits of size and cost: bool [S]."""
+        fine = np.ones(len(masks_SM), dtype=bool)
         if self.limits.size is not None:
             fine &= masks_SM.sum(axis=1) <= self.limits.size
         if self.limits.cost is not None:
@@ -72,6 +76,30 @@ class Search:
         """Scores the subsets within the limits: returns them, and the number of images that each classifies correctly."""
         masks_SM = masks_SM[self.allowed(masks_SM)]
         return masks_SM, self.note(masks_SM, self.scorer.correct(masks_SM))
+
+    def score_numbers(self, start: int, stop: int) -> None:
+        """Scores the subsets within the limits with the numbers `start` to `stop` - 1; bit m of a number is member m.
+
+        All choices of the first members are scored together. The subsets are not returned: the front keeps the best.
+        """
+        choices = 2**self.scorer.group
+        number_BC = np.arange(start // choices, (stop - 1) // choices + 1)[:, None] * choices + np.arange(choices)
+        base_BM = self._numbered(number_BC[:, 0])
+        with_all_BM = base_BM | (np.arange(len(self.cost_M)) < self.scorer.group)
+        possible_B = self._within(base_BM) & (with_all_BM | ~self.must_M).all(axis=1)
+        number_BC, base_BM = number_BC[possible_B], base_BM[possible_B]
+        correct_BC = self.scorer.correct_choices(base_BM)
+        scored_BC = (number_BC >= start) & (number_BC < stop)
+        if self.limits != NO_LIMITS:
+            scored_BC[scored_BC] = self.allowed(self._numbered(number_BC[scored_BC]))
+        self.scored += int(scored_BC.sum())
+        self.progress(stop - 1)
+        # a cost never falls with a member, so these are at most as good as the front's subset of the base's cost
+        better_BC = scored_BC & (correct_BC >= self._known(self.costs(base_BM) * (1 - 1e-12))[:, None])
+        self._keep(self._numbered(number_BC[better_BC]), correct_BC[better_BC])
+
+    def _numbered(self, numbers_S: np.ndarray) -> np.ndarray:
+        return (numbers_S[:, None] >> np.arange(len(self.cost_M))) & 1 == 1
 
     def neighbours(self, masks_SM: np.ndarray, floors: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, ...]:
         """Masks, costs and counts of the allowed subsets that differ from one of these in one member and are good enough.

@@ -20,7 +20,7 @@ from ensemble.evolve import Budget
 from ensemble.gains import Comparison
 from ensemble.rule import RULES
 from ensemble.score import Scorer, SubsetScorer
-from ensemble.select import select
+from ensemble.select import select, subsets_to_score
 from ensemble.subsets import Chosen, Limits
 from ensemble.table import Table
 from ensemble.vote import Voting
@@ -63,8 +63,9 @@ def best_subsets(job: Job, selection: Table, test: Table, unit: str, most_cost: 
     bootstrap = np.random.default_rng(stream(job.config.seed, "bootstrap").getrandbits(63))
     comparison = Comparison(scorer.images, tester, singles, bootstrap)
     fronts: list[SubsetFront] = []
+    total = subsets_to_score(config.algorithm, scorer.members)
     for rule in config.costs:
-        with job.reporter.track(f"ensemble ({rule})", 0, "subsets") as tracker:
+        with job.reporter.track(f"ensemble ({rule})", total, "subsets") as tracker:
             try:
                 chosen = select(
                     scorer,

@@ -44,7 +44,7 @@ ROOMS = {
         "measured asynchronous",
     ),
     "ensemble": (
-        "errors table assemble kernels matrix score",
+        "errors table assemble lanes kernels matrix score",
         "calibrate vote rule document",
         "subsets evolve select exit_subsets cascade",
         "intervals gains",
@@ -96,7 +96,8 @@ AT_HOME = {
     "onnxruntime": ("ofa/export.py", "ofa/int8.py", "jobs/tools/time_parts.py"),
     "executorch": ("ofa/export.py",),
     "safetensors": ("ofa/export.py", "jobs/"),
-    "numba": ("ofa/compiled.py",),
+    "llvmlite": ("ensemble/lanes.py",),
+    "numba": ("ofa/compiled.py", "ensemble/lanes.py"),
     "PIL": ("ofa/decode.py", "jobs/images/"),
     "optuna": ("search/islands/", "cluster/runtime/tuning.py"),
     "sklearn": ("search/predict/", "jobs/images/"),

@@ -100,7 +100,7 @@ def ensemble_command(
 
     assert predictions is not None
     out = "." if out is None else out
-    limits = Limits(most_members, most_cost, tuple(must_have))
+    limits, reporter = Limits(most_members, most_cost, tuple(must_have)), Reporter("json" if as_json else None)
     subsets = ensemble_of_table(
         predictions,
         "max" if cost_rule is None else cost_rule,
@@ -110,6 +110,6 @@ def ensemble_command(
         out,
         "soft" if vote is None else vote,
         limits,
+        reporter,
     ).members
-    reporter = Reporter("json" if as_json else None)
     return reporter.say(f"{len(subsets)} subsets in {out}/ensembles.json", event="result", out=out, subsets=len(subsets))

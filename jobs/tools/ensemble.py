@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cluster.errors import InputError
+from cluster.progress import Reporter
 from cluster.reading import read_bytes, shortened
 from cluster.store import Store, open_output
 from cluster.texts import json_lines
@@ -20,7 +21,7 @@ from ensemble.document import Ensembles, Subset, TableEnsembles
 from ensemble.evolve import Budget
 from ensemble.rule import RULES
 from ensemble.score import SubsetScorer
-from ensemble.select import select
+from ensemble.select import select, subsets_to_score
 from ensemble.subsets import Limits
 from ensemble.table import Table
 from ensemble.vote import Voting
@@ -37,7 +38,15 @@ from search.selection import SURVIVAL
 
 
 def ensemble_of_table(
-    path: str, rule: str, algorithm: str, evaluations: int, seed: int, out: str, vote: str, limits: Limits
+    path: str,
+    rule: str,
+    algorithm: str,
+    evaluations: int,
+    seed: int,
+    out: str,
+    vote: str,
+    limits: Limits,
+    reporter: Reporter,
 ) -> TableEnsembles:
     """The best subsets of a predictions file's members, with their top-1 on that file's images.
 
@@ -49,7 +58,9 @@ def ensemble_of_table(
     if (wrong := next((m for m in limits.must_have if not 0 <= m < len(table.cost_M)), None)) is not None:
         raise InputError(f"--must-have {wrong}: {path} has members 0 to {len(table.cost_M) - 1}")
     scorer, budget = SubsetScorer.of(Voting(vote).of_table(table)), Budget(evaluations, seed, SURVIVAL)
-    chosen = select(scorer, table.cost_M, rule, algorithm, limits=limits, vote=vote, budget=budget)
+    total = subsets_to_score(algorithm, scorer.members)
+    with reporter.track(f"ensemble ({rule})", total, "subsets") as tracker:
+        chosen = select(scorer, table.cost_M, rule, algorithm, tracker.at, limits, vote=vote, budget=budget)
     members = tuple(
         Subset(members=c.members, cost=c.cost, top1=c.correct / scorer.images, weights=c.weights) for c in chosen
     )

@@ -41,6 +41,11 @@ class ShardScorer:
         shard, masks = task
         return self.scorer(shard).correct_changed(masks)
 
+    def correct_choices(self, task: tuple[int, np.ndarray]) -> np.ndarray:
+        """The result of `SubsetScorer.correct_choices` for a (shard, masks)."""
+        shard, masks = task
+        return self.scorer(shard).correct_choices(masks)
+
     def correct_weighted(self, task: tuple[int, np.ndarray]) -> np.ndarray:
         """The result of `SubsetScorer.correct_weighted` for a (shard, weights)."""
         shard, weights = task
@@ -52,6 +57,8 @@ class PooledScorer:
 
     The tasks of an actor that dies are given to the others. gpus: of each actor, on which it then computes.
     """
+
+    group = SubsetScorer.group
 
     def __init__(self, table: Table, actors: int, gpus: float = 0) -> None:
         self.members, self.images, _ = table.classes_MNK.shape
@@ -66,6 +73,10 @@ class PooledScorer:
     def correct_changed(self, masks: np.ndarray) -> np.ndarray:
         """See `SubsetScorer.correct_changed`."""
         return self._summed("correct_changed", masks)
+
+    def correct_choices(self, masks: np.ndarray) -> np.ndarray:
+        """See `SubsetScorer.correct_choices`."""
+        return self._summed("correct_choices", masks)
 
     def correct_weighted(self, weights: np.ndarray) -> np.ndarray:
         """See `SubsetScorer.correct_weighted`."""

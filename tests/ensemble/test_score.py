@@ -50,6 +50,10 @@ def test_counts_are_those_of_the_dense_definition(members, classes, k, ties):
     changed = scorer.correct_changed(masks[:4])
     for mask, counts in zip(masks, changed, strict=False):
         assert counts.tolist() == dense(*arrays, mask ^ np.eye(members, dtype=bool), classes)
+    first = np.arange(members) < scorer.group
+    choices = (np.arange(2**scorer.group)[:, None] >> np.arange(members)) % 2 == 1
+    for mask, counts in zip(masks, scorer.correct_choices(masks[:4] & ~first), strict=False):
+        assert counts.tolist() == dense(*arrays, (mask & ~first) | choices, classes)
 
 
 def test_members_that_nearly_agree_are_counted_as_the_definition_does():

@@ -7,7 +7,7 @@ import pytest
 
 from ensemble.errors import SelectionError
 from ensemble.score import SubsetScorer
-from ensemble.select import ALGORITHMS, select
+from ensemble.select import ALGORITHMS, select, subsets_to_score
 from ensemble.subsets import Limits
 
 
@@ -87,8 +87,8 @@ def test_what_cannot_be_done_is_refused():
     scorer, cost = instance(0)
     with pytest.raises(SelectionError, match="there are default, greedy, exhaustive"):
         select(scorer, cost, "max", "magic")
-    with pytest.raises(SelectionError, match="at most 22"):
-        select(instance(0, members=23)[0], np.ones(23), "max", "exhaustive")
+    with pytest.raises(SelectionError, match="25 members have too many subsets to score all; at most 24"):
+        select(instance(0, members=25)[0], np.ones(25), "max", "exhaustive")
 
 
 @pytest.mark.parametrize("rule", ["max", "sum"])
@@ -98,6 +98,54 @@ def test_of_eighteen_members_the_search_finds_the_proven_best_at_every_cost(rule
     caps = cost if rule == "max" else np.geomspace(cost.min(), cost.sum(), 40)
     for cap in caps:
         assert max(c.correct for c in found if c.cost <= cap) == max(c.correct for c in proven if c.cost <= cap)
+
+
+@pytest.fixture(scope="module")
+def eighteen():
+    """18 members with many ties, and for each of their 2^18 subsets the images that the definition counts as right.
+
+    Probabilities are eighths, so that their sums are exact in any order.
+    """
+    rng = np.random.default_rng(8)
+    members, images, classes = 18, 30, 3
+    labels = rng.integers(0, classes, images)
+    full = rng.integers(0, 6, (members, images, classes))
+    full[:, np.arange(images), labels] += rng.integers(0, 4, (members, images))
+    kept = np.argsort(-full, axis=2, kind="stable")
+    scorer = SubsetScorer(kept, np.take_along_axis(full, kept, axis=2).astype(np.float32) / 8, labels)
+    masks = (np.arange(2**members)[:, None] >> np.arange(members)) & 1 == 1
+    right = np.zeros(len(masks), dtype=int)
+    for image, label in enumerate(labels):  # of equal sums the first class wins
+        right += (masks @ full[:, image].astype(np.float32)).argmax(axis=1) == label
+    return scorer, rng.integers(1, 9, members).astype(float), masks, right
+
+
+@pytest.mark.parametrize(
+    ("rule", "limits"),
+    [
+        ("max", Limits()),
+        ("sum", Limits()),
+        ("sum", Limits(cost=31.0)),
+        ("max", Limits(size=4, cost=6.0)),
+        ("sum", Limits(size=7, must_have=(2, 11))),
+    ],
+)
+def test_exhaustive_proves_the_front_of_eighteen_members_with_ties_and_limits(eighteen, rule, limits):
+    scorer, cost, masks, right = eighteen
+    each = np.where(masks, cost, 0.0)
+    costs = each.max(axis=1) if rule == "max" else each.sum(axis=1)
+    fine = masks.any(axis=1) & masks[:, list(limits.must_have)].all(axis=1)
+    fine &= (masks.sum(axis=1) <= (limits.size or 18)) & (costs <= (limits.cost or np.inf))
+    best = [(c, right[fine & (costs == c)].max()) for c in np.unique(costs[fine])]
+    proven = [(c, r) for i, (c, r) in enumerate(best) if all(r > before for _, before in best[:i])]
+    done = []
+    found = select(scorer, cost, rule, "exhaustive", done.append, limits)
+    assert [(c.cost, c.correct) for c in found] == proven
+    assert done[-1] == subsets_to_score("exhaustive", 18) == 2**18 - 1
+    for chosen in found:  # of equally good subsets one of the fewest members
+        equal = fine & (costs == chosen.cost) & (right == chosen.correct)
+        assert len(chosen.members) == masks[equal].sum(axis=1).min()
+        assert right[(1 << np.array(chosen.members)).sum()] == chosen.correct
 
 
 @pytest.mark.parametrize("algorithm", ["default", "greedy", "exhaustive"])

@@ -27,6 +27,8 @@ def test_actors_count_as_one_process_does_even_if_one_is_killed_midway(ray_clust
         ray.kill(pooled.pool.members[0].actor)
         counts += [answer for _, answer in answers]
         assert np.array_equal(np.sum(counts, axis=0), alone.correct_changed(masks[:40]))
+        bases = masks[:40] & (np.arange(12) >= pooled.group)
+        assert np.array_equal(pooled.correct_choices(bases), alone.correct_choices(bases))
         weights = masks[:50] * 0.3
         assert pooled.correct_weighted(weights).tolist() == alone.correct_weighted(weights).tolist()
         assert select(pooled, table.cost_M, "max") == select(alone, table.cost_M, "max")
