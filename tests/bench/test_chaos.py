@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 from bench.chaos import (
     ANSWERS,
@@ -11,12 +12,14 @@ from bench.chaos import (
     NODE,
     STEPS,
     TRAINER,
+    Disturbed,
     Fault,
     Happened,
     Outcome,
     evaluated,
     plan,
     read,
+    shortest,
     table,
     write,
 )
@@ -78,3 +81,22 @@ class TestOutcomes:
             "| every answer is 500, for 10 s | 1 | 7.5 (7.5 to 7.5) | 1 | 0 | 0 of 1 |",
         ]
         assert "200 evaluations in ledgers, 0 of them" in rows[-1]
+
+    def test_faults_are_timed_by_the_shortest_time_of_a_step(self):
+        found = shortest([self.outcome(NODE, "train", steps={"train": 9.0, "fit": 1.0}), Outcome(2, steps={"train": 4.0})])
+        assert found == {"train": 4.0, "fit": 1.0}
+
+
+class TestAFault:
+    def test_whose_step_and_target_are_gone_does_not_keep_the_next_one_from_happening(self):
+        place = SimpleNamespace(proxy=SimpleNamespace(requests=[], fault=""), cluster=SimpleNamespace(nodes=[]))
+        faults = [Fault(TRAINER, "train", 0.5), Fault("500", "measure", 0.1)]
+        run = Disturbed(place, 1, faults, {"train": 10.0, "measure": 10.0}, 1)
+        run.driver = SimpleNamespace(began={"train": 0.0})
+        run._disturb(6.0)  # there is no training worker yet
+        assert (run.outcome.missed, run.outcome.faults) == ([], [])
+        run.driver.began["measure"] = 7.0
+        run._disturb(8.5)
+        run._disturb(8.7)
+        assert run.outcome.missed == faults[:1]
+        assert [fault.kind for fault in run.outcome.faults] == ["500"] == [place.proxy.fault]
