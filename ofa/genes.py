@@ -105,10 +105,14 @@ class Genes:
 
     def blocks(self, genes_BG: np.ndarray) -> np.ndarray:
         """For each slot 0 if it is unused, else 1 + the index of the block that the slot's genes choose: int64 [B, L]."""
-        kinds_BL = np.empty((len(genes_BG), len(self.kinds)), dtype=np.int64)
+        return self.places(genes_BG, np.zeros(len(self.kinds), dtype=np.int64), np.empty(0, dtype=np.int64))
+
+    def places(self, genes_BG: np.ndarray, start_X: np.ndarray, whole: np.ndarray) -> np.ndarray:
+        """`blocks`, then the genes `whole`, each plus its `start_X`: int64 [B, L + whole]."""
+        places_BX = np.empty((len(genes_BG), len(start_X)), dtype=np.int64)
         parents, above, holds_QC, *_ = self._conditions
-        _blocks(genes_BG, parents, above, holds_QC, *self._slots, kinds_BL)
-        return kinds_BL
+        _fill_places(genes_BG, parents, above, holds_QC, *self._slots, start_X, whole, places_BX)
+        return places_BX
 
     def canonical(self, genes_BG: np.ndarray) -> np.ndarray:
         """A copy with the genes that do not matter set to 0."""
@@ -199,14 +203,14 @@ class Choices:
     """
 
     def __init__(self, genes: Genes, whole: Sequence[int]) -> None:
-        self.genes, self.whole = genes, list(whole)
+        self.genes, self.whole = genes, np.array(whole, dtype=np.int64)
         sizes = [*genes.kinds, *(int(genes.sizes_G[g]) for g in whole)]
         *start, self.values = np.cumsum([0, *sizes]).tolist()
-        self._start_X = np.array(start)
+        self._start_X = np.array(start, dtype=np.int64)
 
     def places(self, genes_BG: np.ndarray) -> np.ndarray:
         """The index in the table of each choice's value: int64 [B, slots + genes], for canonical genes."""
-        return np.concatenate([self.genes.blocks(genes_BG), genes_BG[:, self.whole]], axis=1) + self._start_X
+        return self.genes.places(genes_BG, self._start_X, self.whole)
 
 
 @compiled
@@ -221,25 +225,30 @@ def _fill_holding(genes_BG, parent_Q, above_Q, holds_QC, hold_BQ):  # type: igno
 
 
 @compiled
-def _blocks(genes_BG, parent_Q, above_Q, holds_QC, condition_L, gene_LD, digit_LD, kinds_BL):  # type: ignore[no-untyped-def]
-    """Computes `Genes.blocks`. condition_L: the condition of each slot; gene_LD: its genes, with digits 0 past the last."""
+def _fill_places(  # type: ignore[no-untyped-def]
+    genes_BG, parent_Q, above_Q, holds_QC, condition_L, gene_LD, digit_LD, start_X, whole, places_BX
+):
+    """Fills `Genes.places`. condition_L: the condition of each slot; gene_LD: its genes, with digits 0 past the last."""
     hold_Q = np.empty(len(parent_Q), dtype=np.int64)
-    for b in range(kinds_BL.shape[0]):
+    slots = gene_LD.shape[0]
+    for b in range(places_BX.shape[0]):
         for q in range(len(parent_Q)):
             hold = np.int64(holds_QC[q, genes_BG[b, parent_Q[q]]])
             if above_Q[q] >= 0:
                 hold *= hold_Q[above_Q[q]]
             hold_Q[q] = hold
         if gene_LD.shape[1] == 2:  # kernel and expand: without the inner loop twice as fast
-            for i in range(kinds_BL.shape[1]):
+            for i in range(slots):
                 kind = 1 + genes_BG[b, gene_LD[i, 0]] * digit_LD[i, 0] + genes_BG[b, gene_LD[i, 1]] * digit_LD[i, 1]
-                kinds_BL[b, i] = kind * hold_Q[condition_L[i]]
+                places_BX[b, i] = start_X[i] + kind * hold_Q[condition_L[i]]
         else:
-            for i in range(kinds_BL.shape[1]):
+            for i in range(slots):
                 kind = np.int64(1)
                 for d in range(gene_LD.shape[1]):
                     kind += genes_BG[b, gene_LD[i, d]] * digit_LD[i, d]
-                kinds_BL[b, i] = kind * hold_Q[condition_L[i]]
+                places_BX[b, i] = start_X[i] + kind * hold_Q[condition_L[i]]
+        for i in range(len(whole)):
+            places_BX[b, slots + i] = start_X[slots + i] + genes_BG[b, whole[i]]
 
 
 @compiled

@@ -64,6 +64,7 @@ def search(
 ) -> Predicted:
     """At most `members` non-dominated archs within all limits, from `evaluations` evaluated archs.
 
+    evaluate: gets canonical genes only, as `costs` does.
     algorithm: one of `ALGORITHMS`: `archive` (the default, search/algorithms/archive.py), `nsga2`, `sms-emoa`, `spea2` or
     `nsga3` with a population of `members`, `evolution` (Once-for-All's search under one limit; one member), or `random`.
     limits: beside the objectives' own bounds, which members keep too.
@@ -97,8 +98,8 @@ def solve(problem: Problem, **settings: object) -> Predicted:
     return search(
         problem.space,
         problem.objectives,
-        problem.evaluate,
-        costs=problem.costs,
+        problem.values,
+        costs=problem.exact_values,
         limits=problem.limits,
         pinned=problem.pinned,
         **settings,  # type: ignore[arg-type]

@@ -88,15 +88,22 @@ class Problem:
 
     def evaluate(self, genes_BG: np.ndarray) -> np.ndarray:
         """The objective values [B, M] of the canonical form of any genes; a `ProblemError` if one is not finite."""
-        return self._values(genes_BG, only_exact=False)
+        return self.values(self.genes.canonical(genes_BG))
 
     def costs(self, genes_BG: np.ndarray) -> np.ndarray:
         """The values [B, M] where they are exact, NaN where a predictor is needed."""
-        return self._values(genes_BG, only_exact=True)
+        return self.exact_values(self.genes.canonical(genes_BG))
 
-    def _values(self, genes_BG: np.ndarray, *, only_exact: bool) -> np.ndarray:
-        canonical_BG = self.genes.canonical(genes_BG)
-        values_BM = np.full((len(genes_BG), len(self.terms)), np.nan)
+    def values(self, canonical_BG: np.ndarray) -> np.ndarray:
+        """`evaluate` of canonical genes."""
+        return self._values(canonical_BG, only_exact=False)
+
+    def exact_values(self, canonical_BG: np.ndarray) -> np.ndarray:
+        """`costs` of canonical genes."""
+        return self._values(canonical_BG, only_exact=True)
+
+    def _values(self, canonical_BG: np.ndarray, *, only_exact: bool) -> np.ndarray:
+        values_BM = np.full((len(canonical_BG), len(self.terms)), np.nan)
         for m, term in enumerate(self.terms):
             if only_exact and not term.exact:
                 continue

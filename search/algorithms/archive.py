@@ -83,12 +83,12 @@ class Archive:
         self.sizes_G = genes.sizes_G.astype(np.int8)
         self.batch = int(np.clip(evaluations // 200, 20, 1000))
         self.surrogate = Surrogate(genes, len(bounds_M))
-        self.key_G = rng.integers(1, 2**44, len(self.sizes_G)).astype(np.float64)  # sums stay whole numbers below 2^53
-        self.seen = Seen()
+        self.seen = Seen(rng.integers(1, 2**44, len(self.sizes_G)))
 
     def run(self, first_BG: np.ndarray, progress: Callable[[int], None]) -> tuple[np.ndarray, np.ndarray]:
         """Runs the search; returns the members' genes and points, none if no arch was found within the bounds."""
-        first_BG = self._distinct(self.pin(first_BG))[0][: self.left]
+        first_BG = self.pin(first_BG)
+        first_BG = first_BG[self.seen.new(first_BG)[0]][: self.left]
         exact = np.isfinite(self.costs(first_BG[:1])[0])
         self.quality = int(np.argmin(exact))  # the first objective that must be predicted
         self.exact_M = exact
@@ -122,7 +122,7 @@ class Archive:
 
     def _start(self, first_BG: np.ndarray) -> None:
         points_BM = self.evaluate(first_BG)
-        self.seen.add(first_BG @ self.key_G)
+        self.seen.add(self.seen.new(first_BG)[1])
         self.left -= len(first_BG)
         self.axes = [m for m in range(points_BM.shape[1]) if m != self.quality]
         per_axis = CELLS.get(len(self.axes), 8)
@@ -178,16 +178,17 @@ class Archive:
         bred, new = self.rng, int(count * IMMIGRANTS)
         mother = bred.integers(0, len(live), count * CHILDREN)
         father = np.clip(mother + bred.integers(-NEAR, NEAR + 1, len(mother)), 0, len(live) - 1)
-        swaps_BG = bred.integers(0, 2, (len(mother), pool_BG.shape[1]), dtype=np.uint8)
-        child_BG = np.empty(swaps_BG.shape, dtype=np.int8)
+        child_BG = np.empty((len(mother), pool_BG.shape[1]), dtype=np.int8)
         share_B = np.empty(len(mother))  # share of the genes that are the father's
-        _crossed(pool_BG, mother, father, swaps_BG, child_BG, share_B)
+        bits_BG = np.frombuffer(bred.bytes(child_BG.size), dtype=np.int8).reshape(child_BG.shape)
+        _crossed(pool_BG, mother, father, bits_BG, child_BG, share_B)
         changes = bred.integers(1, MOST_CHANGES + 1, len(mother))
         row, gene = np.repeat(np.arange(len(mother)), changes), bred.integers(0, len(self.sizes_G), changes.sum())
         child_BG[row, gene] = (bred.random(len(row)) * self.sizes_G[gene]).astype(np.int8)
         child_BG[:new] = bred.integers(0, self.sizes_G, (new, len(self.sizes_G)), dtype=np.int8)
         child_BG = self.pin(child_BG)
-        child_BG, key_B, chosen = self._distinct(child_BG)
+        chosen, key_B = self.seen.new(child_BG)
+        child_BG = child_BG[chosen]
         gain_B = self._expected_gain(child_BG, pool_BG, pool_BM, mother[chosen], father[chosen], share_B[chosen])
         gain_B[chosen < new] = np.inf
         if len(child_BG) > count:
@@ -206,34 +207,22 @@ class Archive:
         share_B: np.ndarray,
     ) -> np.ndarray:
         """The expected improvement of each offspring on the best quality of its cell and of all cheaper ones."""
-        residual_BM = pool_BM - self.surrogate.predict(pool_BG)
-        points_BM = self.surrogate.predict(child_BG)
-        points_BM += residual_BM[mother] + share_B[:, None] * (residual_BM[father] - residual_BM[mother])
-        if self.exact_M.any():
-            exact_BM = self.costs(child_BG)
-            points_BM[:, self.exact_M] = exact_BM[:, self.exact_M]
+        exact_BM = self.costs(child_BG) if self.exact_M.any() else np.empty((len(child_BG), len(self.exact_M)))
         best = self.cell_score.reshape(self.shape)
         for axis in range(len(self.shape)):
             best = np.minimum.accumulate(best, axis=axis)
-        best_B = best.reshape(-1)[self._cell(points_BM)]
-        return np.where(np.isfinite(best_B), best_B, self.cell_score[np.isfinite(self.cell_score)].max()) - self._score(
-            points_BM
-        )
-
-    def _distinct(self, genes_BG: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """New archs without duplicates, their keys, and their indices.
-
-        An arch is identified by its key of 44 random bits.
-        """
-        key_B = genes_BG @ self.key_G
-        _, first = np.unique(key_B, return_index=True)
-        chosen = np.sort(first[~self.seen.has(key_B[first])])
-        return genes_BG[chosen], key_B[chosen], chosen
+        best_C = best.reshape(-1)
+        best_C[np.isinf(best_C)] = self.cell_score[np.isfinite(self.cell_score)].max()
+        residual_PM = pool_BM - self.surrogate.predict(pool_BG)
+        points_BM = self.surrogate.predict(child_BG)
+        _expected(residual_PM, mother, father, share_B, self.exact_M, exact_BM, points_BM)
+        return np.asarray(best_C[self._cell(points_BM)] - self._score(points_BM))
 
     def _score(self, points_BM: np.ndarray) -> np.ndarray:
         """The quality within the bounds, else the amount of the violation."""
-        over_BM = points_BM - self.bounds_M
-        beyond_B = np.maximum(over_BM, 0).sum(axis=1) if np.isfinite(self.bounds_M).any() else np.zeros(len(points_BM))
+        if not np.isfinite(self.bounds_M).any():
+            return points_BM[:, self.quality]
+        beyond_B = np.maximum(points_BM - self.bounds_M, 0).sum(axis=1)
         return np.where(beyond_B > 0, INFEASIBLE + beyond_B, points_BM[:, self.quality])
 
     def _cell(self, points_BM: np.ndarray) -> np.ndarray:
@@ -242,24 +231,31 @@ class Archive:
 
 
 class Seen:
-    """A set of numbers with array operations: a long sorted array, and a short one that is merged into it periodically."""
+    """A set of archs, each identified by its key: the sum of its genes times random numbers of 44 bits."""
 
-    def __init__(self) -> None:
-        self.long, self.short = np.zeros(0), np.zeros(0)
+    def __init__(self, key_G: np.ndarray) -> None:
+        self.key_G, self.count = key_G, 0
+        self.slots = np.full(2**14, -1)  # keys are not negative
 
-    def has(self, keys_B: np.ndarray) -> np.ndarray:
-        """Whether each key was added before: bool [B]."""
-        found_B = np.zeros(len(keys_B), dtype=bool)
-        for known in (self.long, self.short):
-            if len(known):
-                found_B |= known[np.minimum(np.searchsorted(known, keys_B), len(known) - 1)] == keys_B
-        return found_B
+    def new(self, genes_BG: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The indices and keys of archs that were not added yet, in order and without duplicates."""
+        chosen, key_B = np.empty((2, len(genes_BG)), dtype=np.int64)
+        here = np.full(_power_of_two(2 * len(genes_BG)), -1)
+        count = _find_new(genes_BG, self.key_G, self.slots, here, chosen, key_B)
+        return chosen[:count], key_B[:count]
 
-    def add(self, keys_B: np.ndarray) -> None:
-        """Adds keys [B]."""
-        self.short = np.sort(np.concatenate([self.short, keys_B]))
-        if len(self.short) > max(5000, len(self.long) // 8):
-            self.long, self.short = np.sort(np.concatenate([self.long, self.short]), kind="stable"), np.zeros(0)
+    def add(self, key_B: np.ndarray) -> None:
+        """Adds archs by their keys, which must be new."""
+        self.count += len(key_B)
+        if 2 * self.count > len(self.slots):
+            known = self.slots[self.slots >= 0]
+            self.slots = np.full(_power_of_two(4 * self.count), -1)
+            _insert(known, self.slots)
+        _insert(key_B, self.slots)
+
+
+def _power_of_two(least: int) -> int:
+    return 1 << (least - 1).bit_length()
 
 
 class Surrogate:
@@ -297,14 +293,64 @@ class Surrogate:
 
 
 @compiled
-def _crossed(pool_BG, mother, father, swaps_BG, child_BG, share_B):  # type: ignore[no-untyped-def]
-    """Offspring that have the father's gene where `swaps_BG` is 1, and the father's share of each."""
+def _find_new(genes_BG, key_G, slots, here, chosen, key_B):  # type: ignore[no-untyped-def]
+    """Fills `Seen.new`; returns their number. here: an empty table for the keys of these archs.
+
+    A key is looked up from the slot of its last bits on; an empty slot, -1, ends the search.
+    """
+    count = 0
+    for b in range(genes_BG.shape[0]):
+        key = np.int64(0)
+        for g in range(genes_BG.shape[1]):
+            key += key_G[g] * genes_BG[b, g]
+        at = key & (len(slots) - 1)
+        while slots[at] != key and slots[at] >= 0:
+            at = (at + 1) & (len(slots) - 1)
+        if slots[at] == key:
+            continue
+        at = key & (len(here) - 1)
+        while here[at] != key and here[at] >= 0:
+            at = (at + 1) & (len(here) - 1)
+        if here[at] == key:
+            continue
+        here[at] = key
+        chosen[count], key_B[count] = b, key
+        count += 1
+    return count
+
+
+@compiled
+def _insert(key_B, slots):  # type: ignore[no-untyped-def]
+    """Inserts keys that are not in the table."""
+    for key in key_B:
+        at = key & (len(slots) - 1)
+        while slots[at] >= 0:
+            at = (at + 1) & (len(slots) - 1)
+        slots[at] = key
+
+
+@compiled
+def _crossed(pool_BG, mother, father, bits_BG, child_BG, share_B):  # type: ignore[no-untyped-def]
+    """Offspring that have the father's gene where a random byte is negative, and the father's share of each."""
     for b in range(len(mother)):
         swaps = 0
         for g in range(pool_BG.shape[1]):
-            child_BG[b, g] = pool_BG[father[b] if swaps_BG[b, g] else mother[b], g]
-            swaps += swaps_BG[b, g]
+            from_father = bits_BG[b, g] < 0
+            child_BG[b, g] = pool_BG[father[b] if from_father else mother[b], g]
+            swaps += from_father
         share_B[b] = swaps / pool_BG.shape[1]
+
+
+@compiled
+def _expected(residual_PM, mother, father, share_B, exact_M, exact_BM, points_BM):  # type: ignore[no-untyped-def]
+    """Adds to the estimates of offspring what the estimates of their parents lack; exact points replace estimates."""
+    for b in range(len(mother)):
+        for m in range(len(exact_M)):
+            if exact_M[m]:
+                points_BM[b, m] = exact_BM[b, m]
+            else:
+                one = residual_PM[mother[b], m]
+                points_BM[b, m] += one + share_B[b] * (residual_PM[father[b], m] - one)
 
 
 @compiled

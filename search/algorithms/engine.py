@@ -38,7 +38,7 @@ def no_progress(done: int) -> None:
 class Engine:
     """One running predicted search.
 
-    values: unscaled objective values [B, M] of genes [B, G]. exact: those that need no predictor, NaN for the others.
+    values: unscaled objective values [B, M] of canonical genes [B, G]. exact: those without a predictor, else NaN.
     pinned: the index of the choice of each fixed gene, by the gene's index. start: archs that the archive evaluates first.
     progress: called with the number of evaluations so far. evaluated: called with the values [B, M] of each batch, in order.
     """
@@ -65,7 +65,7 @@ class Engine:
     def of(cls, problem: Problem, *, evaluations: int, members: int, seed: int, progress: Callable[[int], None]) -> Engine:
         """An engine on a problem, which defines space, objectives, costs, limits and pinned genes."""
         p, pinned = problem, dict(problem.pinned)
-        return cls(p.space, p.objectives, p.evaluate, p.costs, p.limits, pinned, evaluations, members, seed, progress)
+        return cls(p.space, p.objectives, p.values, p.exact_values, p.limits, pinned, evaluations, members, seed, progress)
 
     def __post_init__(self) -> None:
         self.genes = Genes(self.space)

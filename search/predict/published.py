@@ -156,12 +156,18 @@ def _choice_rows(genes: Genes, published_FH: np.ndarray) -> np.ndarray:
 
 @compiled
 def _first_layer(places_BX, rows_FH, bias_H, hidden_BH):  # type: ignore[no-untyped-def]
-    """For every arch the ReLU of the bias plus the sum of its choices' rows, four at a time."""
-    fours = places_BX.shape[1] // 4 * 4
+    """For every arch the ReLU of the bias plus the sum of its choices' rows, four at a time, two fours in one pass."""
+    eights, fours = places_BX.shape[1] // 8 * 8, places_BX.shape[1] // 4 * 4
     for b in range(places_BX.shape[0]):
         for h in range(hidden_BH.shape[1]):
             hidden_BH[b, h] = bias_H[h]
-        for x in range(0, fours, 4):
+        for x in range(0, eights, 8):
+            i, j, k, n = places_BX[b, x], places_BX[b, x + 1], places_BX[b, x + 2], places_BX[b, x + 3]
+            p, q, r, s = places_BX[b, x + 4], places_BX[b, x + 5], places_BX[b, x + 6], places_BX[b, x + 7]
+            for h in range(hidden_BH.shape[1]):
+                first = hidden_BH[b, h] + ((rows_FH[i, h] + rows_FH[j, h]) + (rows_FH[k, h] + rows_FH[n, h]))
+                hidden_BH[b, h] = first + ((rows_FH[p, h] + rows_FH[q, h]) + (rows_FH[r, h] + rows_FH[s, h]))
+        for x in range(eights, fours, 4):
             i, j, k, n = places_BX[b, x], places_BX[b, x + 1], places_BX[b, x + 2], places_BX[b, x + 3]
             for h in range(hidden_BH.shape[1]):
                 hidden_BH[b, h] += (rows_FH[i, h] + rows_FH[j, h]) + (rows_FH[k, h] + rows_FH[n, h])
