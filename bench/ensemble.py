@@ -69,7 +69,7 @@ def scores(table: Table) -> SubsetScorer:
     scorer.correct(np.eye(scorer.members, dtype=bool))
     seconds = time.perf_counter() - started
     print(f"{scorer.members} members x {scorer.images} images, top-{table.classes_MNK.shape[2]}; built in {seconds:.2f} s; "
-          f"{len(scorer.right_IM)} images depend on the subset, {len(scorer.rival_RM)} margins", flush=True)  # fmt: skip
+          f"{len(scorer.image_I)} images depend on the subset, {len(scorer.below_R)} margins", flush=True)  # fmt: skip
     print(
         "| members of a subset | subsets/s | a CPU second | one-member changes/s | a CPU second | matrix products/s |\n"
         + "|---" * 6

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from ensemble.lanes import LANES, above, add, least, load, store, subtract
+from ensemble.lanes import LANES, WORDS, above, add, least, load, lowest, mark, store, subtract
 from ofa.compiled import compiled
 
 BITS = 5  # members of one group: tables hold the sum of every choice of them
 CODES = 1 << BITS
-SUBSETS = 4096  # subsets that are scored from a few slabs of the tables while these are in the cache
-CACHED = 5 * 2**16  # int16 of these slabs
+SUBSETS = 4096  # subsets that are scored from a part of the tables while it is in the cache
+CACHED = 5 * 2**16  # int16 of this part
+CHANGED = 64  # subsets that are changed in one group of members before the next
 FULL = 32000  # largest sum in a table; with at most one half of rounding a group, sums stay within int16
 
 WRONG = -1  # an image that no subset classifies correctly
@@ -137,27 +138,28 @@ def gather(classes_NMK, probs_NMK, labels_N, first_N, rivals_R, slot_C, right_IM
 
 
 @compiled
-def fill_tables(right_IM, rival_RM, first_I, blocks, start, stop, tables):  # type: ignore[no-untyped-def]
-    """The tables [slab, group and choice, lane] of blocks start to stop: rounded sums of margins.
+def fill_tables(probs, place_I, first_I, members, blocks, start, stop, tables):  # type: ignore[no-untyped-def]
+    """The tables of blocks start to stop, flat: rounded sums of margins.
 
-    A block (first image, rivals, first slab) has a slab for its images' first rivals, one for the second, and so on;
-    an image with fewer rivals than its block repeats its first. Every row has its own scale: only signs are used.
+    A block (first image, rivals, rivals of the blocks before it) has a table [group and choice, rival, lane] for its images'
+    first rivals, the second, and so on; an image with fewer rivals than its block repeats its first. Every row has its own
+    scale: only signs are used.
     """
-    images, members = right_IM.shape
+    images = len(place_I)
     groups = (members + BITS - 1) // BITS
     sums = np.zeros(CODES)
     for b in range(start, stop):
-        first, depth, slab = blocks[b, 0], blocks[b, 1], blocks[b, 2]
+        first, depth, at = blocks[b, 0], blocks[b, 1], blocks[b, 2] * groups * CODES
         for lane in range(min(LANES, images - first)):
-            here = first + lane
+            here = place_I[first + lane]
+            width = 1 + first_I[first + lane + 1] - first_I[first + lane]
             for q in range(depth):
-                row = first_I[here] + q
-                if row >= first_I[here + 1]:
-                    row = first_I[here]
+                rival = 1 + q if 1 + q < width else 1
                 up, down, largest = 0.0, 0.0, 0.0
                 for m in range(members):
-                    d = np.float64(right_IM[here, m]) - np.float64(rival_RM[row, m])
-                    largest += max(right_IM[here, m], rival_RM[row, m])
+                    p = here + m * width
+                    d = np.float64(probs[p]) - np.float64(probs[p + rival])
+                    largest += max(probs[p], probs[p + rival])
                     if d > 0:
                         up += d
                     else:
@@ -172,79 +174,92 @@ def fill_tables(right_IM, rival_RM, first_I, blocks, start, stop, tables):  # ty
                         m = g * BITS + bit
                         d = np.float64(0.0)
                         if m < members:
-                            d = np.float64(right_IM[here, m]) - np.float64(rival_RM[row, m])
+                            p = here + m * width
+                            d = np.float64(probs[p]) - np.float64(probs[p + rival])
                         sums[code] = sums[code ^ low] + d
-                        tables[slab + q, g * CODES + code, lane] = np.int16(np.rint(sums[code] * scale))
+                        entry = at + (g * CODES + code) * depth + q
+                        tables[entry * LANES + lane] = np.int16(np.rint(sums[code] * scale))
 
 
 @compiled
-def is_right(i, chosen, weights, right_IM, rival_RM, below_R, first_I):  # type: ignore[no-untyped-def]
-    """Whether image i's right class wins the vote of the chosen members: float64 sums, in the order of the members."""
+def is_right(i, chosen, start, stop, weights, probs, place_I, below_R, first_I):  # type: ignore[no-untyped-def]
+    """Whether image i's right class wins the vote of the members chosen[start:stop], each with the weight at its place.
+
+    Float64 sums, in the order of the members. No slices, which would be objects with reference counts.
+    """
+    first, place, width = first_I[i], place_I[i], 1 + first_I[i + 1] - first_I[i]
     right = 0.0
-    for j in range(len(chosen)):
-        right += weights[j] * np.float64(right_IM[i, chosen[j]])
-    for r in range(first_I[i], first_I[i + 1]):
+    for j in range(start, stop):
+        right += weights[j] * np.float64(probs[place + chosen[j] * width])
+    for r in range(1, width):
         rival = 0.0
-        for j in range(len(chosen)):
-            rival += weights[j] * np.float64(rival_RM[r, chosen[j]])
-        if rival > right or (rival == right and below_R[r]):
+        for j in range(start, stop):
+            rival += weights[j] * np.float64(probs[place + chosen[j] * width + r])
+        if rival > right or (rival == right and below_R[first + r - 1]):
             return False
     return True
 
 
 @compiled
-def name_right(weights_SM, image_I, right_IM, rival_RM, below_R, first_I, named_SN):  # type: ignore[no-untyped-def]
+def name_right(weights_SM, image_I, probs, place_I, below_R, first_I, named_SN):  # type: ignore[no-untyped-def]
     """Writes to `named_SN` which images each vote classifies correctly; image i's column is image_I[i]."""
     for s in range(len(weights_SM)):
         weights_M = weights_SM[s]
         chosen = np.flatnonzero(weights_M)
         weights = weights_M[chosen]
         for i in range(len(image_I)):
-            named_SN[s, image_I[i]] = is_right(i, chosen, weights, right_IM, rival_RM, below_R, first_I)
+            named_SN[s, image_I[i]] = is_right(i, chosen, 0, len(chosen), weights, probs, place_I, below_R, first_I)
 
 
 @compiled
-def count_decided(images, votes, weights_SM, right_IM, rival_RM, below_R, first_I, correct_S):  # type: ignore[no-untyped-def]
+def count_decided(images, votes, weights_SM, probs, place_I, below_R, first_I, correct_S):  # type: ignore[no-untyped-def]
     """Adds to `correct_S` the pairs (image, vote) that are right, each decided in float64."""
     for j in range(len(images)):
         weights_M = weights_SM[votes[j]]
         chosen = np.flatnonzero(weights_M)
-        if is_right(images[j], chosen, weights_M[chosen], right_IM, rival_RM, below_R, first_I):
+        if is_right(images[j], chosen, 0, len(chosen), weights_M[chosen], probs, place_I, below_R, first_I):
             correct_S[votes[j]] += 1
 
 
 @compiled
 def _entries(codes_G, entries):  # type: ignore[no-untyped-def]
-    """The positions in a slab of a subset's entries, one for each group with members; returns their number.
+    """The entries of a subset in a table, one for each group with members; returns their number.
 
-    An empty subset has one entry, the zeros at the start of a slab, and the number 0.
+    An empty subset has one entry, a block's zeros, and the number 0.
     """
     used = 0
     entries[0] = 0
     for g in range(len(codes_G)):
         if codes_G[g]:
-            entries[used] = (g * CODES + codes_G[g]) * LANES
+            entries[used] = g * CODES + codes_G[g]
             used += 1
     return used
 
 
 @compiled
-def _sum(tables, slab, entries, used):  # type: ignore[no-untyped-def]
-    """The lanes' sums of a subset's entries in the slab that starts at `slab`."""
-    total = load(tables, slab + np.uint64(entries[0]))
+def _sum(tables, at, step, entries, used):  # type: ignore[no-untyped-def]
+    """The lanes' sums of a subset's entries for one rival: entry 0 is at `at`, and each has `step` int16."""
+    total = load(tables, at + np.uint64(entries[0]) * step)
     for j in range(1, used):
-        total = add(total, load(tables, slab + np.uint64(entries[j])))
+        total = add(total, load(tables, at + np.uint64(entries[j]) * step))
     return total
 
 
 @compiled
-def _decided(margins, limit, first, chosen, ones, kept, right_IM, rival_RM, below_R, first_I):  # type: ignore[no-untyped-def]
-    """The number of right images among those whose rounded margin is within `limit` of 0; lane 0 is the image `first`."""
+def _decided(margins, limit, first, chosen, begin, end, ones, words, probs, place_I, below_R, first_I):  # type: ignore[no-untyped-def]
+    """The number of right images among those whose rounded margin is within `limit` of 0; lane 0 is the image `first`.
+
+    chosen[begin:end]: the subset's members; ones: as many weights from there on; words: scratch.
+    """
     right = 0
-    store(kept, np.uint64(0), margins)
-    for i in range(min(LANES, len(right_IM) - first)):
-        if -limit <= kept[i] <= limit and is_right(first + i, chosen, ones, right_IM, rival_RM, below_R, first_I):
-            right += 1
+    mark(margins, limit, words)
+    for w in range(WORDS):
+        word = words[w]
+        while word:
+            i = first + w * (LANES // WORDS) + lowest(word)
+            word &= word - np.uint64(1)
+            if i < len(place_I) and is_right(i, chosen, begin, end, ones, probs, place_I, below_R, first_I):
+                right += 1
     return right
 
 
@@ -257,18 +272,18 @@ def _scratch(size):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def count_right(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_S):  # type: ignore[no-untyped-def]
+def count_right(codes_SG, masks_SM, tables, blocks, start, stop, probs, place_I, below_R, first_I, correct_S):  # type: ignore[no-untyped-def]
     """Adds to `correct_S` the number of images of blocks start to stop that each subset classifies correctly; 0 if empty.
 
-    `SUBSETS` subsets are scored from a few slabs at a time, while these are in the cache.
+    `SUBSETS` subsets are scored for a few rivals at a time, while their part of the tables is in the cache.
     """
     subsets, groups = codes_SG.shape
     members, size = masks_SM.shape[1], np.uint64(groups * CODES * LANES)
     together = max(1, CACHED // (groups * CODES * LANES))
     entries = np.zeros((min(subsets, SUBSETS), groups + 1), dtype=np.uint32)
     used, sizes = np.zeros(len(entries), dtype=np.int64), np.zeros(len(entries), dtype=np.int64)
-    chosen, ones = np.empty((len(entries), members), dtype=np.int64), np.ones(members)
-    margins_S, kept = _scratch(len(entries) * LANES), _scratch(LANES)
+    chosen, ones = np.empty(len(entries) * members, dtype=np.int64), np.ones(len(entries) * members)
+    margins_S, words = _scratch(len(entries) * LANES), np.empty(WORDS, dtype=np.uint64)
     for from_s in range(0, subsets, SUBSETS):
         number = min(SUBSETS, subsets - from_s)
         for s in range(number):
@@ -276,16 +291,19 @@ def count_right(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival
             sizes[s] = 0
             for m in range(members):
                 if masks_SM[from_s + s, m]:
-                    chosen[s, sizes[s]] = m
+                    chosen[s * members + sizes[s]] = m
                     sizes[s] += 1
         for b in range(start, stop):
-            first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
+            first, depth, table = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
+            step = np.uint64(depth * LANES)
             for from_q in range(0, depth, together):
                 to_q = min(depth, from_q + together)
                 for s in range(number):
-                    margins = _sum(tables, slab + np.uint64(from_q) * size, entries[s], used[s])
-                    for q in range(from_q + 1, to_q):
-                        margins = least(margins, _sum(tables, slab + np.uint64(q) * size, entries[s], used[s]))
+                    at = table + np.uint64(from_q * LANES)
+                    margins = _sum(tables, at, step, entries[s], used[s])
+                    for _ in range(from_q + 1, to_q):
+                        at += np.uint64(LANES)
+                        margins = least(margins, _sum(tables, at, step, entries[s], used[s]))
                     if from_q > 0:
                         margins = least(margins, load(margins_S, np.uint64(s * LANES)))
                     if to_q < depth:
@@ -296,24 +314,28 @@ def count_right(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival
                         correct_S[from_s + s] += right
                         if used[s] > 0 and above(margins, np.int16(-limit - 1)) > right:
                             correct_S[from_s + s] += _decided(
-                                *(margins, limit, first, chosen[s, : sizes[s]], ones, kept),
-                                *(right_IM, rival_RM, below_R, first_I),
+                                *(margins, limit, first, chosen, s * members, s * members + sizes[s], ones, words),
+                                *(probs, place_I, below_R, first_I),
                             )
 
 
 @compiled
-def _rest(tables, slab, size, depth, entries, used, sums):  # type: ignore[no-untyped-def]
-    """Writes to `sums`, for each of a block's slabs, the lanes' sums of a subset's entries."""
-    for q in range(depth):
-        store(sums, np.uint64(q * LANES), _sum(tables, slab + np.uint64(q) * size, entries, used))
+def _sums(tables, table, depth, entries, used, sums, at):  # type: ignore[no-untyped-def]
+    """Writes to sums[at:] the lanes' sums of a subset's entries, for each of a block's rivals."""
+    step = np.uint64(depth * LANES)
+    for _ in range(depth):
+        store(sums, at, _sum(tables, table, step, entries, used))
+        table += np.uint64(LANES)
+        at += np.uint64(LANES)
 
 
 @compiled
-def _least_with(tables, entry, size, depth, sums):  # type: ignore[no-untyped-def]
-    """The least over a block's slabs of the lanes of `sums` and an entry, whose position in the first slab is `entry`."""
-    margins = add(load(sums, np.uint64(0)), load(tables, entry))
+def _least_with(tables, entry, depth, rest):  # type: ignore[no-untyped-def]
+    """The least over a block's rivals of the lanes of `rest` and the entry at `entry`."""
+    margins = add(load(rest, np.uint64(0)), load(tables, entry))
     for q in range(1, depth):
-        margins = least(margins, add(load(sums, np.uint64(q * LANES)), load(tables, entry + np.uint64(q) * size)))
+        lanes = np.uint64(q * LANES)
+        margins = least(margins, add(load(rest, lanes), load(tables, entry + lanes)))
     return margins
 
 
@@ -329,62 +351,70 @@ def _chosen(mask_M, group, code, chosen):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_SM):  # type: ignore[no-untyped-def]
-    """As `count_right`, for every subset with one member added or removed: `correct_SM`."""
+def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, probs, place_I, below_R, first_I, correct_SM):  # type: ignore[no-untyped-def]
+    """As `count_right`, for every subset with one member added or removed: `correct_SM`.
+
+    `CHANGED` subsets are changed in one group of members after the other, while the group's part of a table is in the cache.
+    """
     subsets, groups = codes_SG.shape
     members, size = masks_SM.shape[1], np.uint64(groups * CODES * LANES)
     deepest = 1
     for b in range(start, stop):
         deepest = max(deepest, blocks[b, 1])
-    entries, kept = np.zeros(groups + 1, dtype=np.uint32), _scratch(LANES)
-    total, rest = _scratch(deepest * LANES), _scratch(deepest * LANES)
-    ones, chosen = np.ones(members), np.empty(members, dtype=np.int64)
+    entries, used = np.zeros(groups + 1, dtype=np.uint32), np.zeros(CHANGED, dtype=np.int64)
+    sums, rest = _scratch(CHANGED * deepest * LANES), _scratch(deepest * LANES)
+    words, ones, chosen = np.empty(WORDS, dtype=np.uint64), np.ones(members), np.empty(members, dtype=np.int64)
     for b in range(start, stop):
-        first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
-        for s in range(subsets):
-            used = _entries(codes_SG[s], entries)
-            _rest(tables, slab, size, depth, entries, used, total)
+        first, depth, table = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
+        step = np.uint64(depth * LANES)
+        for from_s in range(0, subsets, CHANGED):
+            to_s = min(subsets, from_s + CHANGED)
+            for s in range(from_s, to_s):
+                used[s - from_s] = _entries(codes_SG[s], entries)
+                _sums(tables, table, depth, entries, used[s - from_s], sums, np.uint64(s - from_s) * step)
             for g in range(groups):
-                code = np.int64(codes_SG[s, g])
-                now = slab + np.uint64((g * CODES + code) * LANES)
-                for q in range(depth):
-                    lanes = np.uint64(q * LANES)
-                    store(rest, lanes, subtract(load(total, lanes), load(tables, now + np.uint64(q) * size)))
-                for m in range(g * BITS, min(members, (g + 1) * BITS)):
-                    changed = code ^ (1 << (m - g * BITS))
-                    margins = _least_with(tables, slab + np.uint64((g * CODES + changed) * LANES), size, depth, rest)
-                    limit = np.int16((used - (code != 0) + (changed != 0)) // 2)
-                    right = above(margins, limit)
-                    correct_SM[s, m] += right
-                    if above(margins, np.int16(-limit - 1)) > right:
-                        number = _chosen(masks_SM[s], g, changed, chosen)
-                        correct_SM[s, m] += _decided(
-                            margins, limit, first, chosen[:number], ones, kept, right_IM, rival_RM, below_R, first_I
-                        )
+                for s in range(from_s, to_s):
+                    code, mine = np.int64(codes_SG[s, g]), np.uint64(s - from_s) * step
+                    now = table + np.uint64(g * CODES + code) * step
+                    for q in range(depth):
+                        lanes = np.uint64(q * LANES)
+                        store(rest, lanes, subtract(load(sums, mine + lanes), load(tables, now + lanes)))
+                    for m in range(g * BITS, min(members, (g + 1) * BITS)):
+                        changed = code ^ (1 << (m - g * BITS))
+                        margins = _least_with(tables, table + np.uint64(g * CODES + changed) * step, depth, rest)
+                        limit = np.int16((used[s - from_s] - (code != 0) + (changed != 0)) // 2)
+                        right = above(margins, limit)
+                        correct_SM[s, m] += right
+                        if above(margins, np.int16(-limit - 1)) > right:
+                            number = _chosen(masks_SM[s], g, changed, chosen)
+                            correct_SM[s, m] += _decided(
+                                margins, limit, first, chosen, 0, number, ones, words, probs, place_I, below_R, first_I
+                            )
 
 
 @compiled
-def count_choices(codes_SG, masks_SM, tables, blocks, start, stop, right_IM, rival_RM, below_R, first_I, correct_SC):  # type: ignore[no-untyped-def]
+def count_choices(codes_SG, masks_SM, tables, blocks, start, stop, probs, place_I, below_R, first_I, correct_SC):  # type: ignore[no-untyped-def]
     """As `count_right`, for every subset with every choice of the members of the first group: `correct_SC`."""
     subsets, groups = codes_SG.shape
     size = np.uint64(groups * CODES * LANES)
     deepest = 1
     for b in range(start, stop):
         deepest = max(deepest, blocks[b, 1])
-    entries, kept, rest = np.zeros(groups + 1, dtype=np.uint32), _scratch(LANES), _scratch(deepest * LANES)
-    ones, chosen = np.ones(masks_SM.shape[1]), np.empty(masks_SM.shape[1], dtype=np.int64)
+    entries, words = np.zeros(groups + 1, dtype=np.uint32), np.empty(WORDS, dtype=np.uint64)
+    rest, ones = _scratch(deepest * LANES), np.ones(masks_SM.shape[1])
+    chosen = np.empty(masks_SM.shape[1], dtype=np.int64)
     for b in range(start, stop):
-        first, depth, slab = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
+        first, depth, table = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
         for s in range(subsets):
             used = _entries(codes_SG[s], entries)
-            _rest(tables, slab, size, depth, entries, used, rest)
+            _sums(tables, table, depth, entries, used, rest, np.uint64(0))
             for code in range(CODES):
-                margins = _least_with(tables, slab + np.uint64(code * LANES), size, depth, rest)
+                margins = _least_with(tables, table + np.uint64(code * depth * LANES), depth, rest)
                 limit = np.int16((used + (code != 0)) // 2)
                 right = above(margins, limit)
                 correct_SC[s, code] += right
                 if above(margins, np.int16(-limit - 1)) > right:
                     number = _chosen(masks_SM[s], 0, code, chosen)
                     correct_SC[s, code] += _decided(
-                        margins, limit, first, chosen[:number], ones, kept, right_IM, rival_RM, below_R, first_I
+                        margins, limit, first, chosen, 0, number, ones, words, probs, place_I, below_R, first_I
                     )

@@ -12,6 +12,7 @@ of this file: change the file of that function too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 from llvmlite import ir
@@ -19,7 +20,8 @@ from numba import types
 from numba.extending import intrinsic, models, register_model
 
 LANES = 128
-_WORD = 64  # lanes whose comparison is counted in one word
+_WORD = 64  # lanes whose comparison is one word
+WORDS = LANES // _WORD
 
 _INT16, _INT32 = ir.IntType(16), ir.IntType(32)
 _VECTOR = ir.VectorType(_INT16, LANES)
@@ -109,15 +111,46 @@ def above(typing, lanes, limit):
     """The number of lanes that are greater than the int16 `limit`."""
 
     def code(context, builder, signature, arguments):
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        first = builder.insert_element(undefined, arguments[1], ir.Constant(_INT32, 0))
-        everywhere = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
-        greater = builder.icmp_signed(">", arguments[0], builder.shuffle_vector(first, undefined, everywhere))
-        total = ir.Constant(ir.IntType(64), 0)
-        for start in range(0, LANES, _WORD):
-            part = ir.Constant(ir.VectorType(_INT32, _WORD), list(range(start, start + _WORD)))
-            bits = builder.bitcast(builder.shuffle_vector(greater, greater, part), ir.IntType(_WORD))
-            total = builder.add(total, builder.ctpop(bits))
-        return total
+        counts = [builder.ctpop(word) for word in _greater(builder, *arguments)]
+        return reduce(builder.add, counts)
 
     return types.int64(lanes, types.int16), code
+
+
+@_instructions
+def mark(typing, lanes, limit, words):
+    """Writes to `words`, uint64 [WORDS], the bits of the lanes that are at most `limit` and at least -`limit`."""
+
+    def code(context, builder, signature, arguments):
+        lanes, limit, words = arguments
+        data = context.make_array(signature.args[2])(context, builder, words).data
+        over = _greater(builder, lanes, limit)
+        for w, word in enumerate(_greater(builder, lanes, builder.not_(limit))):  # more than -limit - 1
+            near = builder.and_(word, builder.not_(over[w]))
+            builder.store(near, builder.gep(data, [ir.Constant(_INT32, w)]))
+        return context.get_dummy_value()
+
+    return types.void(lanes, types.int16, words), code
+
+
+@_instructions
+def lowest(typing, word):
+    """The index of the lowest bit that is set in a uint64, which is not 0."""
+
+    def code(context, builder, signature, arguments):
+        return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), code
+
+
+def _greater(builder, lanes, limit) -> list[Any]:
+    """Words with the bits of the lanes that are greater than `limit`."""
+    undefined = ir.Constant(_VECTOR, ir.Undefined)
+    first = builder.insert_element(undefined, limit, ir.Constant(_INT32, 0))
+    everywhere = ir.Constant(ir.VectorType(_INT32, LANES), [0] * LANES)
+    greater = builder.icmp_signed(">", lanes, builder.shuffle_vector(first, undefined, everywhere))
+    words = []
+    for start in range(0, LANES, _WORD):
+        part = ir.Constant(ir.VectorType(_INT32, _WORD), list(range(start, start + _WORD)))
+        words.append(builder.bitcast(builder.shuffle_vector(greater, greater, part), ir.IntType(_WORD)))
+    return words

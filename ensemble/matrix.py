@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,23 +13,21 @@ _MOST_MARGINS = 2**25  # in memory at a time
 class Margins:
     """The right class's probability minus each rival's, in float32 on `device`, by images with equally many rivals.
 
-    right_IM, rival_RM, below_R, first_I: as in `ensemble.score`, images by descending number of rivals.
+    probs: as in `ensemble.score`, flat; runs: first image, the one after the last, and rivals of each, of images with
+    equally many, one run after the other.
     """
 
-    def __init__(
-        self, right_IM: np.ndarray, rival_RM: np.ndarray, below_R: np.ndarray, first_I: np.ndarray, device: str
-    ) -> None:
+    def __init__(self, probs: np.ndarray, members: int, runs: Sequence[tuple[int, int, int]], device: str) -> None:
         self.device = torch.device(device)
-        self.members = right_IM.shape[1]
-        self.most = max(1.0, float(right_IM.max(initial=0)), float(rival_RM.max(initial=0)))
+        self.members = members
+        self.most = max(1.0, float(probs.max(initial=0)))
         self.runs: list[tuple[int, int, torch.Tensor]] = []  # first image, rivals of each, margins [images * rivals, M]
-        depth_I = np.diff(first_I)
-        edges = [0, *(np.flatnonzero(np.diff(depth_I)) + 1).tolist(), len(depth_I)]
-        for start, stop in pairwise(edges):
-            if start == stop:
-                continue
-            depth = int(depth_I[start])
-            margins = np.repeat(right_IM[start:stop], depth, axis=0) - rival_RM[first_I[start] : first_I[stop]]
+        at = 0
+        for start, stop, depth in runs:
+            size = (stop - start) * members * (1 + depth)
+            both = probs[at : at + size].reshape(stop - start, members, 1 + depth)
+            at += size
+            margins = (both[:, :, :1] - both[:, :, 1:]).transpose(0, 2, 1).reshape(-1, members)
             self.runs.append((start, depth, torch.from_numpy(margins.astype(np.float32)).to(self.device)))
 
     def count(self, weights_SM: np.ndarray) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:

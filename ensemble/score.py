@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
+from itertools import pairwise
 from typing import Any, Protocol
 
 import numpy as np
@@ -86,7 +86,7 @@ class SubsetScorer:
         rows = _Rows(classes, probs, self.labels_N, self.threads)
         self.always_N, self.image_I = rows.always_N, rows.image_I
         self.always = int(self.always_N.sum())
-        self.right_IM, self.rival_RM = rows.right_IM, rows.rival_RM
+        self.probs, self.place_I = rows.probs, rows.place_I
         self.below_R, self.first_I = rows.below_R, rows.first_I
         self.blocks = _blocks(np.diff(self.first_I))
         self.tables: np.ndarray | None = None
@@ -99,7 +99,7 @@ class SubsetScorer:
     @property
     def exact(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The arrays that decide a pair of image and subset in float64."""
-        return self.right_IM, self.rival_RM, self.below_R, self.first_I
+        return self.probs, self.place_I, self.below_R, self.first_I
 
     def accuracy(self, masks: np.ndarray) -> np.ndarray:
         """The fraction of images that each subset classifies correctly: float64 [S]. masks: bool [S, M]."""
@@ -145,7 +145,7 @@ class SubsetScorer:
         from ensemble.matrix import Margins
 
         if not hasattr(self, "_margins"):
-            self._margins = Margins(*self.exact, device=self.device)
+            self._margins = Margins(self.probs, self.members, _runs(self.first_I), device=self.device)
         correct_S, (images, subsets) = self._margins.count(weights_SM)
         kernels.count_decided(images, subsets, weights_SM, *self.exact, correct_S)
         return np.where((weights_SM == 0).all(axis=1), self.empty_correct, correct_S + self.always)
@@ -169,12 +169,12 @@ class SubsetScorer:
     ) -> np.ndarray:
         """The kernel's counts over all blocks; each thread has its own, and integer sums do not depend on the order."""
         if self.tables is None:
-            self.tables = _tables(self.right_IM, self.rival_RM, self.first_I, self.blocks, self.threads)
-        codes_SG, tables_flat = _codes(masks_SM), self.tables.reshape(-1)
+            self.tables = _tables(self.probs, self.place_I, self.first_I, self.blocks, self.members, self.threads)
+        codes_SG, tables = _codes(masks_SM), self.tables
 
         def part(start: int, stop: int) -> np.ndarray:
             correct = np.zeros(shape, dtype=np.int64)
-            kernel(codes_SG, masks_SM, tables_flat, self.blocks, start, stop, *self.exact, correct)
+            kernel(codes_SG, masks_SM, tables, self.blocks, start, stop, *self.exact, correct)
             return correct
 
         counts = _in_threads(part, len(self.blocks), self.threads, self.blocks[:, 1])
@@ -184,9 +184,9 @@ class SubsetScorer:
 class _Rows:
     """Images that depend on the subset, by descending number of rivals, with the probabilities that decide them.
 
-    right_IM: of the right class; rival_RM: of rivals, image i has the rows first_I[i] to first_I[i + 1];
-    below_R: whether a rival wins ties; image_I: the index of each image; always_N: images that every subset classifies
-    correctly.
+    probs: flat; image i has from place_I[i], member after member, the probabilities of its right class and of its rivals.
+    first_I: the rivals of image i are first_I[i] to first_I[i + 1]; below_R: whether a rival wins ties; image_I: the index
+    of each image; always_N: images that every subset classifies correctly.
     """
 
     def __init__(self, classes: np.ndarray, probs: np.ndarray, labels_N: np.ndarray, threads: int) -> None:
@@ -224,7 +224,14 @@ class _Rows:
         first_I = np.append(0, np.cumsum(count_I))
         self.first_I = np.append(0, np.cumsum(count_I[order]))
         rows = np.repeat(first_I[order] - self.first_I[:-1], count_I[order]) + np.arange(self.first_I[-1])
-        self.right_IM, self.rival_RM, self.below_R = right_IM[order], rival_RM[rows], below_R[rows]
+        self.below_R = below_R[rows]
+        self.place_I = (self.first_I[:-1] + np.arange(len(order))) * members
+        packed = [np.empty(0, dtype=probs.dtype)]
+        for start, stop, depth in _runs(self.first_I):
+            rival = rival_RM[rows[self.first_I[start] : self.first_I[stop]]].reshape(stop - start, depth, members)
+            both = np.concatenate([right_IM[order[start:stop], None], rival], axis=1)
+            packed.append(both.transpose(0, 2, 1).ravel())
+        self.probs = np.concatenate(packed)
 
 
 def _small_names(classes: np.ndarray, labels_N: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
@@ -240,21 +247,29 @@ def _by_image(array_MNK: np.ndarray, here: slice) -> np.ndarray:
     return np.ascontiguousarray(array_MNK[:, here].transpose(1, 0, 2))
 
 
+def _runs(first_I: np.ndarray) -> list[tuple[int, int, int]]:
+    """First image, the one after the last, and rivals of each, of the images with equally many rivals."""
+    depth_I = np.diff(first_I)
+    edges = [0, *(np.flatnonzero(np.diff(depth_I)) + 1).tolist(), len(depth_I)]
+    return [(start, stop, int(depth_I[start])) for start, stop in pairwise(edges) if start < stop]
+
+
 def _blocks(count_I: np.ndarray) -> np.ndarray:
-    """Sequences of images that are scored together: first image, rivals of each, first slab in the tables."""
+    """Sequences of images that are scored together: first image, rivals of each, rivals of those before."""
     first_B = np.arange(0, len(count_I), LANES)
     depth_B = count_I[first_B]
     return np.stack([first_B, depth_B, np.cumsum(depth_B) - depth_B], axis=1).astype(np.int64)
 
 
-def _tables(right_IM: np.ndarray, rival_RM: np.ndarray, first_I: np.ndarray, blocks: np.ndarray, threads: int) -> np.ndarray:
-    entries = -(-right_IM.shape[1] // kernels.BITS) * kernels.CODES
-    shape = (int(blocks[:, 1].sum()), entries, LANES)
-    room = np.zeros(prod(shape) + 32, dtype=np.int16)
+def _tables(
+    probs: np.ndarray, place_I: np.ndarray, first_I: np.ndarray, blocks: np.ndarray, members: int, threads: int
+) -> np.ndarray:
+    size = int(blocks[:, 1].sum()) * -(-members // kernels.BITS) * kernels.CODES * LANES
+    room = np.zeros(size + 32, dtype=np.int16)
     skip = -room.ctypes.data % 64 // room.itemsize  # so that no vector of lanes crosses a line of the cache
-    tables = room[skip : skip + prod(shape)].reshape(shape)
+    tables = room[skip : skip + size]
     _in_threads(
-        lambda start, stop: kernels.fill_tables(right_IM, rival_RM, first_I, blocks, start, stop, tables),
+        lambda start, stop: kernels.fill_tables(probs, place_I, first_I, members, blocks, start, stop, tables),
         len(blocks),
         threads,
     )
