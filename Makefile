@@ -99,6 +99,8 @@ STORE ?= runs/chaos
 bench-chaos: setup services
 	$(BIN)/python -m bench.chaos --store $(STORE)
 
-# Exact ensemble scores and their selection against the published ones; about half an hour.
+# Exact ensemble scores and their selection against the published ones, and other libraries' selections on the same tables (of
+# those that are installed; RUN/predictions of a run in its place: --predictions); about half an hour.
 bench-ensemble: setup
-	$(BIN)/python -m bench.ensemble
+	$(BIN)/python -m bench.ensemble --seeds 1 2 3
+	$(BIN)/python -m bench.selections

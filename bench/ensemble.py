@@ -1,11 +1,11 @@
 """Exact scores of ensembles and their selection, on a generated table like a published front.
 
-    make bench-ensemble          or: python -m bench.ensemble [--quick]
+    make bench-ensemble          or: python -m bench.ensemble [--quick] [--seeds 1 2 3] [--only scores proof]
 
 Compares, in one process, with the dense product of the published code (one subset after another, 1,000 classes),
 with blocked float32 matrix products over the same compact rows, and with the published selection, which is pymoo's
-NSGA-II, SMS-EMOA and SPEA2 with its operators and 200,000 evaluations. Takes about half an hour on two cores, most of it
-in pymoo.
+NSGA-II, SMS-EMOA and SPEA2 with its operators and 200,000 evaluations; a seed is of the table and of pymoo. Takes about
+half an hour on two cores, most of it in pymoo. `bench.selections` compares with the selections of other libraries.
 """
 
 from __future__ import annotations
@@ -14,35 +14,48 @@ import argparse
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from bench.tables import realistic
+from ensemble.evolve import Budget
 from ensemble.rule import RULES
 from ensemble.score import SubsetScorer
-from ensemble.select import select
+from ensemble.select import ALGORITHMS, select
+from ensemble.subsets import NO_LIMITS, Search
 from ensemble.table import Table
 from search.front import hypervolume
 
 WORST = 0.35  # error of the reference point of hypervolumes
+COSTS = tuple(name for name, rule in RULES.items() if not rule.needs_pieces)
 
 
-def main() -> None:
+PARTS = ("scores", "dense", "proof", "selections")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Runs every comparison and prints its tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a tenth of the images and of the published evaluations")
-    arguments = parser.parse_args()
-    images, evaluations = (5_000, 20_000) if arguments.quick else (50_000, 200_000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="of the tables and searches of `selections`")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    options = parser.parse_args(arguments)
+    images, evaluations = (5_000, 20_000) if options.quick else (50_000, 200_000)
     warm = scorer_of(realistic(images=50))  # compiles, or loads the cache
     warm.correct(np.eye(100, dtype=bool))
     warm.correct_changed(np.eye(100, dtype=bool))
-    table = realistic(images=images)
-    scorer = scores(table)
-    against_dense(realistic(images=min(8_000, images)))
-    proven()
-    selections(scorer, table.cost_M, evaluations)
+    warm.correct_choices(np.zeros((1, 100), dtype=bool))
+    if "scores" in options.only:
+        scores(realistic(images=images))
+    if "dense" in options.only:
+        against_dense(realistic(images=min(8_000, images)))
+    if "proof" in options.only:
+        found_and_proven()
+        proof(16 if options.quick else 24, images)
+    if "selections" in options.only:
+        selections(images, evaluations, options.seeds)
 
 
 def scorer_of(table: Table) -> SubsetScorer:
@@ -61,8 +74,8 @@ def rate(work: Callable[[], Any], items: int, rounds: int = 5) -> tuple[float, f
     return statistics.median(clock), statistics.median(cpu)
 
 
-def scores(table: Table) -> SubsetScorer:
-    """Prints the number of subsets scored a second; returns the scorer."""
+def scores(table: Table) -> None:
+    """Prints the number of subsets scored a second, with one thread and with one for each core."""
     rng = np.random.default_rng(1)
     started = time.perf_counter()
     scorer = scorer_of(table)
@@ -70,24 +83,20 @@ def scores(table: Table) -> SubsetScorer:
     seconds = time.perf_counter() - started
     print(f"{scorer.members} members x {scorer.images} images, top-{table.classes_MNK.shape[2]}; built in {seconds:.2f} s; "
           f"{len(scorer.image_I)} images depend on the subset, {len(scorer.below_R)} margins", flush=True)  # fmt: skip
-    print(
-        "| members of a subset | subsets/s | a CPU second | one-member changes/s | a CPU second | matrix products/s |\n"
-        + "|---" * 6
-        + "|"
-    )
+    columns = ["members of a subset", "threads", "subsets/s", "a CPU second", "one-member changes/s", "a CPU second"]
+    print(f"| {' | '.join([*columns, 'matrix products/s'])} |\n{'|---' * 7}|")
+    cores = scorer.threads
     for share in (0.03, 0.1, 0.5):
         masks = rng.random((8192, scorer.members)) < share
-        ours, ours_cpu = rate(lambda masks=masks: scorer.correct(masks), len(masks))  # type: ignore[misc]
-        changes, changes_cpu = rate(lambda masks=masks: scorer.correct_changed(masks[:256]), 256 * scorer.members)  # type: ignore[misc]
         matrix, _ = rate(lambda masks=masks: scorer.correct_weighted(masks[:1024]), 1024, rounds=1)  # type: ignore[misc]
         assert scorer.correct(masks[:1024]).tolist() == scorer.correct_weighted(masks[:1024]).tolist()
-        cells = [
-            f"about {share * scorer.members:.0f}",
-            *(f"{x:,.0f}" for x in (ours, ours_cpu, changes, changes_cpu, matrix)),
-        ]
-        print(f"| {' | '.join(cells)} |", flush=True)
+        for scorer.threads in sorted({1, cores}):
+            ours, ours_cpu = rate(lambda masks=masks: scorer.correct(masks), len(masks))  # type: ignore[misc]
+            changes, changes_cpu = rate(lambda masks=masks: scorer.correct_changed(masks[:256]), 256 * scorer.members)  # type: ignore[misc]
+            cells = [f"about {share * scorer.members:.0f}", str(scorer.threads)]
+            cells += [f"{x:,.0f}" for x in (ours, ours_cpu, changes, changes_cpu, matrix)]
+            print(f"| {' | '.join(cells)} |", flush=True)
     print(f"peak memory so far: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB", flush=True)
-    return scorer
 
 
 def against_dense(table: Table, classes: int = 1000) -> None:
@@ -111,40 +120,100 @@ def against_dense(table: Table, classes: int = 1000) -> None:
           f"counts differ by {off} at most (the dense one sums in float32)", flush=True)  # fmt: skip
 
 
-def proven() -> None:
+def found_and_proven() -> None:
     """Prints whether the default finds the best subset of 18 members at every cost."""
     table = realistic(members=18, images=2_000)
     scorer = scorer_of(table)
-    for rule in RULES:
+    for rule in COSTS:
         best, found = (select(scorer, table.cost_M, rule, algorithm) for algorithm in ("exhaustive", "default"))
         pairs = [(c.cost, c.correct) for c in best] == [(c.cost, c.correct) for c in found]
         print(f"18 members, cost = {rule}: front of all 262,143 subsets {'found' if pairs else 'NOT found'}", flush=True)
 
 
-def selections(scorer: SubsetScorer, cost_M: np.ndarray, evaluations: int) -> None:
-    """Prints hypervolume and seconds of our default, greedy, and the published algorithms."""
-    print("| cost | algorithm | hypervolume | best top-1 | subsets | seconds |\n" + "|---" * 6 + "|")
-    for rule in RULES:
-        reference = np.array([RULES[rule].costs(np.ones((1, len(cost_M)), dtype=bool), cost_M)[0], WORST]) * 1.001
-        for algorithm in ("default", "greedy"):
-            scored = [0]
-            started = time.perf_counter()
-            found = select(scorer, cost_M, rule, algorithm, progress=lambda n, scored=scored: scored.__setitem__(0, n))  # type: ignore[misc]
-            points = np.array([(c.cost, 1 - c.correct / scorer.images) for c in found])
-            line(rule, algorithm, points, reference, scored[0], time.perf_counter() - started)
-        for name in ("NSGA2", "SMSEMOA", "SPEA2"):
-            started = time.perf_counter()
-            points = published_search(name, scorer, cost_M, rule, evaluations)
-            line(rule, name, points, reference, evaluations, time.perf_counter() - started)
+def proof(members: int, images: int) -> None:
+    """Prints the seconds in which the front of all subsets is proven."""
+    table = realistic(members=members, images=images)
+    scorer = scorer_of(table)
+    for rule in COSTS:
+        started, used = time.perf_counter(), time.process_time()
+        front = select(scorer, table.cost_M, rule, "exhaustive")
+        clock, cpu = time.perf_counter() - started, time.process_time() - used
+        print(f"{members} members x {images} images, cost = {rule}: all {2**members - 1:,} subsets scored in {clock:.1f} s, "
+              f"{cpu:.1f} CPU s with {scorer.threads} threads; {len(front)} are on the front", flush=True)  # fmt: skip
 
 
-def line(rule: str, name: str, points: np.ndarray, reference: np.ndarray, scored: int, seconds: float) -> None:
-    """Prints a row of the selections: points are (cost, error), the hypervolume is a share of the reference box."""
-    area = hypervolume(points, reference) / reference.prod()
-    print(f"| {rule} | {name} | {area:.6f} | {1 - points[:, 1].min():.4f} | {scored:,} | {seconds:.1f} |", flush=True)
+def selections(images: int, evaluations: int, seeds: Sequence[int]) -> None:
+    """Prints hypervolume and seconds of our default, greedy, and the published algorithms.
+
+    And when the default, stopped there, has a greater hypervolume than the best of the three published ones in the end.
+    """
+    print("| seed | cost | algorithm | hypervolume | best top-1 | subsets | seconds | CPU s |\n" + "|---" * 8 + "|")
+    for seed in seeds:
+        table = realistic(images=images, seed=seed)
+        scorer, cost_M = scorer_of(table), table.cost_M
+        scorer.correct_changed(np.eye(scorer.members, dtype=bool)[:1])  # prepares the sums
+        for rule in COSTS:
+            highest = RULES[rule].costs(np.ones((1, len(cost_M)), dtype=bool), cost_M)[0]
+            reference = np.array([highest, WORST]) * 1.001
+            traced = []
+            for algorithm in ("default", "greedy"):
+                trace = Trace(scorer, cost_M, rule, reference)
+                trace.run(algorithm)
+                traced.append(trace)
+                line(seed, rule, algorithm, *trace.rows[-1], trace.best)
+            best = 0.0
+            for name in ("NSGA2", "SMSEMOA", "SPEA2"):
+                started, used = time.perf_counter(), time.process_time()
+                points = published_search(name, scorer, cost_M, rule, evaluations, seed)
+                seconds, cpu = time.perf_counter() - started, time.process_time() - used
+                area = hypervolume(points, reference) / reference.prod()
+                best = max(best, area)
+                line(seed, rule, name, evaluations, seconds, cpu, area, 1 - points[:, 1].min())
+            after = next((row for row in traced[0].rows if row[3] > best), None)
+            ahead = f"after {after[0]:,} subsets, {after[1]:.2f} s, {after[2]:.2f} CPU s" if after else "never"
+            print(f"seed {seed}, cost = {rule}: default is ahead of all three {ahead}", flush=True)
 
 
-def published_search(name: str, scorer: SubsetScorer, cost_M: np.ndarray, rule: str, evaluations: int) -> np.ndarray:
+class Trace:
+    """A selection's subsets, seconds, CPU seconds and hypervolume after every call of the scorer; tracing takes no time."""
+
+    def __init__(self, scorer: SubsetScorer, cost_M: np.ndarray, rule: str, reference: np.ndarray) -> None:
+        self.search = Search(scorer, cost_M, RULES[rule], self.seen, NO_LIMITS)
+        self.reference = reference
+        self.rows: list[tuple[int, float, float, float]] = []
+        self.clock = self.cpu = 0.0
+
+    def run(self, algorithm: str) -> None:
+        """Runs one of our algorithms."""
+        self.clock, self.cpu = time.perf_counter(), time.process_time()
+        ALGORITHMS[algorithm](self.search, Budget())
+        self.seen(self.search.scored)
+
+    def seen(self, scored: int) -> None:
+        """Keeps a row; `scored` subsets are scored by now."""
+        clock, cpu = time.perf_counter(), time.process_time()
+        self.rows.append((scored, clock - self.clock, cpu - self.cpu, self.area()))
+        self.clock, self.cpu = self.clock + time.perf_counter() - clock, self.cpu + time.process_time() - cpu
+
+    def area(self) -> float:
+        """The hypervolume of the front, a share of the reference box."""
+        errors = [(c.cost, 1 - c.correct / self.search.scorer.images) for c in self.search.front]
+        return float(hypervolume(np.array(errors), self.reference) / self.reference.prod()) if errors else 0.0
+
+    @property
+    def best(self) -> float:
+        """The highest top-1 of the front."""
+        return self.search.front[-1].correct / self.search.scorer.images
+
+
+def line(seed: int, rule: str, name: str, scored: int, seconds: float, cpu: float, area: float, best: float) -> None:
+    """Prints a row of the selections; the hypervolume is a share of the reference box."""
+    print(f"| {seed} | {rule} | {name} | {area:.6f} | {best:.4f} | {scored:,} | {seconds:.1f} | {cpu:.1f} |", flush=True)
+
+
+def published_search(
+    name: str, scorer: SubsetScorer, cost_M: np.ndarray, rule: str, evaluations: int, seed: int
+) -> np.ndarray:
     """(cost, error) of the last population of a published algorithm.
 
     100 masks, all ones at first; uniform crossover, 1 % of the bits sampled again.
@@ -174,7 +243,7 @@ def published_search(name: str, scorer: SubsetScorer, cost_M: np.ndarray, rule: 
         crossover=UniformCrossover(prob=1.0),
         mutation=BitflipMutation(prob=1.0, prob_var=0.005),  # a bit that is sampled again once in 100 changes once in 200
     )
-    done = minimize(Masks(), algorithm, ("n_eval", evaluations), seed=1)
+    done = minimize(Masks(), algorithm, ("n_eval", evaluations), seed=seed)
     return np.atleast_2d(done.F)
 
 
