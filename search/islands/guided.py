@@ -1,25 +1,33 @@
 """Search guided by a predictor: fits it to the observations, searches the predictions, measures the best, and repeats.
 
 The method is that of LINAS (DyNAS-T, arXiv:2205.10358), with these differences: genes without effect are no features; exact
-costs are computed, not learned; a Gaussian process gives the uncertainty; and a batch is selected for the
-hypervolume that it adds together, from archs that are not measured yet, instead of taken from an inner population.
+costs are computed, not learned; a Gaussian process gives the uncertainty; and a batch is selected for the hypervolume that
+it is expected to add together, from archs that are not measured yet, instead of taken from an inner population.
+
+Shape letters in this file: B archs, G genes, M objectives, N measured archs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import numpy as np
 
 from ofa.genes import Genes
 from ofa.space import Space
+from search import predicted
+from search.errors import InfeasibleError
 from search.islands.breeder import Individual, Packed, elites, within
-from search.islands.proposal import bred, pick_by_hypervolume, propose
-from search.objective import Objective
-from search.predict.columns import optimistic_columns
+from search.islands.expected import pick_by_expectation
+from search.islands.proposal import bred
+from search.objective import Objective, violations
+from search.predict.posterior import Posterior, posteriors
 
+ENUMERATED = 16_000  # combinations of choices of a space whose archs are all predicted
 INNER = 8000  # archs that the predicted search evaluates for a batch
-CANDIDATES = 300  # members of its front, from which a batch is selected
+MEMBERS = 300  # members of its front
 OPTIMISM = 1.0  # posterior standard deviations by which an unmeasured arch may be better than predicted
 
 
@@ -70,10 +78,44 @@ class Guided:
     def _picked(self, count: int, rng: np.random.Generator, taken: set[Packed]) -> list[Packed]:
         genes_NG = self.genes.unpack_all(list(self.known))
         values_NM = np.array(list(self.known.values()))
-        return propose(
-            self.space, self.objectives, values_NM, taken, count,
-            columns=optimistic_columns(self.space, self.objectives, genes_NG, values_NM, OPTIMISM),
-            pick=pick_by_hypervolume,
-            pending_BG=self.genes.unpack_all([p for p in self.pending if p not in self.known]),
-            evaluations=INNER, members=CANDIDATES, rng=rng,
-        )  # fmt: skip
+        beliefs = posteriors(self.space, self.objectives, genes_NG, values_NM)
+        pool_BG = self._pool(beliefs, rng)
+        packed = self.genes.pack_all(pool_BG)
+        new = [i for i, p in enumerate(packed) if p not in taken]
+        pending_BG = self.genes.unpack_all([p for p in self.pending if p not in self.known])
+        inside_N = violations(self.objectives, values_NM) <= 0
+        values_NM = values_NM[inside_N] if inside_N.any() else values_NM
+        picked = pick_by_expectation(self.objectives, beliefs, pool_BG[new], pending_BG, values_NM, count)
+        return [packed[new[i]] for i in picked]
+
+    def _pool(self, beliefs: Sequence[Posterior], rng: np.random.Generator) -> np.ndarray:
+        """The genes of archs to choose from: of a small space all, else those that a search of optimistic values evaluates.
+
+        None of them is beyond the bounds of the objectives by its optimistic values.
+        """
+
+        def optimistic(genes_BG: np.ndarray) -> np.ndarray:
+            values_MB = []
+            for belief in beliefs:
+                mean_B, spread_B = belief.moments(genes_BG)
+                values_MB.append(belief.value(mean_B + OPTIMISM * belief.better() * spread_B))
+            return np.stack(values_MB, axis=1)
+
+        sizes = self.genes.sizes_G.tolist()
+        if math.prod(sizes) <= ENUMERATED:
+            every_BG = np.stack(np.unravel_index(np.arange(math.prod(sizes)), sizes), axis=1)
+            pool_BG = np.unique(self.genes.canonical(every_BG), axis=0)
+            if all(objective.bound is None for objective in self.objectives):
+                return pool_BG
+            return np.asarray(pool_BG[violations(self.objectives, optimistic(pool_BG)) <= 0])
+        parts: list[np.ndarray] = []
+
+        def evaluate(genes_BG: np.ndarray) -> np.ndarray:
+            values_BM = optimistic(genes_BG)
+            parts.append(genes_BG[violations(self.objectives, values_BM) <= 0].astype(np.int64))
+            return values_BM
+
+        seed = int(rng.integers(2**31))
+        with suppress(InfeasibleError):  # all are beyond the bounds: the pool is empty
+            predicted.search(self.space, self.objectives, evaluate, evaluations=INNER, members=MEMBERS, seed=seed)
+        return np.unique(np.concatenate(parts), axis=0)

@@ -1,6 +1,6 @@
 """Batches of archs to measure next: the predictions are searched, and a part of the front that they have is picked.
 
-Shape letters in this file: B archs, G genes, M objectives, N measured archs, P candidates and pending archs.
+Shape letters in this file: B archs, G genes, M objectives, N measured archs, P candidates.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ def propose(
     *,
     columns: Sequence[Column],
     pick: Pick,
-    pending_BG: np.ndarray | None = None,
     evaluations: int,
     members: int,
     rng: np.random.Generator,
@@ -42,9 +41,8 @@ def propose(
     """At most `count` new archs, which `pick` selects from the non-dominated predictions.
 
     values_NM: the unscaled values of the measured archs. taken: all archs that must not be proposed, measured or pending.
-    columns: the prediction of each objective, in the order of `objectives`. pending_BG: the genes of archs that will be
-    measured anyway; they count as if they had their predicted values. evaluations: number of archs that the search of the
-    predictions evaluates. members: the most candidates that `pick` gets.
+    columns: the prediction of each objective, in the order of `objectives`. evaluations: number of archs that the search of
+    the predictions evaluates. members: the most candidates that `pick` gets.
     Fewer than `count` are proposed where the predictions have fewer new candidates or `pick` leaves some out; `bred` makes
     more.
     """
@@ -61,8 +59,6 @@ def propose(
     genes = Genes(space)
     packed = genes.pack_all(genes.encode(found.archs))
     new = [i for i, p in enumerate(packed) if p not in taken]
-    if pending_BG is not None and len(pending_BG):
-        values_NM = np.concatenate([values_NM, evaluate(pending_BG)])
     inside_N = violations(objectives, values_NM) <= 0
     values_NM = values_NM[inside_N] if inside_N.any() else values_NM
     return [packed[new[i]] for i in pick(objectives, found.values[new], values_NM, count)]

@@ -6,7 +6,7 @@ Features and targets are standardised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any, Self
@@ -17,6 +17,7 @@ from ofa.npz import NpzError, floats
 
 Arrays = Mapping[str, np.ndarray]
 
+WIDTHS = (0.03, 0.1, 0.3)  # of a Gaussian process's kernel
 _ROWS_AT_ONCE = 2048  # rows predicted at once, so that the kernel matrix stays in the cache
 _TUNED_ON = 400  # most rows for the choice of a Gaussian process's three settings
 
@@ -212,8 +213,15 @@ class GaussianProcess(Radial):
     Source: Rasmussen and Williams, Gaussian Processes for Machine Learning, ISBN 026218253X, algorithm 2.1.
     """
 
-    def __init__(self, x_NF: np.ndarray, y_N: np.ndarray, settings: tuple[float, float, float] | None = None) -> None:
-        self.settings = settings or _least_error(x_NF, y_N)
+    def __init__(
+        self,
+        x_NF: np.ndarray,
+        y_N: np.ndarray,
+        settings: tuple[float, float, float] | None = None,
+        widths: Sequence[float] = WIDTHS,
+    ) -> None:
+        """settings: width, trend and noise, where they are known. widths: those to choose from."""
+        self.settings = settings or _least_error(x_NF, y_N, widths)
         width, trend, noise = self.settings
         self.trend = trend
         covariance_NN = _covariance(x_NF, x_NF, width, trend) + noise * np.eye(len(y_N))
@@ -238,10 +246,45 @@ class GaussianProcess(Radial):
         out = [np.zeros(0)]
         for start in range(0, len(x_BF), _ROWS_AT_ONCE):
             x = x_BF[start : start + _ROWS_AT_ONCE]
-            prior_B = 2 + self.trend * (x**2).mean(axis=1)
-            known_BN = _covariance(x, self.points_NF, self.settings[0], self.trend) @ self.inverse_NN.T
-            out.append(np.sqrt(np.maximum(prior_B - (known_BN**2).sum(axis=1), 0) * self.scale))
+            out.append(np.sqrt(self.variance(x, self.explained(x))))
         return np.concatenate(out)
+
+    def variance(self, x_BF: np.ndarray, explained_BN: np.ndarray) -> np.ndarray:
+        """The posterior variance [B] of rows, of which `explained` is known already."""
+        prior_B = 2 + self.trend * (x_BF**2).mean(axis=1)
+        return np.asarray(np.maximum(prior_B - (explained_BN**2).sum(axis=1), 0) * self.scale)
+
+    def joint(self, x_BF: np.ndarray) -> Joint:
+        """The posterior joint distribution of rows."""
+        return Joint(self, x_BF)
+
+    def explained(self, x_BF: np.ndarray) -> np.ndarray:
+        """Rows [B, N] whose products are the part of the prior covariance that the training rows explain."""
+        return _covariance(x_BF, self.points_NF, self.settings[0], self.trend) @ self.inverse_NN.T
+
+
+class Joint:
+    """The joint distribution of the values of some rows, which may be changed as if some of them were observed.
+
+    mean_B: the means. variance_B: the variances, without the noise of single observations.
+    """
+
+    def __init__(self, process: GaussianProcess, x_BF: np.ndarray) -> None:
+        self.process, self.x_BF = process, x_BF
+        self.mean_B, self._known_BN = process.predict(x_BF), process.explained(x_BF)
+        self.variance_B = process.variance(x_BF, self._known_BN)
+        self._observed: list[tuple[np.ndarray, float]] = []
+
+    def observe(self, b: int) -> None:
+        """Takes the mean of one row for an observation of it: means stay, variances shrink."""
+        process = self.process
+        prior_B = _covariance(self.x_BF, self.x_BF[b : b + 1], process.settings[0], process.trend)[:, 0]
+        row_B = (prior_B - self._known_BN @ self._known_BN[b]) * process.scale
+        for before_B, variance in self._observed:
+            row_B -= before_B * (before_B[b] / variance)
+        variance = max(float(row_B[b]), 0.0) + process.settings[2] * process.scale
+        self._observed.append((row_B, variance))
+        self.variance_B = np.maximum(self.variance_B - row_B**2 / variance, 0.0)
 
 
 def _covariance(x_BF: np.ndarray, z_NF: np.ndarray, width: float, trend: float) -> np.ndarray:
@@ -250,7 +293,7 @@ def _covariance(x_BF: np.ndarray, z_NF: np.ndarray, width: float, trend: float) 
     return 1 + trend / features * (x_BF @ z_NF.T) + np.exp(-width / features * squared_distances(x_BF, z_NF))
 
 
-def _least_error(x_NF: np.ndarray, y_N: np.ndarray) -> tuple[float, float, float]:
+def _least_error(x_NF: np.ndarray, y_N: np.ndarray, widths: Sequence[float]) -> tuple[float, float, float]:
     """Width, trend and noise with the least leave-one-out error (same source, sec. 5.4.2), on a subset of many rows.
 
     On DyNAS-T's measurements the marginal likelihood is the worse criterion below 250 rows, and never the better one.
@@ -259,7 +302,7 @@ def _least_error(x_NF: np.ndarray, y_N: np.ndarray) -> tuple[float, float, float
         part = np.linspace(0, len(y_N) - 1, _TUNED_ON).astype(int)
         x_NF, y_N = x_NF[part], y_N[part]
     best = (np.inf, (0.1, 1.0, 0.1))
-    for width, trend in product((0.03, 0.1, 0.3), (0.1, 1.0, 10.0)):
+    for width, trend in product(widths, (0.1, 1.0, 10.0)):
         values_N, vectors_NN = np.linalg.eigh(_covariance(x_NF, x_NF, width, trend))
         along_N, squares_NN = vectors_NN.T @ y_N, vectors_NN**2
         for noise in np.logspace(-4, 1, 16):

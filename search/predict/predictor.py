@@ -249,10 +249,10 @@ class _Rows:
 
 
 def _rows(space: Space, genes_BG: np.ndarray, truth_B: np.ndarray, target: Target) -> _Rows:
-    return _standardised(_FEATURES[target](Genes(space), genes_BG), _learnable(truth_B, target), _FOLDS)
+    return _standardised(_FEATURES[target](Genes(space), genes_BG), learnable(truth_B, target), _FOLDS)
 
 
-def _learnable(truth_B: np.ndarray, target: str) -> np.ndarray:
+def learnable(truth_B: np.ndarray, target: str) -> np.ndarray:
     """What a model learns of a quantity: of top-1 the logarithm of the error, at least half an image in a thousand."""
     return np.log(np.maximum(1 - truth_B, 5e-4)) if target == "top1" else truth_B
 
@@ -298,7 +298,7 @@ class Averaged:
         self, genes: Genes, genes_BG: np.ndarray, truth_B: np.ndarray, target: str, kind: str, features: str
     ) -> None:
         self.genes, self.target, self.features = genes, target, FEATURES[features]
-        self.rows = _standardised(self.features(genes, genes_BG), _learnable(truth_B, target), _EXPERTS)
+        self.rows = _standardised(self.features(genes, genes_BG), learnable(truth_B, target), _EXPERTS)
         self.experts, _ = self.rows.experts(kind)
 
     def predict(self, genes_BG: np.ndarray) -> np.ndarray:

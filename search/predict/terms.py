@@ -32,13 +32,10 @@ class Learned:
         self.centre, self.unit = truth_N.mean(), truth_N.std() or 1.0
         self.process = GaussianProcess((x_NF - self.mean_F) / self.scale_F, (truth_N - self.centre) / self.unit)
 
-    def predict(self, genes_BG: np.ndarray, deviations: float = 0.0) -> np.ndarray:
-        """The expected quantity [B], plus the given number of posterior standard deviations."""
+    def predict(self, genes_BG: np.ndarray) -> np.ndarray:
+        """The expected quantity [B]."""
         x_BF = (self.features(self.genes, genes_BG) - self.mean_F) / self.scale_F
-        y_B = self.process.predict(x_BF)
-        if deviations:
-            y_B = y_B + deviations * self.process.spread(x_BF)
-        return np.asarray(y_B * self.unit + self.centre)
+        return np.asarray(self.process.predict(x_BF) * self.unit + self.centre)
 
 
 def predicted_problem(

@@ -49,16 +49,6 @@ def test_a_pick_gets_new_candidates_with_the_values_of_the_columns():
     assert not set(found) & set(proposed(pick=pick, taken=found))
 
 
-def test_pending_archs_count_as_if_they_had_their_predicted_values():
-    pending_BG = GENES.random(3, np.random.default_rng(5))
-
-    def pick(objectives, values_PM, there_NM, count):
-        assert np.array_equal(there_NM[20:], np.stack([top1(pending_BG), macs(pending_BG)], axis=1))
-        return [0]
-
-    assert len(proposed(pick=pick, pending_BG=pending_BG)) == 1
-
-
 def test_others_are_bred_from_the_known_ones_and_are_new():
     genes_NG = GENES.random(20, np.random.default_rng(0))
     known = [Individual(p, (t, m)) for p, t, m in zip(GENES.pack_all(genes_NG), top1(genes_NG), macs(genes_NG), strict=True)]

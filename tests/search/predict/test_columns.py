@@ -5,7 +5,7 @@ from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.costs.exact import CostTable
 from search.objective import LATENCY, MACS, TOP1
-from search.predict.columns import exact_cost, learned_columns, optimistic_columns
+from search.predict.columns import exact_cost, learned_columns
 from search.predict.models import FITS
 from search.predict.predictor import FEATURES, Averaged
 
@@ -47,16 +47,6 @@ def test_learned_columns_predict_objectives_in_their_order_and_unit(features):
     for predicted, truth in ((top1, truth_BM[:, 0]), (latency, truth_BM[:, 2])):
         assert np.corrcoef(predicted, truth)[0, 1] > 0.9
         assert abs(predicted - truth).mean() < 0.5 * truth.std()
-
-
-def test_optimism_moves_every_learned_objective_to_its_better_side():
-    genes_NG, values_NM = measured(30)
-    fresh_BG, _ = measured(20, seed=1)
-    arguments = SPACE, (TOP1, MACS, LATENCY), genes_NG, values_NM
-    expected, hoped = ([c(fresh_BG) for c in optimistic_columns(*arguments, deviations)] for deviations in (0.0, 1.0))
-    assert (hoped[0] > expected[0]).all()
-    assert np.array_equal(hoped[1], expected[1])
-    assert (hoped[2] < expected[2]).all()
 
 
 def test_a_prediction_is_the_mean_of_ten_experts_without_a_tenth_of_the_rows_each(monkeypatch):

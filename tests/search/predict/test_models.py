@@ -81,6 +81,19 @@ def test_the_gaussian_process_takes_the_settings_with_the_least_leave_one_out_er
     assert all(error(chosen) <= error(other) for other in worse)
 
 
+def test_rows_that_count_as_observed_change_a_joint_distribution_as_new_training_rows_do():
+    settings = (0.3, 1.0, 0.01)
+    process, rows = GaussianProcess(X, Y, settings), NEW[:30]
+    joint = process.joint(rows)
+    assert joint.mean_B == pytest.approx(process.predict(rows))
+    assert np.sqrt(joint.variance_B) == pytest.approx(process.spread(rows))
+    for b in (3, 17):
+        joint.observe(b)
+    more = GaussianProcess(np.concatenate([X, rows[[3, 17]]]), np.concatenate([Y, joint.mean_B[[3, 17]]]), settings)
+    assert joint.mean_B == pytest.approx(more.predict(rows))
+    assert joint.variance_B / process.scale == pytest.approx(more.spread(rows) ** 2 / more.scale, abs=1e-9)
+
+
 @pytest.mark.parametrize("kind", FITS)
 def test_arrays_are_all_of_a_model(kind):
     model = FITS[kind](X, Y)
