@@ -264,6 +264,16 @@ def _decided(margins, limit, first, chosen, begin, end, ones, words, probs, plac
 
 
 @compiled
+def _members(masks_SM, s, chosen, at):  # type: ignore[no-untyped-def]
+    """Writes the members of subset s to chosen[at:]; returns the end."""
+    for m in range(masks_SM.shape[1]):
+        if masks_SM[s, m]:
+            chosen[at] = m
+            at += 1
+    return at
+
+
+@compiled
 def _scratch(size):  # type: ignore[no-untyped-def]
     """A flat int16 array whose vectors do not cross lines of the cache."""
     room = np.empty(size + 32, dtype=np.int16)
@@ -281,18 +291,14 @@ def count_right(codes_SG, masks_SM, tables, blocks, start, stop, probs, place_I,
     members, size = masks_SM.shape[1], np.uint64(groups * CODES * LANES)
     together = max(1, CACHED // (groups * CODES * LANES))
     entries = np.zeros((min(subsets, SUBSETS), groups + 1), dtype=np.uint32)
-    used, sizes = np.zeros(len(entries), dtype=np.int64), np.zeros(len(entries), dtype=np.int64)
+    used, ends = np.zeros(len(entries), dtype=np.int64), np.zeros(len(entries), dtype=np.int64)
     chosen, ones = np.empty(len(entries) * members, dtype=np.int64), np.ones(len(entries) * members)
     margins_S, words = _scratch(len(entries) * LANES), np.empty(WORDS, dtype=np.uint64)
     for from_s in range(0, subsets, SUBSETS):
         number = min(SUBSETS, subsets - from_s)
         for s in range(number):
             used[s] = _entries(codes_SG[from_s + s], entries[s])
-            sizes[s] = 0
-            for m in range(members):
-                if masks_SM[from_s + s, m]:
-                    chosen[s * members + sizes[s]] = m
-                    sizes[s] += 1
+            ends[s] = _members(masks_SM, from_s + s, chosen, s * members)
         for b in range(start, stop):
             first, depth, table = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
             step = np.uint64(depth * LANES)
@@ -314,7 +320,7 @@ def count_right(codes_SG, masks_SM, tables, blocks, start, stop, probs, place_I,
                         correct_S[from_s + s] += right
                         if used[s] > 0 and above(margins, np.int16(-limit - 1)) > right:
                             correct_S[from_s + s] += _decided(
-                                *(margins, limit, first, chosen, s * members, s * members + sizes[s], ones, words),
+                                *(margins, limit, first, chosen, s * members, ends[s], ones, words),
                                 *(probs, place_I, below_R, first_I),
                             )
 
@@ -340,13 +346,24 @@ def _least_with(tables, entry, depth, rest):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _chosen(mask_M, group, code, chosen):  # type: ignore[no-untyped-def]
-    """Writes to `chosen` the members of a subset whose choice in one group is another code; returns their number."""
-    number = 0
-    for m in range(len(mask_M)):
-        if (code >> (m - group * BITS)) & 1 if m // BITS == group else mask_M[m]:
-            chosen[number] = m
+def _changed(chosen, start, stop, member, changed):  # type: ignore[no-untyped-def]
+    """Writes to `changed` the members chosen[start:stop], in order, with one added, or removed if it is among them.
+
+    Returns their number.
+    """
+    number, done = 0, False
+    for j in range(start, stop):
+        if not done and chosen[j] >= member:
+            done = True
+            if chosen[j] == member:
+                continue
+            changed[number] = member
             number += 1
+        changed[number] = chosen[j]
+        number += 1
+    if not done:
+        changed[number] = member
+        number += 1
     return number
 
 
@@ -363,7 +380,10 @@ def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, probs, place_
         deepest = max(deepest, blocks[b, 1])
     entries, used = np.zeros(groups + 1, dtype=np.uint32), np.zeros(CHANGED, dtype=np.int64)
     sums, rest = _scratch(CHANGED * deepest * LANES), _scratch(deepest * LANES)
-    words, ones, chosen = np.empty(WORDS, dtype=np.uint64), np.ones(members), np.empty(members, dtype=np.int64)
+    words, ones, changed = np.empty(WORDS, dtype=np.uint64), np.ones(members), np.empty(members, dtype=np.int64)
+    chosen, ends = np.empty(subsets * members, dtype=np.int64), np.empty(subsets, dtype=np.int64)
+    for s in range(subsets):
+        ends[s] = _members(masks_SM, s, chosen, s * members)
     for b in range(start, stop):
         first, depth, table = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
         step = np.uint64(depth * LANES)
@@ -380,29 +400,49 @@ def count_changed(codes_SG, masks_SM, tables, blocks, start, stop, probs, place_
                         lanes = np.uint64(q * LANES)
                         store(rest, lanes, subtract(load(sums, mine + lanes), load(tables, now + lanes)))
                     for m in range(g * BITS, min(members, (g + 1) * BITS)):
-                        changed = code ^ (1 << (m - g * BITS))
-                        margins = _least_with(tables, table + np.uint64(g * CODES + changed) * step, depth, rest)
-                        limit = np.int16((used[s - from_s] - (code != 0) + (changed != 0)) // 2)
+                        then = code ^ (1 << (m - g * BITS))
+                        margins = _least_with(tables, table + np.uint64(g * CODES + then) * step, depth, rest)
+                        limit = np.int16((used[s - from_s] - (code != 0) + (then != 0)) // 2)
                         right = above(margins, limit)
                         correct_SM[s, m] += right
                         if above(margins, np.int16(-limit - 1)) > right:
-                            number = _chosen(masks_SM[s], g, changed, chosen)
+                            number = _changed(chosen, s * members, ends[s], m, changed)
                             correct_SM[s, m] += _decided(
-                                margins, limit, first, chosen, 0, number, ones, words, probs, place_I, below_R, first_I
+                                margins, limit, first, changed, 0, number, ones, words, probs, place_I, below_R, first_I
                             )
+
+
+@compiled
+def _chosen(code, others, start, stop, chosen):  # type: ignore[no-untyped-def]
+    """Writes to `chosen` the members of a choice of the first group, and after them others[start:stop].
+
+    Returns their number.
+    """
+    number = 0
+    for m in range(BITS):
+        if (code >> m) & 1:
+            chosen[number] = m
+            number += 1
+    for j in range(start, stop):
+        chosen[number] = others[j]
+        number += 1
+    return number
 
 
 @compiled
 def count_choices(codes_SG, masks_SM, tables, blocks, start, stop, probs, place_I, below_R, first_I, correct_SC):  # type: ignore[no-untyped-def]
     """As `count_right`, for every subset with every choice of the members of the first group: `correct_SC`."""
     subsets, groups = codes_SG.shape
-    size = np.uint64(groups * CODES * LANES)
+    members, size = masks_SM.shape[1], np.uint64(groups * CODES * LANES)
     deepest = 1
     for b in range(start, stop):
         deepest = max(deepest, blocks[b, 1])
     entries, words = np.zeros(groups + 1, dtype=np.uint32), np.empty(WORDS, dtype=np.uint64)
-    rest, ones = _scratch(deepest * LANES), np.ones(masks_SM.shape[1])
-    chosen = np.empty(masks_SM.shape[1], dtype=np.int64)
+    rest, ones = _scratch(deepest * LANES), np.ones(BITS + members)
+    others, ends = np.empty(subsets * members, dtype=np.int64), np.empty(subsets, dtype=np.int64)
+    chosen = np.empty(BITS + members, dtype=np.int64)
+    for s in range(subsets):
+        ends[s] = _members(masks_SM, s, others, s * members)
     for b in range(start, stop):
         first, depth, table = blocks[b, 0], blocks[b, 1], np.uint64(blocks[b, 2]) * size
         for s in range(subsets):
@@ -414,7 +454,7 @@ def count_choices(codes_SG, masks_SM, tables, blocks, start, stop, probs, place_
                 right = above(margins, limit)
                 correct_SC[s, code] += right
                 if above(margins, np.int16(-limit - 1)) > right:
-                    number = _chosen(masks_SM[s], 0, code, chosen)
+                    number = _chosen(code, others, s * members, ends[s], chosen)
                     correct_SC[s, code] += _decided(
                         margins, limit, first, chosen, 0, number, ones, words, probs, place_I, below_R, first_I
                     )
