@@ -273,12 +273,16 @@ class Splits:
         return found
 
 
-def row(found: Sequence[Score]) -> str:
-    """Means over the seeds as cells of a table, hypervolumes with their standard deviation."""
+def row(found: Sequence[Score], first: Sequence[Score]) -> str:
+    """Means over the seeds as cells of a table, hypervolumes with their standard deviation.
+
+    first: the scores of the first selector, with which the others are compared seed by seed.
+    """
+    differences = [one.volume - other.volume for one, other in zip(found, first, strict=True)]
     cells = []
-    for values in ([f.volume for f in found], [f.test_volume for f in found]):
+    for values, sign in (([f.volume for f in found], ""), (differences, "+"), ([f.test_volume for f in found], "")):
         spread = f" ± {statistics.stdev(values):.5f}" if len(values) > 1 else ""
-        cells.append(f"{statistics.mean(values):.5f}{spread}")
+        cells.append(f"{statistics.mean(values):{sign}.5f}{spread}")
     mean = {field: statistics.mean(getattr(f, field) for f in found) for field in Score.__dataclass_fields__}
     cells += [f"{100 * mean['top1']:.2f}", f"{100 * mean['test_top1']:.2f}", f"{mean['members']:.1f}"]
     return " | ".join([*cells, f"{mean['evaluations']:,.0f}", f"{mean['cpu_s']:.2f}"])
@@ -307,13 +311,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.predictions:
         name, tables = "run", partial(of_run, options.predictions)
     selectors = present(options.selectors)
-    columns = ["table", "cost", "selector", "hypervolume", "on the test split", "best top-1", "its test top-1"]
-    columns += ["its members", "ensembles scored", "CPU s"]
+    columns = ["table", "cost", "selector", "hypervolume", "less that of the first selector", "on the test split"]
+    columns += ["best top-1", "its test top-1", "its members", "ensembles scored", "CPU s"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     splits = Splits(tables, options.seeds)
     for rule in options.rules:
+        first: list[Score] = []
         for selector in selectors:
-            print(f"| {name} | {rule} | {selector} | {row(splits.scores(selector, rule))} |", flush=True)
+            found = splits.scores(selector, rule)
+            first = first or found
+            print(f"| {name} | {rule} | {selector} | {row(found, first)} |", flush=True)
 
 
 if __name__ == "__main__":
