@@ -122,8 +122,10 @@ class Genes:
 
     def filled(self, genes_BG: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A copy with random values for the genes that do not matter: the same archs, for crossover and mutation."""
-        drawn = rng.integers(0, self.sizes_G, genes_BG.shape)
-        return np.where(self.matter(genes_BG), genes_BG, drawn)
+        filled_BG = rng.integers(0, self.sizes_G, genes_BG.shape)
+        parents, above, holds_QC, *_ = self._conditions
+        _copy_used(genes_BG, parents, above, holds_QC, self._condition_of, filled_BG)
+        return filled_BG
 
     def random(self, count: int, rng: np.random.Generator) -> np.ndarray:
         """`count` archs with every gene sampled uniformly: int64 [count, G], canonical."""
@@ -261,3 +263,15 @@ def _clear_unused(genes_BG, parent_Q, above_Q, holds_QC, begin_Q, gene_D):  # ty
             if not hold_Q[q]:
                 for d in range(begin_Q[q], begin_Q[q + 1]):
                     genes_BG[b, gene_D[d]] = 0
+
+
+@compiled
+def _copy_used(genes_BG, parent_Q, above_Q, holds_QC, condition_G, filled_BG):  # type: ignore[no-untyped-def]
+    """Copies the genes that matter; the others keep their value in `filled_BG`."""
+    hold_Q = np.empty(len(parent_Q), dtype=np.bool_)
+    for b in range(genes_BG.shape[0]):
+        for q in range(len(parent_Q)):
+            hold_Q[q] = holds_QC[q, genes_BG[b, parent_Q[q]]] and (above_Q[q] < 0 or hold_Q[above_Q[q]])
+        for g in range(genes_BG.shape[1]):
+            if condition_G[g] < 0 or hold_Q[condition_G[g]]:
+                filled_BG[b, g] = genes_BG[b, g]

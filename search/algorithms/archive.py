@@ -124,7 +124,7 @@ class Archive:
         points_BM = self.evaluate(first_BG)
         self.seen.add(self.seen.new(first_BG)[1])
         self.left -= len(first_BG)
-        self.axes = [m for m in range(points_BM.shape[1]) if m != self.quality]
+        self.axes = np.flatnonzero(np.arange(points_BM.shape[1]) != self.quality)
         per_axis = CELLS.get(len(self.axes), 8)
         self.shape = (per_axis,) * len(self.axes)
         self.low_A = points_BM[:, self.axes].min(axis=0)
@@ -226,8 +226,9 @@ class Archive:
         return np.where(beyond_B > 0, INFEASIBLE + beyond_B, points_BM[:, self.quality])
 
     def _cell(self, points_BM: np.ndarray) -> np.ndarray:
-        place_BA = ((points_BM[:, self.axes] - self.low_A) * self.per_unit_A).astype(np.int64)
-        return np.clip(place_BA, 0, self.shape[0] - 1) @ self.strides_A
+        cell_B = np.empty(len(points_BM), dtype=np.int64)
+        _fill_cells(points_BM, self.axes, self.low_A, self.per_unit_A, self.shape[0] - 1, self.strides_A, cell_B)
+        return cell_B
 
 
 class Seen:
@@ -290,6 +291,17 @@ class Surrogate:
         points_BM = np.empty((len(genes_BG), len(self.mean_M)))
         _sums(self.choices.places(genes_BG), self.weight_FM, self.mean_M, points_BM)
         return points_BM
+
+
+@compiled
+def _fill_cells(points_BM, axes, low_A, per_unit_A, last, stride_A, cell_B):  # type: ignore[no-untyped-def]
+    """The cell of each point; what is beyond the cells along an axis is in the first or last of them."""
+    for b in range(len(cell_B)):
+        cell = np.int64(0)
+        for a in range(len(axes)):
+            place = np.int64((points_BM[b, axes[a]] - low_A[a]) * per_unit_A[a])
+            cell += min(max(place, 0), last) * stride_A[a]
+        cell_B[b] = cell
 
 
 @compiled
