@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtri
 
 from ofa.compiled import compiled
 from search.front import nondominated
@@ -144,7 +144,7 @@ def normal_sets(posteriors: Sequence[Posterior]) -> np.ndarray:
         ratio = (1 + ratio) ** (1 / max(len(learned), 2))
     for d, m in enumerate(learned):
         order_K = np.arange(len(z_KM)) if d == 0 else (np.arange(len(z_KM)) * ratio**-d % 1).argsort().argsort()
-        z_KM[:, m] = ndtri((order_K + 0.5) / len(z_KM))
+        z_KM[:, m] = [NormalDist().inv_cdf((place + 0.5) / len(z_KM)) for place in order_K.tolist()]
     return z_KM
 
 
