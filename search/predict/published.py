@@ -24,6 +24,7 @@ from search.errors import ProblemError
 
 TUTORIAL = ("0", "2", "4", "6")
 LIBRARY = ("layers_0_0", "layers_1_0", "layers_2_0", "layers_3")
+DEAD = 1e-20  # no weight below this changes a prediction
 FIRST_PX, STEP_PX = 112, 16  # the tutorial's resolutions
 RESNET_PX = (128, 144, 160, 176, 192, 224, 240, 256)
 
@@ -44,6 +45,7 @@ class PublishedPredictor:
         self.genes = Genes(space)
         weights, biases, base = _layers(data, where)
         sizes = [w.shape[1] for w in weights]
+        weights, biases = ([_without_dead(values) for values in found] for found in (weights, biases))
         published_FH = weights[0].T[_columns(space, sizes[0], where)]
         self._choices = Choices(self.genes, _whole(self.genes))
         self._first_FH = _choice_rows(self.genes, published_FH.astype(np.float32))
@@ -95,6 +97,11 @@ def _layers(data: bytes, where: str) -> tuple[list[np.ndarray], list[np.ndarray]
         return weights, [*biases, np.zeros(1)], float(npz.floats(base, "base_acc", [1])[0])
     except npz.NpzError as error:
         raise ProblemError(f"{where}: is no published predictor: {error}") from None
+
+
+def _without_dead(values: np.ndarray) -> np.ndarray:
+    """Weights with 0 for those that training has reduced to nearly nothing: subnormal numbers make products slow."""
+    return np.where(np.abs(values) < DEAD, 0, values)
 
 
 def _columns(space: Space, inputs: int, where: str) -> list[int]:
