@@ -5,7 +5,9 @@ BIN := .venv/bin
 PYTEST_OPTIONS ?=
 PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 # Tests that share a server, a Ray or a run go to one process (tests/uses.py).
-PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n logical --dist loadgroup
+# In parallel half as many processes again as there are cores: those that ask servers wait for a third of their time.
+PROCESSES = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() * 3 // 2)')
+PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadgroup
 IN_TWO = $(PYTEST) -n 2 --dist loadgroup
 
 .PHONY: setup lock demo horovod test test-unit test-all test-horovod check docs bench bench-search bench-ensemble bench-gpu bench-chaos services
