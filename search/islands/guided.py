@@ -2,7 +2,8 @@
 
 The method is that of LINAS (DyNAS-T, arXiv:2205.10358), with these differences: genes without effect are no features; exact
 costs are computed, not learned; a Gaussian process gives the uncertainty; and a batch is selected for the hypervolume that
-it is expected to add together, from archs that are not measured yet, instead of taken from an inner population.
+it is expected to add together, from archs that are not measured yet, instead of taken from an inner population. A part of
+each later batch is bred from the front of the measured archs.
 
 Shape letters in this file: B archs, G genes, M objectives, N measured archs.
 """
@@ -28,6 +29,8 @@ from search.predict.posterior import Posterior, posteriors
 ENUMERATED = 16_000  # combinations of choices of a space whose archs are all predicted
 INNER = 8000  # archs that the predicted search evaluates for a batch
 MEMBERS = 300  # members of its front
+BRED = 5  # of so many archs of a batch one is bred, which corrects what the model wrongly expects to be bad,
+BRED_FROM = 100  # once so many archs are measured; before, the model is the better choice
 OPTIMISM = 1.0  # posterior standard deviations by which an unmeasured arch may be better than predicted
 
 
@@ -62,7 +65,8 @@ class Guided:
         self.asks += 1
         rng = np.random.default_rng([*f"{self.seed}/{self.asks}".encode()])
         taken = {*self.known, *self.pending}
-        asked = self._picked(count, rng, taken) if len(self.known) > 2 else []
+        share = count // BRED if len(self.known) >= BRED_FROM else 0
+        asked = self._picked(count - share, rng, taken) if len(self.known) > 2 else []
         taken.update(asked)
         if len(asked) < count and self.known:
             asked += bred(self.genes, self.objectives, self._individuals(), taken, count - len(asked), rng)
