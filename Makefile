@@ -5,8 +5,8 @@ BIN := .venv/bin
 PYTEST_OPTIONS ?=
 PYTEST = $(BIN)/python -m pytest $(PYTEST_OPTIONS)
 # Tests that share a server, a Ray or a run go to one process (tests/uses.py).
-# In parallel half as many processes again as there are cores: those that ask servers wait for a third of their time.
-PROCESSES = $(shell $(PYTHON) -c 'import os; print(os.cpu_count() * 3 // 2)')
+# Twice as many processes as there are cores: those that ask servers wait for most of their time.
+PROCESSES = $(shell $(PYTHON) -c 'import os; print(2 * os.cpu_count())')
 PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadgroup
 IN_TWO = $(PYTEST) -n 2 --dist loadgroup
 
