@@ -14,6 +14,8 @@ import random
 import socket
 import statistics
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from jobs.images.source import open_source
 from jobs.images.stored import StoredImages
 from jobs.images.streaming import read_piece
 from jobs.train import plan_of
+from ofa.draws import Lesson
 from ofa.images import torch_generator
 from ofa.supernet import Supernet
 from ofa.train import Learner, train_step
@@ -101,12 +104,17 @@ def work(rank: int, world: int, port: int, sets: list[str], draws: str, answers:
                 torch.distributed.barrier()
                 start = time.perf_counter()
             rng = random.Random(f"{step}" if draws == "shared" else f"{step}/{rank}")
-            train_step(learner, phase.lessons(rng), images, labels, None, 1e-6)
+            train_step(learner, untaught(phase.lessons(rng)), images, labels, None, 1e-6)
         torch.distributed.barrier()
         found[phase.name] = world * count * STEPS / (time.perf_counter() - start)
     if rank == 0:
         answers.put(found)
     torch.distributed.destroy_process_group()
+
+
+def untaught(lessons: Sequence[Lesson]) -> list[Lesson]:
+    """The lessons without a teacher, which would cost the same in every way of training."""
+    return [replace(lesson, learns_from="labels", distil=0.0) for lesson in lessons]
 
 
 def inputs(config: Experiment, rounds: int) -> dict[str, float]:
