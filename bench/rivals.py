@@ -21,13 +21,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import optuna
 
+from bench.peers import present
 from bench.problems import PROBLEMS, Table
 from ofa.arch import Arch
 from ofa.record import Measured
@@ -347,17 +347,6 @@ def lines(table: Table, searchers: Sequence[str], seeds: Sequence[int], at: Sequ
         yield f"| {table.name} | {searcher}{note} | {' | '.join(cells)} | {seconds:.1f} |"
 
 
-def present(searchers: Sequence[str]) -> list[str]:
-    """The searchers whose library is installed; prints a line for each other one."""
-    found = []
-    for name in searchers:
-        if name in PEERS and find_spec(PEERS[name][0]) is None:
-            print(f"{name} is left out: {PEERS[name][0]} is not installed; pip install '.[bench]' installs it")
-        else:
-            found.append(name)
-    return found
-
-
 def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of a command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -372,7 +361,7 @@ def parsed(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parsed(arguments)
     options.store.mkdir(parents=True, exist_ok=True)
-    searchers = present(options.searchers)
+    searchers = present(options.searchers, PEERS, "pip install '.[bench]' installs it")
     print(f"| problem | searcher | {' | '.join(map(str, options.at))} | CPU s |\n|{'---|' * (3 + len(options.at))}")
     for name in options.problems:
         for line in lines(PROBLEMS[name](), searchers, options.seeds, options.at, options.store):

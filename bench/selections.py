@@ -23,12 +23,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.peers import present
 from bench.tables import realistic
 from ensemble.evolve import Budget
 from ensemble.gains import weights_of
@@ -288,17 +288,6 @@ def row(found: Sequence[Score], first: Sequence[Score]) -> str:
     return " | ".join([*cells, f"{mean['evaluations']:,.0f}", f"{mean['cpu_s']:.2f}"])
 
 
-def present(selectors: Sequence[str]) -> list[str]:
-    """The selectors whose library is installed; prints a line for each other one."""
-    found = []
-    for name in selectors:
-        if name in PEERS and find_spec(PEERS[name][0]) is None:
-            print(f"{name} is left out: {PEERS[name][0]} is not installed (see python -m bench.selections --help)")
-        else:
-            found.append(name)
-    return found
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prints a row for each table, cost rule and selector."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -310,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, tables = "generated", generated
     if options.predictions:
         name, tables = "run", partial(of_run, options.predictions)
-    selectors = present(options.selectors)
+    selectors = present(options.selectors, PEERS, "see python -m bench.selections --help")
     columns = ["table", "cost", "selector", "hypervolume", "less that of the first selector", "on the test split"]
     columns += ["best top-1", "its test top-1", "its members", "ensembles scored", "CPU s"]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")

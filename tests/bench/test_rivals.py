@@ -44,9 +44,3 @@ def test_the_same_command_continues_from_the_store(tmp_path, monkeypatch):
     monkeypatch.setattr(rivals, "ours", None)
     assert list(rivals.lines(TABLE, ["random"], [1, 2], [5, 10], tmp_path)) == found
     assert len(list(tmp_path.iterdir())) == 3
-
-
-def test_a_peer_that_is_not_installed_is_left_out(capsys, monkeypatch):
-    monkeypatch.setitem(rivals.PEERS, "absent", ("no_such_library", None))
-    assert rivals.present(["guided", "absent"]) == ["guided"]
-    assert "absent is left out: no_such_library is not installed" in capsys.readouterr().out

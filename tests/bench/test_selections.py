@@ -34,12 +34,6 @@ def test_a_swept_greedy_selection_begins_with_the_best_single_member_and_prefers
     assert scored == 6 * len(steps)
 
 
-def test_a_peer_that_is_not_installed_is_left_out(monkeypatch, capsys):
-    monkeypatch.setitem(selections.PEERS, "nobody", ("no_such_library", swept))
-    assert selections.present(["default", "nobody"]) == ["default"]
-    assert "nobody is left out: no_such_library is not installed" in capsys.readouterr().out
-
-
 def test_rows_name_the_table_the_cost_and_the_selector(monkeypatch, capsys):
     table = realistic(members=4, images=80, classes=5)
     monkeypatch.setattr(selections, "generated", lambda seed: (part(table, np.arange(40)), part(table, np.arange(40, 80))))

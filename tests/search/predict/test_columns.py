@@ -13,13 +13,6 @@ SPACE = get_space("digits")
 GENES = Genes(SPACE)
 
 
-def measured(count, seed=0):
-    """Genes, and values of top-1, MACs and a latency."""
-    genes_BG = GENES.random(count, np.random.default_rng(seed))
-    macs, params = (cost.astype(float) for cost in CostTable(SPACE, 10)(genes_BG))
-    return genes_BG, np.stack([1 - 20 / macs**0.4, macs, macs / 1e5 + params / 1e4], axis=1)
-
-
 def test_exact_costs_are_counted_not_learned():
     genes_BG = GENES.random(30, np.random.default_rng(0))
     macs, params = CostTable(SPACE, 10)(genes_BG)
@@ -38,7 +31,7 @@ def test_costs_that_another_counter_gives_are_not_taken_for_ours():
 
 
 @pytest.mark.parametrize("features", FEATURES)
-def test_learned_columns_predict_objectives_in_their_order_and_unit(features):
+def test_learned_columns_predict_objectives_in_their_order_and_unit(features, measured):
     genes_NG, values_NM = measured(120)
     fresh_BG, truth_BM = measured(40, seed=1)
     columns = learned_columns(SPACE, (MACS, TOP1, LATENCY), genes_NG, values_NM[:, [1, 0, 2]], "ridge", features)
@@ -49,7 +42,7 @@ def test_learned_columns_predict_objectives_in_their_order_and_unit(features):
         assert abs(predicted - truth).mean() < 0.5 * truth.std()
 
 
-def test_a_prediction_is_the_mean_of_ten_experts_without_a_tenth_of_the_rows_each(monkeypatch):
+def test_a_prediction_is_the_mean_of_ten_experts_without_a_tenth_of_the_rows_each(monkeypatch, measured):
     fitted = []
 
     def fit(x_NF, y_N, seed=0):

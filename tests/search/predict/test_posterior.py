@@ -5,7 +5,6 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, DotProduct
 
 from ofa.genes import Genes
 from ofa.spaces import get_space
-from search.costs.exact import CostTable
 from search.objective import LATENCY, MACS, TOP1
 from search.predict.posterior import Learned, posteriors
 from search.predict.predictor import architecture
@@ -14,14 +13,7 @@ SPACE = get_space("digits")
 GENES = Genes(SPACE)
 
 
-def measured(count, seed=0):
-    """Genes, and values of top-1, MACs and a latency."""
-    genes_BG = GENES.random(count, np.random.default_rng(seed))
-    macs, params = (cost.astype(float) for cost in CostTable(SPACE, 10)(genes_BG))
-    return genes_BG, np.stack([1 - 20 / macs**0.4, macs, macs / 1e5 + params / 1e4], axis=1)
-
-
-def test_better_is_the_direction_in_which_an_objective_improves():
+def test_better_is_the_direction_in_which_an_objective_improves(measured):
     genes_NG, values_NM = measured(30)
     fresh_BG, _ = measured(20, seed=1)
     top1, macs, latency = posteriors(SPACE, (TOP1, MACS, LATENCY), genes_NG, values_NM)
@@ -32,7 +24,7 @@ def test_better_is_the_direction_in_which_an_objective_improves():
     assert macs.better() == -1
 
 
-def test_exact_costs_are_counted_and_have_no_spread():
+def test_exact_costs_are_counted_and_have_no_spread(measured):
     genes_NG, values_NM = measured(30)
     fresh_BG, truth_BM = measured(20, seed=1)
     _, macs, _ = posteriors(SPACE, (TOP1, MACS, LATENCY), genes_NG, values_NM)
@@ -43,7 +35,7 @@ def test_exact_costs_are_counted_and_have_no_spread():
     assert not beliefs.spread_B.any()
 
 
-def test_a_learned_objective_is_scikit_learns_gaussian_process_of_the_same_settings():
+def test_a_learned_objective_is_scikit_learns_gaussian_process_of_the_same_settings(measured):
     genes_NG, values_NM = measured(30)
     fresh_BG, _ = measured(20, seed=1)
     ours = Learned(SPACE, TOP1, genes_NG, values_NM[:, 0], values_NM[:, 1:])
@@ -64,7 +56,7 @@ def test_a_learned_objective_is_scikit_learns_gaussian_process_of_the_same_setti
     assert spread_B == pytest.approx(std_B * np.sqrt(ours.process.scale) * y_N.std(), abs=1e-6)
 
 
-def test_how_bad_a_bad_arch_is_does_not_matter():
+def test_how_bad_a_bad_arch_is_does_not_matter(measured):
     """Of top-1: an arch with a far larger error than a cheaper one is learned as `WORST` worse."""
     genes_NG, values_NM = measured(40)
     fresh_BG, _ = measured(20, seed=1)
