@@ -21,7 +21,7 @@ from search.predict.posterior import Posterior
 
 SETS = 16  # sets of values whose mean is taken
 BLOCK = 128  # candidates whose expectations are computed at once
-HOPE = 2.0  # standard deviations; above all of the sets
+UPPER = 2.0  # standard deviations; above all of the sets
 # Factors of the predicted spread; the next one where too few candidates may add anything. The first was found by measuring:
 # with the whole spread too much of a batch goes where the spread is largest (docs/log.md).
 WIDER = (0.25, 1.0, 4.0)
@@ -67,7 +67,7 @@ class _Batch:
     ) -> None:
         self.objectives, self.posteriors, self.wider = objectives, posteriors, wider
         self.z_KM = normal_sets(posteriors)
-        self.hope_1M = HOPE * np.array([[posterior.better() for posterior in posteriors]])
+        self.upper_1M = UPPER * np.array([[posterior.better() for posterior in posteriors]])
         points_NM = minimised(objectives, there_NM)
         front_NM = points_NM[nondominated(points_NM)]
         self.low_M, span_M, all_M = front_NM.min(axis=0), np.ptp(front_NM, axis=0), np.ptp(points_NM, axis=0)
@@ -84,10 +84,10 @@ class _Batch:
     def picked(self, count: int) -> list[int]:
         """Indices of at most `count` candidates, each the best after those before it.
 
-        An expectation never grows while others are believed, and is at most that of the hoped values; so only the most
-        promising ones are computed anew.
+        An expectation never grows while others are believed, and is at most the gain of values `UPPER` spreads better than
+        the mean; so only the most promising ones are computed anew.
         """
-        bound_P = self.gains(np.arange(self.count), self.hope_1M)
+        bound_P = self.gains(np.arange(self.count), self.upper_1M)
         picked: list[int] = []
         while len(picked) < count:
             fresh_P = np.zeros(self.count, dtype=bool)
