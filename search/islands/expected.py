@@ -16,6 +16,7 @@ import numpy as np
 
 from ofa.compiled import compiled
 from search.front import nondominated
+from search.islands.proposal import volume_scale
 from search.objective import Objective, minimised
 from search.predict.posterior import Posterior
 
@@ -25,7 +26,6 @@ UPPER = 2.0  # standard deviations; above all of the sets
 # Factors of the predicted spread; the next one where too few candidates may add anything. The first was found by measuring:
 # with the whole spread too much of a batch goes where the spread is largest (docs/log.md).
 WIDER = (0.25, 1.0, 4.0)
-MARGIN = 0.1  # distance of the reference point beyond the front, as a share of the front's span
 _NONE = 1e-12  # a volume, as a share of that between the front's extremes, which counts as nothing
 
 
@@ -69,11 +69,8 @@ class _Batch:
         self.z_KM = normal_sets(posteriors)
         self.upper_1M = UPPER * np.array([[posterior.better() for posterior in posteriors]])
         points_NM = minimised(objectives, there_NM)
-        front_NM = points_NM[nondominated(points_NM)]
-        self.low_M, span_M, all_M = front_NM.min(axis=0), np.ptp(front_NM, axis=0), np.ptp(points_NM, axis=0)
-        self.span_M = np.where(span_M > 0, span_M, np.where(all_M > 0, all_M, 1.0))  # a front may be a single point
-        self.reference_M = np.full(len(objectives), 1 + MARGIN)
-        self.front_NM = np.unique((front_NM - self.low_M) / self.span_M, axis=0)
+        self.low_M, self.span_M, self.reference_M = volume_scale(objectives, points_NM)
+        self.front_NM = np.unique((points_NM[nondominated(points_NM)] - self.low_M) / self.span_M, axis=0)
         self.count = len(genes_PG)
         self.beliefs = [posterior.joint(np.concatenate([genes_PG, believed_BG])) for posterior in posteriors]
         self.mean_QM = np.stack([beliefs.mean_B for beliefs in self.beliefs], axis=1)

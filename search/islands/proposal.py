@@ -17,7 +17,7 @@ from search.front import hypervolume, nondominated
 from search.islands.breeder import Breeder, Individual, Packed, elites, within
 from search.objective import Column, Objective, minimised, violations
 
-MARGIN = 0.1  # distance of the reference point beyond the front, as a share of the front's span
+_MARGIN = 0.1  # distance of the reference point beyond the worst values that it is set by, as a share of the front's span
 _PARENTS = 50  # known archs from which others are bred
 
 # Candidates with their predicted values [P, M], and the values [N, M] of the archs that are there, to the indices of at most
@@ -82,26 +82,33 @@ def bred(
     return breeder.children(count, taken)
 
 
+def volume_scale(objectives: Sequence[Objective], points_NM: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The least values and the span of the front of measured points, and the reference point in units of that span: [M] x 3.
+
+    The reference point is a tenth of the span beyond the front in a quality, and beyond all measured points in a cost: what
+    costs more than all of the front may still be better than it. (With a reference point near the front, the search never
+    measures such archs.)
+    """
+    front_NM = points_NM[nondominated(points_NM)]
+    low_M, span_M, all_M = front_NM.min(axis=0), np.ptp(front_NM, axis=0), np.ptp(points_NM, axis=0)
+    span_M = np.where(span_M > 0, span_M, np.where(all_M > 0, all_M, 1.0))  # a front may be a single point
+    worst_M = np.where([o.direction == "minimize" for o in objectives], points_NM.max(axis=0), front_NM.max(axis=0))
+    return low_M, span_M, (worst_M - low_M) / span_M + _MARGIN
+
+
 def pick_by_hypervolume(
     objectives: Sequence[Objective], values_PM: np.ndarray, there_NM: np.ndarray, count: int
 ) -> list[int]:
-    """A `Pick`: each candidate for the most hypervolume that it adds; those that add nothing are left out."""
-    return hypervolume_greedy(minimised(objectives, values_PM), minimised(objectives, there_NM), count)
+    """A `Pick`: each candidate for the most hypervolume that it adds; those that add nothing are left out.
 
-
-def hypervolume_greedy(points_BM: np.ndarray, there_NM: np.ndarray, count: int) -> list[int]:
-    """Indices of the points to add to the present ones, each for the most hypervolume; less is better.
-
-    The reference point is a tenth of their front's span beyond it. A point's gain never grows while others are added, so
-    only the most promising are computed anew. Points that add nothing are not selected.
+    The reference point is that of `volume_scale`. A candidate's gain never grows while others are added, so only the most
+    promising are computed anew.
     """
-    if not len(points_BM):
+    if not len(values_PM):
         return []
+    points_BM, there_NM = minimised(objectives, values_PM), minimised(objectives, there_NM)
+    low, span, reference = volume_scale(objectives, there_NM)
     there_NM = np.unique(there_NM[nondominated(there_NM)], axis=0)
-    both = np.concatenate([there_NM, points_BM])
-    low, high = both.min(axis=0), there_NM.max(axis=0)
-    span = np.where(high > low, high - low, 1.0)
-    reference = np.full(points_BM.shape[1], 1 + MARGIN)
     points_BM, there_NM = (points_BM - low) / span, (there_NM - low) / span
     volume = hypervolume(there_NM, reference)
     bound = dict.fromkeys(range(len(points_BM)), np.inf)

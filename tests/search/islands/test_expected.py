@@ -96,3 +96,18 @@ def test_archs_without_a_chance_are_not_picked():
     better_NM = np.concatenate([values_NM, [[1.0, 1.0]]])  # dominates all
     assert pick_by_expectation(OBJECTIVES[:2], known, measured(60, seed=1)[0], NONE, better_NM, 5) == []
     assert pick_by_expectation(OBJECTIVES[:2], known, NONE, NONE, values_NM, 5) == []
+
+
+def test_an_arch_that_costs_more_than_the_whole_front_may_be_picked():
+    """The measured ones that cost more are worse than the front, so the front does not reach so far."""
+    genes_BG, values_NM = measured(60)
+    order = np.argsort(values_NM[:, 1])
+    genes_BG, values_NM = genes_BG[order], values_NM[order][:, :2]
+    cheap, costly = slice(0, 20), slice(30, 60)
+    values_NM[-1, 0] = 0.1  # the most costly one has learned nothing
+    known = np.r_[0:20, 59]
+    front_macs = values_NM[cheap, 1].max()
+    posterior = posteriors(SPACE, OBJECTIVES[:2], genes_BG[known], values_NM[known])
+    picked = pick_by_expectation(OBJECTIVES[:2], posterior, genes_BG[costly], NONE, values_NM[known], 3)
+    assert len(picked) == 3
+    assert (values_NM[costly, 1][picked] > 1.2 * front_macs).any()

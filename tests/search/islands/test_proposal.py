@@ -6,8 +6,8 @@ from ofa.spaces import get_space
 from search.costs.exact import CostTable
 from search.front import hypervolume
 from search.islands.breeder import Individual
-from search.islands.proposal import bred, hypervolume_greedy, propose
-from search.objective import MACS, TOP1
+from search.islands.proposal import bred, pick_by_hypervolume, propose, volume_scale
+from search.objective import MACS, PARAMS, TOP1, minimised
 
 SPACE = get_space("digits")
 GENES = Genes(SPACE)
@@ -59,16 +59,17 @@ def test_others_are_bred_from_the_known_ones_and_are_new():
     assert taken >= set(found)
 
 
-@pytest.mark.parametrize("objectives", [2, 3])
+@pytest.mark.parametrize("objectives", [(MACS, PARAMS), (TOP1, MACS), (TOP1, MACS, PARAMS)])
 def test_a_batch_is_greedy_for_the_hypervolume(objectives):
     """Against computing every gain anew in every round."""
-    rng = np.random.default_rng(objectives)
-    there, points = rng.random((8, objectives)), rng.random((25, objectives)) * 0.9
-    picked = hypervolume_greedy(points, there, 6)
-    low = np.concatenate([there, points]).min(axis=0)
+    rng = np.random.default_rng(7)
+    there, points = rng.random((8, len(objectives))), rng.random((25, len(objectives))) * 0.9
+    picked = pick_by_hypervolume(objectives, points, there, 6)
+    there, points = minimised(objectives, there), minimised(objectives, points)
     front = there[[not any((o <= p).all() and (o < p).any() for o in there) for p in there]]
-    span = front.max(axis=0) - low
-    grown, reference = (there - low) / span, np.full(objectives, 1.1)
+    worst = [(there if o.direction == "minimize" else front)[:, m].max() for m, o in enumerate(objectives)]
+    low, span = front.min(axis=0), front.max(axis=0) - front.min(axis=0)
+    grown, reference = (there - low) / span, (worst - low) / span + 0.1
     for i in picked:
         gains = [hypervolume(np.vstack([grown, (p - low) / span]), reference) for p in points]
         assert gains[i] == pytest.approx(max(gains))
@@ -77,5 +78,22 @@ def test_a_batch_is_greedy_for_the_hypervolume(objectives):
 
 def test_points_that_add_nothing_are_not_picked():
     there = np.array([[0.0, 1.0], [1.0, 0.0], [0.4, 0.4]])
-    assert hypervolume_greedy(np.array([[0.5, 0.5], [0.2, 0.2], [0.9, 0.9], [0.4, 0.4]]), there, 4) == [1]
-    assert hypervolume_greedy(np.zeros((0, 2)), there, 4) == []
+    points = np.array([[0.5, 0.5], [0.2, 0.2], [0.9, 0.9], [0.4, 0.4]])
+    assert pick_by_hypervolume((MACS, PARAMS), points, there, 4) == [1]
+    assert pick_by_hypervolume((MACS, PARAMS), np.zeros((0, 2)), there, 4) == []
+
+
+def test_a_candidate_that_costs_more_than_the_front_is_picked_if_it_is_better():
+    there = np.array([[0.5, 1.0], [0.7, 2.0], [0.6, 9.0]])  # the last one is dominated, and shows what costs there are
+    points = np.array([[0.65, 1.9], [0.8, 8.0], [0.69, 7.0]])
+    assert pick_by_hypervolume((TOP1, MACS), points, there, 3) == [1, 0]
+
+
+def test_the_reference_point_is_beyond_all_measured_costs_and_the_quality_of_the_front():
+    measured = np.array([[-0.5, 1.0], [-0.7, 3.0], [-0.1, 11.0]])  # top-1 to minimise, and a cost
+    low, span, reference = volume_scale((TOP1, MACS), measured)
+    assert low.tolist() == [-0.7, 1.0]
+    assert span == pytest.approx([0.2, 2.0])
+    assert reference == pytest.approx([1.1, 5.1])
+    _, span, reference = volume_scale((TOP1, MACS), measured[:1])
+    assert (span.tolist(), reference.tolist()) == ([1.0, 1.0], [0.1, 0.1])
