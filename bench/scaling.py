@@ -101,18 +101,23 @@ class Found:
 
 
 class Host:
-    """An asynchronous actor that stands for many evaluators; each does its calls one after another."""
+    """An asynchronous actor that stands for many evaluators; each does its calls one after another.
+
+    An evaluation begins when its call is there and the one before it has had its seconds. That this process, which the
+    others share, may return a result late delays no later evaluation.
+    """
 
     def __init__(self, seconds: float) -> None:
-        self.seconds, self.locks = seconds, dict[int, asyncio.Lock]()
+        self.seconds, self.free = seconds, dict[int, float]()  # when an evaluator will be free, by its number
 
     async def ready(self) -> None:
         """Returns at once."""
 
     async def call(self, number: int, method: str, arguments: tuple[Arch], *rest: Any) -> tuple[float, Measured]:
         """The record of an arch, after the seconds of an evaluation."""
-        async with self.locks.setdefault(number, asyncio.Lock()):
-            await asyncio.sleep(self.seconds)
+        now = time.monotonic()
+        self.free[number] = max(now, self.free.get(number, now)) + self.seconds
+        await asyncio.sleep(self.free[number] - now)
         [arch] = arguments
         size = sum(arch.depth) + sum(arch.expand) + sum(arch.kernel) / 10
         noise = zlib.crc32(arch.key.encode()) / 2**32
