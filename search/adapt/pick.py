@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from search.front import nondominated
-from search.islands.proposal import Pick, pick_by_hypervolume
+from search.islands.proposal import Pick, inside, pick_by_hypervolume
 from search.objective import Objective, first_quality, minimised
 
 _STARTS = 10  # random subsets that the exchange starts from, beside the greedy one
@@ -27,7 +27,7 @@ def pick_by_spread(objectives: Sequence[Objective], values_PM: np.ndarray, there
     one member at a time; equal arguments have equal results. Of a quality alone, the best candidates are picked.
     """
     count = min(count, len(values_PM))
-    points_PM, there_NM = minimised(objectives, values_PM), minimised(objectives, there_NM)
+    points_PM, there_NM = minimised(objectives, values_PM), minimised(objectives, inside(objectives, there_NM))
     quality = first_quality(objectives)
     cheap = [m for m, objective in enumerate(objectives) if objective != quality]
     if not cheap:

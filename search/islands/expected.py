@@ -68,9 +68,7 @@ class _Batch:
         self.objectives, self.posteriors, self.wider = objectives, posteriors, wider
         self.z_KM = normal_sets(posteriors)
         self.upper_1M = UPPER * np.array([[posterior.better() for posterior in posteriors]])
-        points_NM = minimised(objectives, there_NM)
-        self.low_M, self.span_M, self.reference_M = volume_scale(objectives, points_NM)
-        self.front_NM = np.unique((points_NM[nondominated(points_NM)] - self.low_M) / self.span_M, axis=0)
+        self.front_NM, self.low_M, self.span_M, self.reference_M = volume_scale(objectives, there_NM)
         self.count = len(genes_PG)
         self.beliefs = [posterior.joint(np.concatenate([genes_PG, believed_BG])) for posterior in posteriors]
         self.mean_QM = np.stack([beliefs.mean_B for beliefs in self.beliefs], axis=1)

@@ -87,8 +87,6 @@ class Guided:
         packed = self.genes.pack_all(pool_BG)
         new = [i for i, p in enumerate(packed) if p not in taken]
         pending_BG = self.genes.unpack_all([p for p in self.pending if p not in self.known])
-        inside_N = violations(self.objectives, values_NM) <= 0
-        values_NM = values_NM[inside_N] if inside_N.any() else values_NM
         picked = pick_by_expectation(self.objectives, beliefs, pool_BG[new], pending_BG, values_NM, count)
         return [packed[new[i]] for i in picked]
 

@@ -59,8 +59,6 @@ def propose(
     genes = Genes(space)
     packed = genes.pack_all(genes.encode(found.archs))
     new = [i for i, p in enumerate(packed) if p not in taken]
-    inside_N = violations(objectives, values_NM) <= 0
-    values_NM = values_NM[inside_N] if inside_N.any() else values_NM
     return [packed[new[i]] for i in pick(objectives, found.values[new], values_NM, count)]
 
 
@@ -82,18 +80,31 @@ def bred(
     return breeder.children(count, taken)
 
 
-def volume_scale(objectives: Sequence[Objective], points_NM: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The least values and the span of the front of measured points, and the reference point in units of that span: [M] x 3.
+def inside(objectives: Sequence[Objective], values_NM: np.ndarray) -> np.ndarray:
+    """The rows of unscaled values within the objectives' bounds; all of them where none is."""
+    inside_N = violations(objectives, values_NM) <= 0
+    return values_NM[inside_N] if inside_N.any() else values_NM
 
-    The reference point is a tenth of the span beyond the front in a quality, and beyond all measured points in a cost: what
-    costs more than all of the front may still be better than it. (With a reference point near the front, the search never
-    measures such archs.)
+
+def volume_scale(
+    objectives: Sequence[Objective], values_NM: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The front of measured values within the bounds, as points to minimise in units of its span from its least values.
+
+    Returns these points [N, M], the least values [M], the span [M] and the reference point [M] in those units: a tenth of
+    the span beyond the front in a quality, and in a cost beyond its bound or the most costly measured arch, the lesser one.
+    What costs more than all of the front may still be better than it: with a reference point near the front, the search
+    never measures such archs.
     """
-    front_NM = points_NM[nondominated(points_NM)]
-    low_M, span_M, all_M = front_NM.min(axis=0), np.ptp(front_NM, axis=0), np.ptp(points_NM, axis=0)
+    points_NM, all_NM = minimised(objectives, inside(objectives, values_NM)), minimised(objectives, values_NM)
+    front_NM = np.unique(points_NM[nondominated(points_NM)], axis=0)
+    low_M, high_M = front_NM.min(axis=0), front_NM.max(axis=0)
+    span_M, all_M = high_M - low_M, np.ptp(points_NM, axis=0)
     span_M = np.where(span_M > 0, span_M, np.where(all_M > 0, all_M, 1.0))  # a front may be a single point
-    worst_M = np.where([o.direction == "minimize" for o in objectives], points_NM.max(axis=0), front_NM.max(axis=0))
-    return low_M, span_M, (worst_M - low_M) / span_M + _MARGIN
+    bound_M = np.array([np.inf if o.bound is None or o.direction == "maximize" else o.bound for o in objectives])
+    most_M = np.maximum(np.minimum(all_NM.max(axis=0), bound_M), high_M)
+    worst_M = np.where([o.direction == "minimize" for o in objectives], most_M, high_M)
+    return (front_NM - low_M) / span_M, low_M, span_M, (worst_M - low_M) / span_M + _MARGIN
 
 
 def pick_by_hypervolume(
@@ -106,10 +117,8 @@ def pick_by_hypervolume(
     """
     if not len(values_PM):
         return []
-    points_BM, there_NM = minimised(objectives, values_PM), minimised(objectives, there_NM)
-    low, span, reference = volume_scale(objectives, there_NM)
-    there_NM = np.unique(there_NM[nondominated(there_NM)], axis=0)
-    points_BM, there_NM = (points_BM - low) / span, (there_NM - low) / span
+    there_NM, low, span, reference = volume_scale(objectives, there_NM)
+    points_BM = (minimised(objectives, values_PM) - low) / span
     volume = hypervolume(there_NM, reference)
     bound = dict.fromkeys(range(len(points_BM)), np.inf)
     picked: list[int] = []

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -90,10 +92,19 @@ def test_a_candidate_that_costs_more_than_the_front_is_picked_if_it_is_better():
 
 
 def test_the_reference_point_is_beyond_all_measured_costs_and_the_quality_of_the_front():
-    measured = np.array([[-0.5, 1.0], [-0.7, 3.0], [-0.1, 11.0]])  # top-1 to minimise, and a cost
-    low, span, reference = volume_scale((TOP1, MACS), measured)
-    assert low.tolist() == [-0.7, 1.0]
+    measured = np.array([[0.5, 1.0], [0.7, 3.0], [0.1, 11.0]])
+    front, low, span, reference = volume_scale((TOP1, MACS), measured)
+    assert front == pytest.approx(np.array([[0.0, 1.0], [1.0, 0.0]]))
+    assert low == pytest.approx([-0.7, 1.0])
     assert span == pytest.approx([0.2, 2.0])
     assert reference == pytest.approx([1.1, 5.1])
-    _, span, reference = volume_scale((TOP1, MACS), measured[:1])
+    _, _, span, reference = volume_scale((TOP1, MACS), measured[:1])
     assert (span.tolist(), reference.tolist()) == ([1.0, 1.0], [0.1, 0.1])
+
+
+def test_with_a_bound_the_volume_counts_up_to_it_or_to_the_most_costly_measured_arch():
+    measured = np.array([[0.5, 1.0], [0.7, 3.0], [0.9, 11.0]])
+    for bound, reference in ((5.0, 2.1), (100.0, 1.1), (11.0, 1.1)):
+        front, _, _, found = volume_scale((TOP1, replace(MACS, bound=bound)), measured)
+        assert len(front) == 2 + (bound > 10)  # what is beyond the bound is not of the front, but shows what costs there are
+        assert found[1] == pytest.approx(reference)
