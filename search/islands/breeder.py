@@ -80,12 +80,13 @@ class Breeder:
         found: list[Packed] = []
         for attempt in range(self.attempts):
             # The more attempts give no new arch, the more genes change, up to uniformly random archs.
-            for packed in self.genes.pack_all(self._bred(count - len(found), changes=1 + attempt // 10)):
+            # More are bred than are missing: of a converged population half are not new, and a small batch takes as long.
+            for packed in self.genes.pack_all(self._bred(2 * count - len(found), changes=1 + attempt // 10)):
                 if packed not in taken:
                     taken.add(packed)
                     found.append(packed)
-            if len(found) == count:
-                return found
+                    if len(found) == count:
+                        return found
         for packed in self.genes.pack_all(self.genes.random(100 * count, self.rng)):
             if packed not in taken and len(found) < count:
                 taken.add(packed)

@@ -8,7 +8,7 @@ from ofa.genes import Genes
 from ofa.spaces import get_space
 from search.costs.exact import CostTable
 from search.front import hypervolume
-from search.islands.breeder import Individual, elites
+from search.islands.breeder import Breeder, Individual, elites
 from search.islands.island import Island
 
 SPACE = get_space("digits")
@@ -141,6 +141,19 @@ def test_the_time_of_a_trial_does_not_grow():
             here.tell([Individual(p, tuple(v)) for p, v in zip(asked, rng.random((50, 2)).tolist(), strict=True)])
         seconds.append(time.process_time() - started)
     assert min(seconds[-4:]) < 1.5 * min(seconds[:4]), seconds
+
+
+def test_a_converged_population_breeds_in_few_rounds(monkeypatch):
+    rounds, bred = [], Breeder._bred
+    monkeypatch.setattr(Breeder, "_bred", lambda self, count, changes: rounds.append(count) or bred(self, count, changes))
+    space = get_space("ofa_mbv3_w1.0")
+    breeder, taken = Breeder(Genes(space), DIRECTIONS, np.random.default_rng(1)), set()
+    [packed] = Genes(space).pack_all(Genes(space).encode([space.largest()]))
+    breeder.adopt([Individual(packed, (0.5, 1.0))] * 50)  # half of its offspring are the parent itself, or not new
+    for _ in range(20):
+        assert len(breeder.children(50, taken)) == 50
+    assert len(taken) == 20 * 50
+    assert len(rounds) < 20 * 6  # 331 with as many offspring as are missing
 
 
 def test_elites_are_spread_over_the_front():
