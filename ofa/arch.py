@@ -74,22 +74,13 @@ class Arch:
 
         Expand ratios below 1 are written in hundredths, with commas between them: `r224-d20112-e20,35,...-w021120`.
         """
-        words = [f"r{self.resolution}"]
+        here, words = self.forest, [f"r{self.resolution}"]
         for name, letter in LETTERS.items():
             values = getattr(self, name)
             if values:
-                words.append(f"{letter}{values}" if name in SCALARS else letter + self._word(name, values))
+                starts = here.starts if name in here.slotted else ()
+                words.append(f"{letter}{values}" if name in SCALARS else letter + _word(values, starts))
         return "-".join(words)
-
-    def _word(self, name: str, values: Sequence[float]) -> str:
-        if any(value != int(value) for value in values):
-            return ",".join(str(round(value * 100)) for value in values)
-        assert all(0 <= value <= 9 for value in values), values
-        digits = "".join(str(int(value)) for value in values)
-        if name not in self.forest.slotted:
-            return digits
-        starts = [slot.stage > 0 and slot.position == 0 for slot in self.slots]
-        return "".join(f".{digit}" if start else digit for digit, start in zip(digits, starts, strict=True))
 
     def to_json(self) -> dict[str, Any]:
         """The arch as `{"resolution": 32, "depth": [...], "kernel": [...], "expand": [...]}`, with the keys it has."""
@@ -152,7 +143,17 @@ def collected(here: Forest, values: Sequence[Any]) -> dict[str, Any]:
 
 FIELDS = tuple(field.name for field in fields(Arch) if field.name != "resolution")
 NOTHING: dict[str, Any] = {name: 0 if name in SCALARS else () for name in FIELDS}  # the arch with no entry in any field
+_DIGITS: dict[float, str] = {value: str(value) for value in range(10)}
 LETTERS = {"depth": "d", "kernel": "k", "expand": "e", "width": "w", "level": "l", "exit": "x"}  # in keys
+
+
+def _word(values: Sequence[float], starts: Sequence[int]) -> str:
+    """Values as a word of a key; whole ones as digits, with dots before the places where further stages start."""
+    digits = [_DIGITS.get(value, "") for value in values]
+    if "" in digits:
+        assert any(value != int(value) for value in values), values
+        return ",".join(str(round(value * 100)) for value in values)
+    return ".".join("".join(digits[start:end]) for start, end in zip((0, *starts), (*starts, len(digits)), strict=True))
 
 
 def _values(name: str, word: str) -> Any:

@@ -177,6 +177,11 @@ class Forest:
         return tuple(found)
 
     @cached_property
+    def starts(self) -> tuple[int, ...]:
+        """The first slot of each stage but the first."""
+        return tuple(i for i, slot in enumerate(self.slots) if slot.stage > 0 and slot.position == 0)
+
+    @cached_property
     def masked(self) -> tuple[Gene, ...]:
         """The genes of branches, which matter under some values of their parent only."""
         return tuple(gene for gene in self.genes if gene.mask)

@@ -59,14 +59,13 @@ def front(space: str, objectives: Sequence[Objective], seen: Sequence[Measured])
     kept_within = [m for m, within in zip(seen, inside, strict=True) if within]
     if not kept_within:
         return Front(space, ())
-    ordered = sorted(kept_within, key=lambda m: (m.params, m.arch.key))
-    points = minimised(objectives, values(objectives, ordered))
-    _, first = np.unique(points, axis=0, return_index=True)
-    candidates = [ordered[i] for i in first]
-    kept = nondominated(points[first])
-    return Front(
-        space, tuple(sorted((m for m, k in zip(candidates, kept, strict=True) if k), key=first_cost(objectives).of))
-    )
+    points, place_N = np.unique(minimised(objectives, values(objectives, kept_within)), axis=0, return_inverse=True)
+    best_N = nondominated(points)[place_N]
+    chosen: dict[int, Measured] = {}
+    for m, place, best in zip(kept_within, place_N.tolist(), best_N, strict=True):
+        if best and (place not in chosen or (m.params, m.arch.key) < (chosen[place].params, chosen[place].arch.key)):
+            chosen[place] = m
+    return Front(space, tuple(sorted((chosen[place] for place in sorted(chosen)), key=first_cost(objectives).of)))
 
 
 def nondominated(points_NM: np.ndarray) -> np.ndarray:

@@ -77,6 +77,17 @@ def test_nobody_waits_for_an_evaluation_that_takes_long():
     assert evaluators.idle < 20, "evaluators were idle although there is always something to ask for"
 
 
+def test_more_evaluators_than_the_population_start_before_an_island_has_answered():
+    class Silent(LocalPort):
+        def finished(self):
+            return evaluators.clock > 0
+
+    evaluators, at = Simulated(workers=60), []
+    found, _ = run(evaluators, open_port=Silent, evaluations=100, on_measured=lambda measured: at.append(evaluators.idle))
+    assert len(found.history) == 100
+    assert at[0] == 0, "evaluators were idle when the first had finished"
+
+
 def test_it_finds_what_the_search_in_generations_finds():
     def of(archs):
         return [toy(arch) for arch in archs]
