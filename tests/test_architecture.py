@@ -260,6 +260,13 @@ def test_light_rooms_load_no_torch_and_searches_no_ray():
     assert not {"torch", "ray", "boto3"} & loaded_by(f"import {', '.join(others)}")
 
 
+def test_an_evaluator_loads_nothing_of_ray_data():
+    """There are many of them, and pandas alone is 100 MB."""
+    loaded = loaded_by("import jobs.workers.evaluator, jobs.workers.trainer")
+    assert "torch" in loaded
+    assert not {"pandas", "pyarrow", "scipy"} & loaded
+
+
 def test_every_step_of_the_pipeline_is_a_file_of_the_steps_room():
     from jobs.pipeline import STEPS
 
