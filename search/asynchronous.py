@@ -136,11 +136,12 @@ class _Search:
             member.avoid += [packed for n, packed in enumerate(self.known) if n % len(members) != i]
 
     def begin(self, population: int, seed: int) -> None:
-        """Queues the extremes, and as many random archs as the population lacks, or the evaluators if they take more.
+        """Queues the extremes, and as many random archs as the population lacks.
 
-        An island that knows no value proposes random archs, too; evaluators need not wait for it.
+        Where nothing is known they are as many as the evaluators take: islands would propose random ones, too, but later.
         """
-        lacking = min(max(population, self.evaluators.free), self.budget()) - 2 - len(self.known)
+        wanted = population if self.known else max(population, self.evaluators.free)
+        lacking = min(wanted, self.budget()) - 2 - len(self.known)
         first = [self.space.smallest(), self.space.largest()]
         first += distinct(self.space, max(0, lacking), random.Random(f"{seed}/first"))
         for i, packed in enumerate(self.genes.pack_all(self.genes.encode(first))):

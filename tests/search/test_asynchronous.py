@@ -11,6 +11,7 @@ from ofa.spaces import get_space
 from search.asynchronous import search
 from search.front import hypervolume
 from search.islands.port import LocalPort, Lost
+from search.measured import distinct
 from search.measured import search as search_in_generations
 from search.objective import MACS, TOP1, minimised, values
 
@@ -77,15 +78,21 @@ def test_nobody_waits_for_an_evaluation_that_takes_long():
     assert evaluators.idle < 20, "evaluators were idle although there is always something to ask for"
 
 
-def test_more_evaluators_than_the_population_start_before_an_island_has_answered():
+@pytest.mark.parametrize(("known", "started"), [(0, 60), (40, 2)])
+def test_more_evaluators_than_the_population_start_at_once_unless_an_island_knows_better(known, started):
     class Silent(LocalPort):
         def finished(self):
             return evaluators.clock > 0
 
     evaluators, at = Simulated(workers=60), []
-    found, _ = run(evaluators, open_port=Silent, evaluations=100, on_measured=lambda measured: at.append(evaluators.idle))
+    before = [toy(arch) for arch in distinct(SPACE, known, random.Random(7))]
+
+    def count(measured):
+        at.append(len(evaluators.asked))
+
+    found, _ = run(evaluators, open_port=Silent, evaluations=100, known=before, on_measured=count)
     assert len(found.history) == 100
-    assert at[0] == 0, "evaluators were idle when the first had finished"
+    assert at[0] == started, "archs that had been submitted when the first was measured"
 
 
 def test_it_finds_what_the_search_in_generations_finds():
