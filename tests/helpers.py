@@ -43,7 +43,8 @@ class ExitsRun(TinyRun):
     arguments: list[str]
     space: ClassVar[str] = "ofav2_mbv3_ee_dp_w0.1_32px"
     settings: ClassVar[tuple[str, ...]] = (
-        f"space={space}", "choices.resolutions=[20]", "train.teacher_exits=ascending",
+        f"space={space}", "choices.resolutions=[20]", "train.teacher_exits=ascending", "train.backend=local",
+        "train.workers=1", "ray.evaluators=1",
         'train.phases=[{name="full",epochs=1,lr=0.1,joint_exits="ascending",exits=[5]},'
         '{name="all",epochs=1,lr=0.05,distil=1.0,teacher="previous"}]',
         'search.objectives=["top1","latency_ms.here","params"]', f"search.at_most.params={MOST_PARAMS}",

@@ -34,6 +34,7 @@ LOCAL = "local"
 RAY_SETTINGS = {  # environment variables of Ray that are set unless the user sets them; empty counts as unset
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # the default, 2, makes a short training twice as long
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # otherwise workers' lines are printed twice
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # a process that tells workers of their node's end; ours do not ask it
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default of later versions; unset, Ray warns
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # on a busy machine a process starts in 5 to 20 s
 }

@@ -210,10 +210,14 @@ def test_what_is_deleted_is_gone(store):
 def test_more_objects_than_a_page_are_listed(mock_s3, monkeypatch):
     for name, value in mock_s3.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MOTO_S3_DEFAULT_MAX_KEYS", "10")  # of a page; S3 has 1,000
     store = open_store("s3://results/many")
-    for number in range(1005):
-        store.write(f"{number:04d}", b"")
-    assert len(store.keys()) == 1005
+    written = [f"{number:04d}" for number in range(25)]
+    for key in written:
+        store.write(key, b"")
+    client = store.client
+    assert client.list_objects_v2(Bucket="results", Prefix="many/")["IsTruncated"]
+    assert store.keys() == written
 
 
 def test_a_real_server_that_crashes_keeps_what_it_acknowledged(radosgw, monkeypatch):

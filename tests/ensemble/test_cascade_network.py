@@ -121,6 +121,7 @@ def test_a_file_of_a_cascade_brings_it_back_and_is_served(network, tmp_path):
         assert torch.equal(torch.from_numpy(votes), cascade(SCALE(torch.from_numpy(pixels))))
 
 
+@pytest.mark.slow  # jobs/test_run_with_exits.py exports exits in every suite
 def test_onnx_and_torch_export_have_one_output_an_exit(network):
     description = Description.of(NAME, 10, ARCH, SCALE, 20, EXITS)
     program = to_program(network, 20)

@@ -173,12 +173,13 @@ def test_a_description_that_is_none_is_one_line(members, tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow  # the demo of test_readme.py exports an ensemble in every suite
 @pytest.mark.usefixtures("squared")
-@pytest.mark.parametrize("combination", [
-    pytest.param(Combination(keep=3), marks=pytest.mark.slow),
-    Combination(vote="hard"),
-    pytest.param(Combination(vote="squared"), marks=pytest.mark.slow),
-], ids=["kept", "hard", "a new vote"])  # fmt: skip
+@pytest.mark.parametrize(
+    "combination",
+    [Combination(keep=3), Combination(vote="hard"), Combination(vote="squared")],
+    ids=["kept", "hard", "a new vote"],
+)
 def test_onnx_and_torch_export_give_what_torch_gives(members, combination):
     network = EnsembleNetwork(members[:2], RESOLUTIONS[:2], combination).eval()
     program = to_program(network, 32)

@@ -295,7 +295,15 @@ def test_a_damaged_input_is_one_line(tiny_run, tmp_path):
     assert done.returncode == 2
     assert "predictions/test.npz: has sha256" in done.stderr.splitlines()[-1]
     assert "delete predict.done.json there and run the same command again" in done.stderr.splitlines()[-1]
-    (folder / "predict.done.json").unlink()  # as it says
+
+
+@pytest.mark.slow
+def test_what_the_line_about_a_damaged_input_advises_brings_the_same_results(tiny_run, tmp_path):
+    shutil.copytree(tiny_run.store, tmp_path / "copy")
+    folder = tmp_path / "copy" / tiny_run.id
+    (folder / "predictions/test.npz").write_bytes(b"damaged")
+    for step in ("ensemble", "predict"):
+        (folder / f"{step}.done.json").unlink()
     assert ofa("run", TINY, "--store", tmp_path / "copy").returncode == 0
     for name in COMPARED:
         assert (folder / name).read_bytes() == (tiny_run.folder / name).read_bytes(), name

@@ -112,27 +112,32 @@ def train_with_stops(config, arrays, store, *, stop_after):
     raise AssertionError
 
 
-def test_stopped_training_resumes_to_the_same_weights(tiny, tmp_path):
+@pytest.fixture(scope="module")
+def straight(tiny, tmp_path_factory):
+    """The weights after an undisturbed training of `tiny`, and its run."""
+    config, arrays = tiny
+    store = tmp_path_factory.mktemp("straight")
+    return train(config, arrays, store), Run.at(str(store), config.id, "")
+
+
+def test_stopped_training_resumes_to_the_same_weights(tiny, straight, tmp_path):
     """Stopped after every few steps, in every phase and at every epoch's end."""
     config, arrays = tiny
-    straight = train(config, arrays, tmp_path / "straight")
-    resumed, stops = train_with_stops(config, arrays, tmp_path / "stopped", stop_after=2)
+    weights, run = straight
+    resumed, stops = train_with_stops(config, arrays, tmp_path, stop_after=2)
     assert stops >= 3
-    assert same(straight, resumed)
-    meta = [
-        Run.at(str(tmp_path / name), config.id, "").raw(files.supernet_meta(phase.name).key)
-        for phase in config.phases
-        for name in ("straight", "stopped")
-    ]
-    assert meta[0] == meta[1]
-    assert meta[2] == meta[3]
+    assert same(weights, resumed)
+    other = Run.at(str(tmp_path), config.id, "")
+    for phase in config.phases:
+        meta = files.supernet_meta(phase.name).key
+        assert run.raw(meta) == other.raw(meta)
 
 
 @pytest.mark.parametrize(
     ("teacher", "settings"),
     [
-        ("first", {"schedule": "whole"}),
-        ("first", {"momentum_across_phases": True}),
+        pytest.param("first", {"schedule": "whole"}, marks=pytest.mark.slow),  # these two also in the test of a ramp
+        pytest.param("first", {"momentum_across_phases": True}, marks=pytest.mark.slow),
         ("previous", {}),
         pytest.param("first", {"average": 0.5}, marks=pytest.mark.slow),
     ],
@@ -328,17 +333,14 @@ def test_workers_end_a_phase_without_a_better_epoch_together(tiny, tmp_path):
     assert not any(thread.is_alive() for thread in threads)
 
 
-def test_another_seed_trains_another_network(tiny, tmp_path):
+def test_another_seed_trains_another_network(tiny, straight, tmp_path):
     config, arrays = tiny
-    one = train(config, arrays, tmp_path / "one")
-    other = train(replace(config, seed=2), arrays, tmp_path / "other")
-    assert not same(one, other)
+    assert not same(straight[0], train(replace(config, seed=2), arrays, tmp_path))
 
 
-def test_a_phase_says_how_it_went(tiny, tmp_path):
-    config, arrays = tiny
-    train(config, arrays, tmp_path)
-    run = Run.at(str(tmp_path), config.id, "")
+def test_a_phase_says_how_it_went(tiny, straight):
+    config, _ = tiny
+    _, run = straight
     for phase in config.phases:
         meta = json.loads(run.raw(files.supernet_meta(phase.name).key))
         assert [row["epoch"] for row in meta["history"]] == [1, 2]
@@ -347,11 +349,11 @@ def test_a_phase_says_how_it_went(tiny, tmp_path):
     assert 0 < meta["history"][-1]["lr"] < phase.lr
 
 
-def test_one_network_is_tuned_from_the_supernets_weights(tiny, tmp_path):
+def test_one_network_is_tuned_from_the_supernets_weights(tiny, straight, tmp_path):
     """What `ofa finetune` trains: no step of rate 0 changes it, and the weights of another space are refused."""
     config, arrays = tiny
-    trained = train(config, arrays, tmp_path)
-    weights = f"{tmp_path}/{config.id}/{files.supernet(config.phases[-1].name)}"
+    trained, run = straight
+    weights = f"{run.url}/{files.supernet(config.phases[-1].name)}"
     arch = config.search_space.smallest()
     own = tuned(config, weights, arch, epochs=1, lr=1e-30, distil=0.5)
     own = replace(own, train=replace(own.train, weight_decay=0.0))

@@ -74,6 +74,15 @@ class Adder:
         return int(there[number]) + int(self.arrays["base"][0]), bool(there.flags.owndata)
 
 
+@pytest.fixture(scope="module")
+def lasting(ray_cluster):
+    """One pool for several tests that leave its actors as they are, for its actors take seconds to start."""
+    pool = Pool(Adder, {"base": np.full(100_000, 10)}, workers=2)
+    pool.wait_until_built()
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
 def pool(ray_cluster):
     pool = Pool(Adder, {"base": np.full(100_000, 10)}, workers=2)
@@ -82,8 +91,8 @@ def pool(ray_cluster):
     pool.close()
 
 
-def test_every_argument_gets_its_answer_from_several_processes(pool):
-    answers = dict(pool.map("slowly", range(30)))
+def test_every_argument_gets_its_answer_from_several_processes(lasting):
+    answers = dict(lasting.map("slowly", range(30)))
     assert {index: answer[0] for index, answer in answers.items()} == {n: n for n in range(30)}
     assert len({pid for _, pid in answers.values()}) == 2
 
@@ -101,15 +110,15 @@ def test_newer_arrays_reach_every_actor_which_is_not_built_again_and_an_actor_th
         dict(pool.map("add", [1]))
 
 
-def test_calls_may_get_further_arrays_which_are_shared_too(pool):
+def test_calls_may_get_further_arrays_which_are_shared_too(lasting):
     more = np.arange(100_000)
-    assert dict(pool.map("further", [3, 5], {"more": more})) == {0: (13, False), 1: (15, False)}
-    assert dict(pool.map("add", [1]))[0][0] == 11  # the next calls do not get them
+    assert dict(lasting.map("further", [3, 5], {"more": more})) == {0: (13, False), 1: (15, False)}
+    assert dict(lasting.map("add", [1]))[0][0] == 11  # the next calls do not get them
 
 
-def test_actors_read_one_shared_copy_of_the_arrays(pool):
+def test_actors_read_one_shared_copy_of_the_arrays(lasting):
     """Read-only and not theirs: it lies in the object store."""
-    assert [answer for _, answer in pool.map("memory", [0, 1])] == [(False, False)] * 2
+    assert [answer for _, answer in lasting.map("memory", [0, 1])] == [(False, False)] * 2
 
 
 def test_a_killed_actor_is_replaced_and_no_answer_is_lost(pool):
@@ -145,9 +154,9 @@ def test_a_task_that_always_kills_its_actor_is_a_failure_after_some_attempts(poo
         list(pool.map("die", [7]))
 
 
-def test_an_error_in_an_actor_is_that_error_here(pool):
+def test_an_error_in_an_actor_is_that_error_here(lasting):
     with pytest.raises(InputError, match="no 3"):
-        list(pool.map("fail", [3]))
+        list(lasting.map("fail", [3]))
 
 
 def answers(pool, tickets):
@@ -161,15 +170,6 @@ def answers(pool, tickets):
 def visible(pool, tasks):
     """The GPUs that the actors of a pool may use, by process."""
     return {pid: gpus for _, (pid, gpus) in pool.map("gpus", range(tasks))}
-
-
-@pytest.fixture(scope="module")
-def lasting(ray_cluster):
-    """One pool for several tests, for its actors take seconds to start."""
-    pool = Pool(Adder, {"base": np.full(10, 10)}, workers=2)
-    pool.wait_until_built()
-    yield pool
-    pool.close()
 
 
 @pytest.fixture
@@ -487,13 +487,13 @@ def test_workers_are_added_and_leave_while_the_pool_works(lasting):
     pool.resize(2)
 
 
-def test_a_pool_that_has_nothing_to_do_says_so_at_once_and_waits_no_longer_than_told(pool):
-    assert pool.finished() == []
-    ticket = pool.submit("add", 5)
-    assert answers(pool, [ticket])[ticket][0] == 15
-    pool.submit("slowly", 1)
+def test_a_pool_that_has_nothing_to_do_says_so_at_once_and_waits_no_longer_than_told(lasting):
+    assert lasting.finished() == []
+    ticket = lasting.submit("add", 5)
+    assert answers(lasting, [ticket])[ticket][0] == 15
+    lasting.submit("slowly", 1)
     started = time.monotonic()
-    assert pool.finished(timeout_s=0) == []
+    assert lasting.finished(timeout_s=0) == []
     assert time.monotonic() - started < 0.05
 
 

@@ -44,6 +44,7 @@ def test_what_no_other_try_mends_ends_training_at_once(tmp_path, kind):
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow  # test_pool.py has a worker that dies in every suite
 def test_another_failure_is_tried_again_and_events_arrive_and_no_folder_is_left(tmp_path, monkeypatch):
     temporary = tmp_path.with_name("temporary")
     temporary.mkdir()

@@ -114,6 +114,7 @@ class TestTheTwoPhases:
         [patient] = fine_tune(job, [arch], replace(SHORT, lr=1e-30, weight_decay=0.0, patience=9))
         assert (patient.epochs, len(patient.history)) == (1, 4)
 
+    @pytest.mark.slow
     def test_killed_after_every_few_checkpoints_it_ends_with_the_same_bytes(self, job, config, arch, mixed, tmp_path):
         saved = 0
 
