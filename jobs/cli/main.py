@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -60,12 +62,18 @@ def options(
     LOG.format = log_format
 
 
+@cache
+def command() -> Callable[..., Any]:
+    """All commands of `app`, made once for a process: it takes longer than most of them."""
+    return typer.main.get_command(app)
+
+
 def main() -> None:
     """Runs a command; a failure is one line on stderr and an exit code, which `--help` lists."""
     as_json = "--json" in sys.argv
     streams.prepare()
     try:
-        code = app(standalone_mode=False) or 0
+        code = command()(standalone_mode=False) or 0
         sys.stdout.flush()
         if code == STOPPED:  # what typer makes of Ctrl-C
             raise KeyboardInterrupt
