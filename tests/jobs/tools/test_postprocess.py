@@ -26,7 +26,7 @@ from ofa.norms import calibrate
 TINY = str(helpers.TINY)
 SPACE = "ofav2_mbv3_ee_b_w0.1_32px"
 SETS = [f"space={SPACE}", "choices.resolutions=[12]", "train.backend=local", "train.workers=1", "train.checkpoint_s=0",
-        "data.selection=0.1", "data.test=0.7", 'train.phases=[{name="a",epochs=1,lr=0.1,joint_exits="uniform"}]',
+        "data.selection=0.1", "data.test=0.8", 'train.phases=[{name="a",epochs=1,lr=0.1,joint_exits="uniform"}]',
         "measure.calibration_images=64"]  # fmt: skip
 SHORT = Tuning(optimizer="sgd", epochs=4, patience=2, lr=0.02)
 
