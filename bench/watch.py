@@ -16,8 +16,8 @@ from pathlib import Path
 class Watched:
     """The result of a command.
 
-    stolen_s: of `seconds`, what other virtual machines took, in the mean of the processors. peak_bytes: proportional set size,
-    which counts a page shared by several processes once.
+    stolen_s: of `seconds`, what other virtual machines took, in the mean of the processors. peak_bytes: proportional set
+    size, which counts a page shared by several processes once.
     """
 
     returncode: int
@@ -48,7 +48,7 @@ def watched(command: Sequence[str], folder: Path | None = None, timeout_s: float
 
 
 def stolen_seconds() -> float:
-    """The seconds for which this virtual machine waited for its host since it started, in the mean of the processors (Linux)."""
+    """The seconds since the start that a virtual machine waited for its host, in the mean of the processors (Linux)."""
     ticks = int(Path("/proc/stat").read_text().split("\n", 1)[0].split()[8])
     return ticks / os.sysconf("SC_CLK_TCK") / (os.cpu_count() or 1)
 
