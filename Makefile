@@ -10,7 +10,7 @@ PROCESSES = $(shell $(PYTHON) -c 'import os; print(2 * os.cpu_count())')
 PARALLEL = OMP_NUM_THREADS=1 $(PYTEST) -n $(PROCESSES) --dist loadgroup
 IN_TWO = $(PYTEST) -n 2 --dist loadgroup
 
-.PHONY: setup lock demo horovod test test-unit test-all test-horovod check lint types facts docs bench bench-search bench-ensemble bench-gpu bench-chaos services
+.PHONY: setup lock demo horovod test test-unit test-all test-horovod check lint types structure docs bench bench-search bench-ensemble bench-gpu bench-chaos services
 
 setup: .venv/installed
 
@@ -65,7 +65,7 @@ test-all: setup services
 test-horovod: horovod
 	$(IN_TWO) -m horovod
 
-check: lint types facts
+check: lint types structure
 
 lint: setup
 	$(BIN)/ruff check .
@@ -75,7 +75,7 @@ types: setup
 	$(BIN)/mypy
 
 # Dependency direction, the docs' commands, the site
-facts: setup
+structure: setup
 	$(BIN)/python -m pytest -q tests/test_architecture.py tests/test_docs.py tests/test_site.py
 
 # The docs site with its API reference, in site/: open site/index.html.

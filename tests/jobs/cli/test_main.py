@@ -13,6 +13,7 @@ from samples import write_predictor, write_table
 from cluster.run import Run
 from ensemble.select import ALGORITHMS
 from ensemble.table import Table
+from jobs.cli import main
 from ofa.cost import cost
 from ofa.memory import peak_bytes
 from ofa.spaces import get_space
@@ -99,6 +100,20 @@ def test_a_record_that_is_none_is_one_line(ofa, tmp_path):
     code, _, err = ofa("results", "verify", "--store", tmp_path)
     assert (code, err.count("\n")) == (2, 1)
     assert "train.done.json: is no done record: step: field required; delete it" in err
+
+
+def test_the_commands_are_made_once_for_a_process_and_the_next_one_knows_nothing_of_the_one_before(ofa, monkeypatch):
+    make, made = main.typer.main.get_command, []
+    monkeypatch.setattr(main.typer.main, "get_command", lambda app: made.append(app) or make(app))
+    main.command.cache_clear()
+    cost_of = ["cost", "--space", "digits", "--arch", get_space("digits").smallest().key]
+    first = ofa("--log-format", "json", *cost_of, "--classes", 7, "--json")
+    assert first[0] == 0 and json.loads(first[1])["classes"] == 7
+    plain, again = ofa(*cost_of), ofa(*cost_of)
+    assert plain == again and plain[0] == 0 and not plain[1].startswith("{")
+    code, _, err = ofa(*cost_of, "--classes", "none")
+    assert code == 2 and err.startswith("ofa")
+    assert len(made) == 1
 
 
 def test_without_a_command_there_is_help(ofa):
